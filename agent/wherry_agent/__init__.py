@@ -1,0 +1,1 @@
+"""The agent: fetches, verifies, serves and watches models on one device."""
