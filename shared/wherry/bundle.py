@@ -1,0 +1,46 @@
+"""A bundle: a signed manifest with its blobs, made and opened.
+
+Writing is deterministic (the same manifest and key give the same bytes); the bundle's digest is
+the sha256 of the signed bytes, so whoever signs it, its name is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from wherry import codec, signing
+from wherry.blobs import check_digest, digest_of
+from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest
+from wherry.names import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """`envelope` is the signed manifest as it travels; `blobs` the bytes by digest."""
+
+    digest: Digest
+    envelope: bytes
+    manifest: Manifest
+    blobs: Mapping[Digest, bytes]
+
+
+def seal(manifest: Manifest, blobs: Mapping[Digest, bytes], key: Ed25519PrivateKey) -> Bundle:
+    """Sign `manifest` and return the bundle that it and `blobs` make."""
+    for digest, data in blobs.items():
+        check_digest(data, digest)
+    digest = digest_of(codec.encode(manifest))
+    return Bundle(digest, signing.sign(manifest, key), manifest, dict(blobs))
+
+
+def open_manifest(envelope: bytes, trusted: signing.Keyring, expected: Digest) -> Manifest:
+    """Return the manifest in `envelope`: bytes in, trust or an error out.
+
+    Raises `NotSignedByTrusted`, `WrongBytes` where it is not the bundle `expected` names, and
+    `BadDocument` or another `Malformed` where it is no manifest.
+    """
+    signed = signing.open_envelope(envelope, trusted, limit_bytes=2 * LARGEST_MANIFEST_BYTES)
+    check_digest(signed, expected)
+    return codec.decode(Manifest, signed, limit_bytes=LARGEST_MANIFEST_BYTES)

@@ -1,0 +1,66 @@
+"""JSON between bytes and typed values, strict on the way in and the same bytes on the way out.
+
+In: the length is bounded first, duplicate keys are refused (msgspec takes them silently), then
+msgspec checks types. Unknown fields are ignored, so that a newer peer can speak to an older
+one; an unknown `format` (the tag of a document) or any entry in `critical` is Malformed.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TypeVar
+
+import msgspec
+
+from wherry.errors import Malformed
+
+T = TypeVar("T")
+
+DOCUMENT_LIMIT_BYTES = 1 << 20
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+
+class BadDocument(Malformed):
+    """Bytes that are not the document they should be."""
+
+    def __init__(self, what: str, problem: str) -> None:
+        super().__init__(what, problem)
+        self.what, self.problem = what, problem
+
+    def __str__(self) -> str:
+        return f"this is no {self.what}: {self.problem}; send one that its schema allows."
+
+
+def encode(value: object) -> bytes:
+    """Return `value` as UTF-8 JSON; equal values give equal bytes."""
+    return _encoder.encode(value)
+
+
+def decode(kind: type[T], data: bytes, *, limit_bytes: int = DOCUMENT_LIMIT_BYTES) -> T:
+    """Return the `kind` that `data` holds; raise `BadDocument` where it holds none."""
+    what = kind.__name__
+    if len(data) > limit_bytes:
+        raise BadDocument(what, f"it has {len(data)} bytes and {limit_bytes} are allowed")
+    _refuse_duplicate_keys(what, data)
+    try:
+        value = msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadDocument(what, str(error) or "it is nested too deeply") from error
+    critical = getattr(value, "critical", ())
+    if critical:
+        raise BadDocument(what, f"it needs {', '.join(critical)}, which this release lacks")
+    return value
+
+
+def _refuse_duplicate_keys(what: str, data: bytes) -> None:
+    def pairs(items: list[tuple[str, object]]) -> None:
+        names = [name for name, _ in items]
+        if len(set(names)) != len(names):
+            repeated = next(name for name in names if names.count(name) > 1)
+            raise BadDocument(what, f"the key {repeated[:40]!r} stands twice in one object")
+
+    try:
+        json.loads(data, object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        raise BadDocument(what, str(error) or "it is nested too deeply") from error

@@ -1,0 +1,142 @@
+"""The manifest of a bundle: one variant of one version, described and bound to its signature.
+
+The manifest maps what applications see (the version's signature) to what the runtime wants
+inside (names, axis order, integer scale, one fixed batch), so that applications see the same
+on every device. Blobs are named by digest; none of them is code.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from wherry.blobs import Blob
+from wherry.errors import Malformed
+from wherry.names import Digest, ModelName, VersionName
+from wherry.profile import Precision, Profile
+from wherry.signature import Datatype, Signature, Tensor
+
+LARGEST_MANIFEST_BYTES = 512 * 1024
+MODEL_FILE = "model"
+
+
+class BadManifest(Malformed):
+    """A manifest whose parts do not fit one another."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"the manifest does not hold together: {self.problem}; build the bundle again."
+
+
+class Binding(msgspec.Struct, frozen=True, kw_only=True):
+    """How one tensor of the signature stands in the runtime's model.
+
+    Axis `i` of the runtime's tensor is axis `permutation[i]` of the signature's (empty: the same
+    order). An integer tensor `q` with a `scale` stands for `(q - zero_point) * scale`.
+    """
+
+    name: str
+    runtime_name: str
+    datatype: Datatype
+    permutation: tuple[int, ...] = ()
+    scale: float | None = None
+    zero_point: int = 0
+
+
+class GoldenTensor(msgspec.Struct, frozen=True):
+    """Raw little-endian values of one tensor of the signature, in row-major order."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    blob: Blob
+
+
+class Golden(msgspec.Struct, frozen=True, kw_only=True):
+    """Inputs and the variant's own outputs for them, made on the profile's runtime.
+
+    They prove that a device runs the variant faithfully, not that the variant is good. An
+    output may stray from its golden value by `tolerance` at most (absolute, in the output's unit).
+    """
+
+    inputs: tuple[GoldenTensor, ...]
+    outputs: tuple[GoldenTensor, ...]
+    tolerance: float
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured of the variant; accuracies are shares from 0 to 1 of `samples` rows."""
+
+    accuracy: float
+    reference_accuracy: float
+    samples: int
+    size_bytes: int
+    p50_ms: float
+    p99_ms: float
+    measured_on: str
+
+
+class Manifest(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.bundle/1"
+):
+    """What a bundle's digest names: the sha256 of this document's signed bytes."""
+
+    model: ModelName
+    version: VersionName
+    lineage: Digest
+    profile: Profile
+    precision: Precision
+    recipe: tuple[str, ...]
+    signature: Signature
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    static_batch: int | None
+    files: dict[str, Blob]
+    golden: Golden
+    report: Report
+    labels: tuple[str, ...] = ()
+    critical: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_bindings(self.inputs, self.signature.inputs)
+        _check_bindings(self.outputs, self.signature.outputs)
+        _check_golden(self.golden.inputs, self.signature.inputs)
+        _check_golden(self.golden.outputs, self.signature.outputs)
+        if len({tensor.shape[0] for tensor in (*self.golden.inputs, *self.golden.outputs)}) != 1:
+            raise BadManifest("the golden tensors have not one number of rows")
+        if self.static_batch is not None and self.static_batch < 1:
+            raise BadManifest("the static batch is below 1")
+        if MODEL_FILE not in self.files:
+            raise BadManifest(f"there is no file {MODEL_FILE!r}")
+
+
+def blobs_of(manifest: Manifest) -> tuple[Blob, ...]:
+    """Return every blob of the bundle once, the small golden ones first."""
+    tensors = (*manifest.golden.inputs, *manifest.golden.outputs)
+    blobs = (*(tensor.blob for tensor in tensors), *manifest.files.values())
+    return tuple({blob.digest: blob for blob in blobs}.values())
+
+
+def size_of(manifest: Manifest) -> int:
+    """Return the bytes of all blobs of the bundle, each counted once."""
+    return sum(blob.size_bytes for blob in blobs_of(manifest))
+
+
+def _check_bindings(bindings: tuple[Binding, ...], tensors: tuple[Tensor, ...]) -> None:
+    if [binding.name for binding in bindings] != [tensor.name for tensor in tensors]:
+        raise BadManifest("the bindings do not name the signature's tensors in order")
+    for binding, tensor in zip(bindings, tensors, strict=True):
+        axes = list(range(len(tensor.shape)))
+        if binding.permutation and (
+            sorted(binding.permutation) != axes or binding.permutation[0] != 0
+        ):
+            raise BadManifest(f"the permutation of {binding.name!r} does not keep the batch first")
+        if binding.scale is not None and not binding.scale > 0:
+            raise BadManifest(f"the scale of {binding.name!r} is not positive")
+
+
+def _check_golden(golden: tuple[GoldenTensor, ...], tensors: tuple[Tensor, ...]) -> None:
+    if [tensor.name for tensor in golden] != [tensor.name for tensor in tensors]:
+        raise BadManifest("the golden tensors are not the signature's in order")

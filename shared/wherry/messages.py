@@ -1,0 +1,237 @@
+"""What the controller and the agents say to one another, except chunks.
+
+Each is UTF-8 JSON by `codec`. `Order` travels signed (`signing`), the rest as it is. Fields are
+only ever added. `at` is UNIX time in seconds by the sender's clock, for people only.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from wherry.histogram import Histogram
+from wherry.names import AliasName, DeploymentId, DeviceId, Digest, ProfileName, StoreId
+
+LARGEST_WANTS = 8
+LARGEST_DETAIL = 500
+
+
+class Status(str, Enum):
+    """Where one deployment stands."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    SUCCEEDED = "succeeded"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    REVERTED = "reverted"
+    TIMED_OUT = "timed_out"
+    SUPERSEDED = "superseded"
+    CANCELED = "canceled"
+
+    @property
+    def is_final(self) -> bool:
+        return self not in (Status.QUEUED, Status.IN_PROGRESS)
+
+
+class Phase(str, Enum):
+    """What a deployment in progress is at."""
+
+    FETCHING = "fetching"
+    VERIFYING = "verifying"
+    LOADING = "loading"
+    PROBATION = "probation"
+
+
+class Reason(str, Enum):
+    """Why a deployment ended as it did."""
+
+    CONFIRMED = "confirmed"
+    SERVES_ALREADY = "serves_already"
+    # Rejected: refused before loading, never tried again by itself.
+    UNTRUSTED_SIGNATURE = "untrusted_signature"
+    MALFORMED_MANIFEST = "malformed_manifest"
+    UNSUITABLE_PROFILE = "unsuitable_profile"
+    MISSING_RUNTIME = "missing_runtime"
+    DISK_FULL = "disk_full"
+    # Failed: it did not reach serving.
+    WRONG_BYTES = "wrong_bytes"
+    LOAD_FAILED = "load_failed"
+    LOAD_TIMEOUT = "load_timeout"
+    GOLDEN_MISMATCH = "golden_mismatch"
+    RESTARTED_TOO_OFTEN = "restarted_too_often"
+    # Reverted: it served, then the device went back.
+    SLOW = "slow"
+    ERRORS = "errors"
+    NOT_FINITE = "not_finite"
+    WORKER_DIED = "worker_died"
+    # The others.
+    DEADLINE = "deadline"
+    NEWER_ORDER = "newer_order"
+    WITHDRAWN = "withdrawn"
+
+
+class SwapPolicy(str, Enum):
+    """`availability` keeps both bundles resident; `resource` unloads the serving one first."""
+
+    AVAILABILITY = "availability"
+    RESOURCE = "resource"
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What the order wants of one alias."""
+
+    deployment: DeploymentId
+    bundle: Digest
+    policy: SwapPolicy = SwapPolicy.AVAILABILITY
+    probation_s: float = 60.0
+    deadline_s: float = 3600.0
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.order/1"):
+    """The whole desired state of one device."""
+
+    device: DeviceId
+    generation: int
+    aliases: dict[AliasName, Wanted]
+    revoked: tuple[Digest, ...] = ()
+    critical: tuple[str, ...] = ()
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """The current or last deployment of an alias."""
+
+    deployment: DeploymentId
+    bundle: Digest
+    status: Status
+    phase: Phase | None = None
+    reason: Reason | None = None
+    detail: str = ""
+
+
+class Slots(msgspec.Struct, frozen=True, kw_only=True):
+    active: Digest | None = None
+    previous: Digest | None = None
+    candidate: Digest | None = None
+
+
+class Reported(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.reported/1"
+):
+    """What a device has: enough by itself, events are history."""
+
+    store_id: StoreId
+    report_seq: int
+    generation: int
+    profile: ProfileName
+    simulated: bool
+    slots: dict[AliasName, Slots]
+    deployments: dict[AliasName, Deployment]
+    versions: dict[str, str]
+    critical: tuple[str, ...] = ()
+
+
+class EventKind(str, Enum):
+    PROGRESS = "progress"
+    OUTCOME = "outcome"
+    REFUSAL = "refusal"
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.event/1"):
+    """One numbered step in a device's history.
+
+    A `refusal` is of bytes (a chunk, an order), and leaves the deployment in progress.
+    """
+
+    store_id: StoreId
+    seq: int
+    at: float
+    kind: EventKind
+    alias: AliasName | None = None
+    deployment: Deployment | None = None
+    reason: Reason | None = None
+    detail: str = ""
+    critical: tuple[str, ...] = ()
+
+
+class Ack(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.ack/1"):
+    """Every event of `store_id` up to `seq` stands in the controller's database."""
+
+    store_id: StoreId
+    seq: int
+    critical: tuple[str, ...] = ()
+
+
+class Feedback(msgspec.Struct, frozen=True):
+    """How many answers were labelled, and how many of them were right."""
+
+    labelled: int = 0
+    right: int = 0
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine at the end of a window; what it cannot tell is None."""
+
+    cpu_percent: float | None = None
+    memory_available_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    disk_free_bytes: int | None = None
+    temperature_c: float | None = None
+    uptime_s: float | None = None
+    agent_rss_bytes: int | None = None
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes at the device's sockets to the broker since its agent started."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+class Telemetry(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.telemetry/1"
+):
+    """One window of one bundle under one alias.
+
+    `latency` is from a request's last byte to its answer's first, `compute` the runtime's part.
+    """
+
+    store_id: StoreId
+    seq: int
+    at: float
+    window_s: float
+    alias: AliasName
+    bundle: Digest
+    requests: int
+    errors: dict[str, int]
+    latency: Histogram
+    compute: Histogram
+    feedback: Feedback
+    host: HostFacts
+    traffic: Traffic
+    critical: tuple[str, ...] = ()
+
+
+class Presence(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.presence/1"
+):
+    online: bool
+    store_id: StoreId
+    critical: tuple[str, ...] = ()
+
+
+class Wants(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.wants/1"):
+    """Chunks or manifests that a device waits for in vain."""
+
+    digests: tuple[Digest, ...]
+    critical: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.digests) <= LARGEST_WANTS:
+            raise ValueError(f"it names {len(self.digests)} digests and 1 to 8 are allowed")
+
+
+def detail(text: str) -> str:
+    """Return `text` cut to the length that a report may carry."""
+    return text if len(text) <= LARGEST_DETAIL else text[: LARGEST_DETAIL - 1] + "…"
