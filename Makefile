@@ -1,0 +1,97 @@
+# Everything sets itself up in .venv; `make` alone lists the targets.
+PYTHON ?= python3
+# Where no CPU build of torch comes from the default index, name PyTorch's CPU index here.
+TORCH_INDEX ?=
+
+VENV := .venv
+STAMP := $(VENV)/.installed
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+PROJECTS := shared/pyproject.toml agent/pyproject.toml controller/pyproject.toml
+VERSIONED := shared/wherry/__init__.py hatch_build.py
+VENV310 := .venv310
+STAMP310 := $(VENV310)/.installed
+PYTEST_ARGS ?=
+
+export PIP_NO_INPUT := 1
+# A user who is not root may lack sbin, where mosquitto lives.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+.PHONY: help venv mosquitto test check format demo wheels test-py310 clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
+	  while IFS='|' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
+
+venv: $(STAMP) ## make or refresh .venv with the three distributions and the tools
+
+$(STAMP): pyproject.toml constraints.txt $(PROJECTS) $(VERSIONED)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Wherry's controller needs Python 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@echo "Installing into $(VENV) (the first time this downloads torch and the runtimes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --upgrade pip
+	@$(PIP_INSTALL) -c constraints.txt hatchling editables
+	@# tflite-runtime needs numpy 1, so its extra never goes with the others.
+	@$(PIP_INSTALL) -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	  --no-build-isolation --group dev -e shared -e 'agent[onnx,litert,host]' \
+	  -e 'controller[builder,litert,embedded,sim]'
+	@touch $@
+
+mosquitto: # before anything is downloaded: a missing broker is said or installed first
+	@command -v mosquitto >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Debian's mosquitto for the system tests"; \
+	    apt-get update -qq >/dev/null && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mosquitto >/dev/null; \
+	  else \
+	    echo "The system tests need mosquitto: sudo apt-get install mosquitto" >&2; exit 1; \
+	  fi; }
+
+test: mosquitto ## run all tests, those with the real parts too
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: venv ## check format, lint, types (3.10 and 3.11) and the contracts between packages
+	@$(BIN)/ruff format --check --quiet . || \
+	  { echo "Not formatted: make format" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --python-version 3.10 shared/wherry agent/wherry_agent
+	@$(BIN)/mypy --python-version 3.11 controller/wherry_controller controller/wherry_sim tests
+	@$(BIN)/lint-imports
+
+format: venv ## format the code and mend what ruff can mend
+	@$(BIN)/ruff check --quiet --fix . || true
+	@$(BIN)/ruff format .
+
+demo: venv ## run the main job end to end on this machine; the report is build/demo/report.json
+	@$(BIN)/wherry demo --output build/demo
+
+wheels: venv ## fill dist/ with the three wheels
+	@rm -rf dist
+	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation \
+	  --wheel-dir dist ./shared ./agent ./controller
+	@ls dist
+
+# A shim named python3.10 may exist and fail, so each candidate is asked to run.
+test-py310: ## run the tests of shared/ and agent/ on Python 3.10, where one is found
+	@for candidate in python3.10 $$HOME/.pyenv/versions/3.10*/bin/python3.10; do \
+	  if $$candidate -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null; then \
+	    $(MAKE) --no-print-directory PYTHON310=$$candidate $(STAMP310) && \
+	    exec $(VENV310)/bin/python -m pytest tests/shared tests/agent $(PYTEST_ARGS); \
+	    exit 1; \
+	  fi; \
+	done; echo "No Python 3.10 that runs was found, so nothing was tested." >&2; exit 1
+
+$(STAMP310): pyproject.toml constraints-py310.txt $(PROJECTS) $(VERSIONED)
+	@test -x $(VENV310)/bin/python || $(PYTHON310) -m venv $(VENV310)
+	@$(VENV310)/bin/python -m pip install -qq --disable-pip-version-check --upgrade pip
+	@$(VENV310)/bin/python -m pip install -qq -c constraints-py310.txt hatchling editables
+	@$(VENV310)/bin/python -m pip install -qq -c constraints-py310.txt --no-build-isolation \
+	  --group test -e shared -e 'agent[onnx,litert,host]'
+	@touch $@
+
+clean: ## remove what was built and installed here
+	@rm -rf $(VENV) $(VENV310) build dist .mypy_cache .pytest_cache .ruff_cache \
+	  .import_linter_cache .hypothesis .coverage htmlcov
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
