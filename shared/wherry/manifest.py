@@ -81,7 +81,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.bundle/1"
 ):
-    """What a bundle's digest names: the sha256 of this document's signed bytes."""
+    """What a bundle's digest names: the sha256 of this document's signed bytes.
+
+    `class_output` is the output whose largest value along its last axis is the answer that
+    labels are compared with; None where the model is no classifier.
+    """
 
     model: ModelName
     version: VersionName
@@ -96,6 +100,7 @@ class Manifest(
     files: dict[str, Blob]
     golden: Golden
     report: Report
+    class_output: str | None = None
     labels: tuple[str, ...] = ()
     critical: tuple[str, ...] = ()
 
@@ -108,6 +113,9 @@ class Manifest(
             raise BadManifest("the golden tensors have not one number of rows")
         if self.static_batch is not None and self.static_batch < 1:
             raise BadManifest("the static batch is below 1")
+        outputs = {tensor.name for tensor in self.signature.outputs}
+        if self.class_output is not None and self.class_output not in outputs:
+            raise BadManifest(f"there is no output {self.class_output!r}")
         if MODEL_FILE not in self.files:
             raise BadManifest(f"there is no file {MODEL_FILE!r}")
 

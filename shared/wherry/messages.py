@@ -72,19 +72,11 @@ class Reason(str, Enum):
     WITHDRAWN = "withdrawn"
 
 
-class SwapPolicy(str, Enum):
-    """`availability` keeps both bundles resident; `resource` unloads the serving one first."""
-
-    AVAILABILITY = "availability"
-    RESOURCE = "resource"
-
-
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What the order wants of one alias."""
 
     deployment: DeploymentId
     bundle: Digest
-    policy: SwapPolicy = SwapPolicy.AVAILABILITY
     probation_s: float = 60.0
     deadline_s: float = 3600.0
 
