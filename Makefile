@@ -24,6 +24,7 @@ help: ## list the targets
 	  while IFS='|' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
 
 venv: $(STAMP) ## make or refresh .venv with the three distributions and the tools
+	@:
 
 $(STAMP): pyproject.toml constraints.txt $(PROJECTS) $(VERSIONED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -10,6 +10,8 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import wherry
 
@@ -31,15 +33,26 @@ def test_both_sides_pin_exactly_their_own_wherry(name: str) -> None:
     assert f"wherry=={wherry.__version__}" in (metadata.requires(name) or [])
 
 
-def test_nothing_that_a_device_installs_needs_the_controller() -> None:
-    required = " ".join(
-        line
-        for name in ("wherry", "wherry-agent")
-        for line in metadata.requires(name) or []
-        if "extra ==" not in line
-    )
-    for foreign in ("wherry-controller", "fastapi", "sqlmodel", "numpy", "torch"):
-        assert foreign not in required
+def closure_of(name: str) -> set[str]:
+    """Return every distribution that installing `name` without extras brings here, itself too."""
+    found: set[str] = set()
+    wanted = [name]
+    while wanted:
+        current = canonicalize_name(wanted.pop())
+        if current in found:
+            continue
+        found.add(current)
+        for line in metadata.requires(current) or []:
+            required = Requirement(line)
+            if required.marker is None or required.marker.evaluate({"extra": ""}):
+                wanted.append(required.name)
+    return found
+
+
+def test_a_device_installs_nothing_of_the_controller() -> None:
+    installed = closure_of("wherry-agent")
+    assert {"wherry", "paho-mqtt"} <= installed
+    assert not installed & {"wherry-controller", "fastapi", "sqlmodel", "numpy", "torch", "typer"}
 
 
 def test_python_3_10_is_enough_for_a_device_and_not_for_the_controller() -> None:
@@ -57,18 +70,28 @@ def test_the_cli_finds_the_demo_by_entry_point() -> None:
     assert demo.module.startswith("wherry_sim.")
 
 
-@pytest.mark.system
-@pytest.mark.parametrize("part", PACKAGES)
-def test_a_wheel_holds_its_own_packages_only(part: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Build the three wheels, by the folder that each comes from."""
+    found = {}
+    for part in PACKAGES:
+        folder = tmp_path_factory.mktemp(part)
+        pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT / part)
+        (found[part],) = folder.glob("*.whl")
+    return found
+
+
+def pip(command: str, *arguments: str | Path) -> None:
     subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "--no-build-isolation"),
-            *("--wheel-dir", str(tmp_path), str(ROOT / part)),
-        ],
+        [sys.executable, "-m", "pip", command, "-qq", "--disable-pip-version-check", *arguments],
         check=True,
     )
-    (wheel,) = tmp_path.glob("*.whl")
-    with ZipFile(wheel) as archive:
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("part", PACKAGES)
+def test_a_wheel_holds_its_own_packages_only(part: str, wheels: dict[str, Path]) -> None:
+    with ZipFile(wheels[part]) as archive:
         names = archive.namelist()
     roots = {name.split("/")[0] for name in names}
     assert {root for root in roots if not root.endswith(".dist-info")} == PACKAGES[part]
