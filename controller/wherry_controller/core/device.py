@@ -1,0 +1,60 @@
+"""What the controller wants of one device, and how it reads what the device says.
+
+The generation rises with every change of the desired state and with nothing else, so a repeated
+order is the same order. What a device says is numbered within its store; a new store id is a
+device that was made anew, and its numbers begin again.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from wherry.messages import Order, Wanted
+from wherry.names import AliasName, DeviceId, StoreId
+
+
+class Position(msgspec.Struct, frozen=True):
+    """How far a numbered series of one device's store has come."""
+
+    store_id: StoreId
+    seq: int
+
+
+def is_news(known: Position | None, said: Position) -> bool:
+    """Say whether `said` is later than what is known of the device."""
+    return known is None or known.store_id != said.store_id or said.seq > known.seq
+
+
+def contiguous(acked: int, stored: frozenset[int]) -> int:
+    """Return the highest number up to which every one after `acked` is stored."""
+    while acked + 1 in stored:
+        acked += 1
+    return acked
+
+
+def want(order: Order, alias: AliasName, wanted: Wanted) -> Order:
+    """Return the order that also wants `wanted`; the same order where it does already."""
+    if order.aliases.get(alias) == wanted:
+        return order
+    return _next(order, {**order.aliases, alias: wanted})
+
+
+def withdraw(order: Order, alias: AliasName) -> Order:
+    """Return the order that wants nothing of `alias`."""
+    if alias not in order.aliases:
+        return order
+    return _next(order, {name: w for name, w in order.aliases.items() if name != alias})
+
+
+def first_order(device: DeviceId) -> Order:
+    """Return the order of a device of which nothing is wanted yet."""
+    return Order(device=device, generation=0, aliases={})
+
+
+def is_silent(last_seen_s: float | None, now_s: float, deadline_s: float) -> bool:
+    """Say whether a device has not been heard of for too long (a will may never come)."""
+    return last_seen_s is None or now_s - last_seen_s > deadline_s
+
+
+def _next(order: Order, aliases: dict[AliasName, Wanted]) -> Order:
+    return msgspec.structs.replace(order, generation=order.generation + 1, aliases=aliases)
