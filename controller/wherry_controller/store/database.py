@@ -1,0 +1,110 @@
+"""Opening the database: by URL, at the newest schema, in small transactions.
+
+SQLite by default, in WAL mode with foreign keys enforced; any other URL that SQLAlchemy knows
+works if its driver is installed. A database of a newer release is refused, not guessed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlmodel import Session
+
+from wherry.errors import Unavailable, Unsuitable
+
+Transaction: TypeAlias = Session
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_S = 10.0
+
+
+class NewerDatabase(Unsuitable):
+    """The database was written by a release that this one does not know."""
+
+    def __init__(self, revision: str) -> None:
+        super().__init__(revision)
+        self.revision = revision
+
+    def __str__(self) -> str:
+        return (
+            f"the database has the schema {self.revision!r} of a newer release of Wherry: "
+            "install that release, or restore the copy made before it was upgraded."
+        )
+
+
+class NoDatabase(Unavailable):
+    """The database does not answer."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        super().__init__(url, problem)
+        self.url, self.problem = url, problem
+
+    def __str__(self) -> str:
+        return (
+            f"the database {self.url} does not open ({self.problem}): "
+            "check `database` in wherry.toml."
+        )
+
+
+class Store:
+    """An open database at the newest schema; threads may share it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Open a transaction: committed at the end of the block, rolled back by an exception."""
+        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def open_store(url: str) -> Store:
+    """Open the database at `url`, upgrade its schema and return it.
+
+    Raises `NewerDatabase`, and `NoDatabase` where it cannot be opened.
+    """
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+    try:
+        with engine.begin() as connection:
+            upgrade(connection)
+    except OperationalError as error:
+        raise NoDatabase(engine.url.render_as_string(), str(error.orig)) from error
+    return Store(engine)
+
+
+def upgrade(connection: Connection) -> None:
+    """Bring the schema to the newest revision; raise `NewerDatabase` where it is beyond that."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is not None and current not in known:
+        raise NewerDatabase(current)
+    command.upgrade(config, "head")
+
+
+def _set_up_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")  # An acknowledged event outlives a power cut.
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
+    cursor.close()

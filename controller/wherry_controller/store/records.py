@@ -1,0 +1,217 @@
+"""What goes into the database and comes out of it: frozen values, parsed on the way.
+
+Times are UNIX seconds by the controller's clock.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from wherry.histogram import Histogram
+from wherry.manifest import Report
+from wherry.messages import Phase, Reason, Reported, Status, Wanted
+from wherry.names import (
+    AliasName,
+    DeploymentId,
+    DeviceId,
+    Digest,
+    GroupName,
+    ModelName,
+    ProfileName,
+    RolloutName,
+    StoreId,
+    VersionName,
+)
+from wherry.profile import Precision, Profile
+
+
+class VersionStatus(StrEnum):
+    REGISTERED = "registered"
+    REFUSED = "refused"
+
+
+class BuildStatus(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+class Model(msgspec.Struct, frozen=True):
+    name: ModelName
+    created_at: float
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """`card` is the version's `model.toml` as JSON; `reason` says why it was refused."""
+
+    model: ModelName
+    name: VersionName
+    card: str
+    lineage: Digest
+    claimed_accuracy: float | None
+    status: VersionStatus = VersionStatus.REGISTERED
+    reason: str = ""
+    created_at: float
+
+
+class VersionFile(msgspec.Struct, frozen=True):
+    """A file that a version was registered with: its bytes stand in the blob folder."""
+
+    name: str
+    digest: Digest
+    size_bytes: int
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a build is: the step it is at, and how many of how many are done."""
+
+    step: str = ""
+    done: int = 0
+    total: int = 0
+
+
+class Build(msgspec.Struct, frozen=True, kw_only=True):
+    """`reason` is a short code, `detail` the sentence that an operator reads."""
+
+    id: str
+    model: ModelName
+    version: VersionName
+    profiles: tuple[ProfileName, ...]
+    status: BuildStatus = BuildStatus.QUEUED
+    reason: str = ""
+    detail: str = ""
+    progress: Progress = Progress()
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """One version built for one profile: where its bundle is, and what was measured of it."""
+
+    model: ModelName
+    version: VersionName
+    profile: ProfileName
+    bundle: Digest
+    precision: Precision
+    size_bytes: int
+    report: Report
+    created_at: float
+
+
+class BundleRecord(msgspec.Struct, frozen=True):
+    """A bundle's signed manifest as it travels; its blobs stand in the blob folder."""
+
+    digest: Digest
+    envelope: bytes
+
+
+class ProfileRecord(msgspec.Struct, frozen=True):
+    name: ProfileName
+    document: Profile
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """`profile` is what the operator declared; what the device says of itself is `reported`."""
+
+    id: DeviceId
+    profile: ProfileName
+    tags: dict[str, str] = {}
+    registered_at: float
+    store_id: StoreId | None = None
+    report_seq: int | None = None
+    generation: int = 0
+    online: bool = False
+    last_seen_at: float | None = None
+    reported: Reported | None = None
+
+
+class Group(msgspec.Struct, frozen=True):
+    name: GroupName
+    devices: tuple[DeviceId, ...]
+
+
+class Desired(msgspec.Struct, frozen=True, kw_only=True):
+    """What the controller wants of a device: the order before it is signed."""
+
+    device: DeviceId
+    generation: int = 0
+    aliases: dict[AliasName, Wanted] = {}
+
+
+class Journey(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment as the controller knows it: one device's way to one bundle."""
+
+    id: DeploymentId
+    device: DeviceId
+    rollout: RolloutName | None
+    alias: AliasName
+    bundle: Digest
+    status: Status = Status.QUEUED
+    phase: Phase | None = None
+    reason: Reason | None = None
+    detail: str = ""
+    ordered_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout: `state` is its machine's state and `effects` what is still to be done, as JSON."""
+
+    name: RolloutName
+    model: ModelName
+    version: VersionName
+    alias: AliasName
+    groups: tuple[GroupName, ...]
+    status: str
+    state: str
+    effects: str
+    created_at: float
+    ended_at: float | None = None
+
+
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of a device as it came; `body` is its JSON."""
+
+    device: DeviceId
+    store_id: StoreId
+    seq: int
+    body: str
+    received_at: float
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """One window of telemetry, without what only people look at."""
+
+    device: DeviceId
+    store_id: StoreId
+    seq: int
+    alias: AliasName
+    bundle: Digest
+    received_at: float
+    window_s: float
+    requests: int
+    errors: int
+    latency: Histogram
+    compute: Histogram
+    labelled: int
+    right: int
+    sent_bytes: int
+    received_bytes: int
+    host: dict[str, float | None] = {}
+
+
+class Sums(msgspec.Struct, frozen=True, kw_only=True):
+    """What one bundle did on one device in a span of time."""
+
+    requests: int = 0
+    errors: int = 0
+    labelled: int = 0
+    right: int = 0
+    latency: Histogram = Histogram()
+    compute: Histogram = Histogram()

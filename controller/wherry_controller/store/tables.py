@@ -1,0 +1,222 @@
+"""The tables of the database.
+
+Names and digests are text, times UNIX seconds, documents JSON. A device's rows go with the
+device; a version that a rollout or a variant names stays. Change a table together with a new
+file in `migrations/versions`: a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sqlalchemy import JSON, Column, ForeignKeyConstraint, LargeBinary, MetaData, Text
+from sqlmodel import Field, SQLModel
+
+
+class Row(SQLModel):
+    """Keeps Wherry's tables apart from those of other users of SQLModel in one process."""
+
+    metadata: ClassVar[MetaData] = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+def _document() -> Column[object]:
+    return Column(JSON(none_as_null=True), nullable=False)
+
+
+def _of_a_version(*, column: str) -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["model", column], ["version.model", "version.name"])
+
+
+class ModelRow(Row, table=True):
+    __tablename__ = "model"
+
+    name: str = Field(primary_key=True)
+    created_at: float
+
+
+class VersionRow(Row, table=True):
+    __tablename__ = "version"
+
+    model: str = Field(primary_key=True, foreign_key="model.name")
+    name: str = Field(primary_key=True)
+    card: str = Field(sa_type=Text)
+    lineage: str
+    claimed_accuracy: float | None = None
+    status: str
+    reason: str = Field(default="", sa_type=Text)
+    created_at: float
+
+
+class VersionFileRow(Row, table=True):
+    __tablename__ = "version_file"
+    __table_args__ = (_of_a_version(column="version"),)
+
+    model: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    digest: str
+    size_bytes: int
+
+
+class ProfileRow(Row, table=True):
+    __tablename__ = "profile"
+
+    name: str = Field(primary_key=True)
+    document: object = Field(sa_column=_document())
+
+
+class BuildRow(Row, table=True):
+    __tablename__ = "build"
+    __table_args__ = (_of_a_version(column="version"),)
+
+    id: str = Field(primary_key=True)
+    model: str
+    version: str
+    profiles: object = Field(sa_column=_document())
+    status: str = Field(index=True)
+    reason: str = ""
+    detail: str = Field(default="", sa_type=Text)
+    progress: object = Field(sa_column=_document())
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+class BundleRow(Row, table=True):
+    __tablename__ = "bundle"
+
+    digest: str = Field(primary_key=True)
+    envelope: bytes = Field(sa_type=LargeBinary)
+
+
+class VariantRow(Row, table=True):
+    __tablename__ = "variant"
+    __table_args__ = (_of_a_version(column="version"),)
+
+    model: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    profile: str = Field(primary_key=True, foreign_key="profile.name")
+    bundle: str = Field(foreign_key="bundle.digest", index=True)
+    precision: str
+    size_bytes: int
+    report: object = Field(sa_column=_document())
+    created_at: float
+
+
+class DeviceRow(Row, table=True):
+    __tablename__ = "device"
+
+    id: str = Field(primary_key=True)
+    profile: str = Field(foreign_key="profile.name")
+    tags: object = Field(sa_column=_document())
+    registered_at: float
+    store_id: str | None = None
+    report_seq: int | None = None
+    generation: int = 0
+    online: bool = False
+    last_seen_at: float | None = None
+    reported: object = Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=True))
+
+
+class GroupRow(Row, table=True):
+    __tablename__ = "device_group"
+
+    name: str = Field(primary_key=True)
+
+
+class MemberRow(Row, table=True):
+    __tablename__ = "device_group_member"
+
+    group: str = Field(primary_key=True, foreign_key="device_group.name", ondelete="CASCADE")
+    device: str = Field(primary_key=True, foreign_key="device.id", ondelete="CASCADE")
+
+
+class RolloutRow(Row, table=True):
+    """The state and the effects that it orders are one row, and so one write."""
+
+    __tablename__ = "rollout"
+    __table_args__ = (_of_a_version(column="version"),)
+
+    name: str = Field(primary_key=True)
+    model: str
+    version: str
+    alias: str
+    groups: object = Field(sa_column=_document())
+    status: str
+    state: str = Field(sa_type=Text)
+    effects: str = Field(sa_type=Text)
+    created_at: float
+    ended_at: float | None = Field(default=None, index=True)
+
+
+class DesiredRow(Row, table=True):
+    __tablename__ = "desired"
+
+    device: str = Field(primary_key=True, foreign_key="device.id", ondelete="CASCADE")
+    generation: int
+    aliases: object = Field(sa_column=_document())
+
+
+class DeploymentRow(Row, table=True):
+    __tablename__ = "deployment"
+
+    id: str = Field(primary_key=True)
+    device: str = Field(foreign_key="device.id", ondelete="CASCADE", index=True)
+    rollout: str | None = Field(default=None, foreign_key="rollout.name", index=True)
+    alias: str
+    bundle: str = Field(foreign_key="bundle.digest")
+    status: str
+    phase: str | None = None
+    reason: str | None = None
+    detail: str = Field(default="", sa_type=Text)
+    ordered_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+class EventRow(Row, table=True):
+    __tablename__ = "event"
+
+    device: str = Field(primary_key=True, foreign_key="device.id", ondelete="CASCADE")
+    store_id: str = Field(primary_key=True)
+    seq: int = Field(primary_key=True)
+    body: str = Field(sa_type=Text)
+    received_at: float
+
+
+class AckRow(Row, table=True):
+    """The highest event of a device's store below which none is missing."""
+
+    __tablename__ = "event_ack"
+
+    device: str = Field(primary_key=True, foreign_key="device.id", ondelete="CASCADE")
+    store_id: str = Field(primary_key=True)
+    seq: int
+
+
+class WindowRow(Row, table=True):
+    __tablename__ = "telemetry_window"
+
+    device: str = Field(primary_key=True, foreign_key="device.id", ondelete="CASCADE")
+    store_id: str = Field(primary_key=True)
+    seq: int = Field(primary_key=True)
+    alias: str
+    bundle: str
+    received_at: float = Field(index=True)
+    window_s: float
+    requests: int
+    errors: int
+    latency: object = Field(sa_column=_document())
+    compute: object = Field(sa_column=_document())
+    labelled: int
+    right: int
+    sent_bytes: int
+    received_bytes: int
+    host: object = Field(sa_column=_document())
