@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from pathlib import Path
+from typing import IO
 
 from wherry import files
 from wherry.blobs import LARGEST_BLOB_BYTES, check_digest, digest_of
 from wherry.errors import Malformed
 from wherry.names import Digest
 from wherry_controller.store.refusals import Unknown
+
+PIECE_BYTES = 1 << 20
 
 
 class TooLarge(Malformed):
@@ -42,6 +48,24 @@ class BlobFolder:
             files.write_whole(files.make_folder(path.parent) / path.name, data)
         return digest
 
+    def take(self, source: IO[bytes]) -> tuple[Digest, int]:
+        """Keep what `source` holds, piece by piece, and return its name and length in bytes.
+
+        Raises `TooLarge` before more than the limit has been written.
+        """
+        descriptor, name = tempfile.mkstemp(prefix=files.TEMPORARY, dir=self._folder)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                digest, size_bytes = self._copy(source, file)
+                file.flush()
+                os.fsync(file.fileno())
+            path = self.path(digest)
+            Path(name).replace(files.make_folder(path.parent) / path.name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+        files.sync_folder(path.parent)
+        return digest, size_bytes
+
     def get(self, digest: Digest) -> bytes:
         """Return the bytes of a blob; raise `Unknown`, or `WrongBytes` where the disk lies."""
         try:
@@ -56,3 +80,14 @@ class BlobFolder:
     def path(self, digest: Digest) -> Path:
         """Return where a blob stands; whoever reads it there verifies it."""
         return self._folder / digest[:2] / digest
+
+    def _copy(self, source: IO[bytes], file: IO[bytes]) -> tuple[Digest, int]:
+        hasher = hashlib.sha256()
+        size_bytes = 0
+        while piece := source.read(PIECE_BYTES):
+            size_bytes += len(piece)
+            if size_bytes > self._limit_bytes:
+                raise TooLarge(size_bytes, self._limit_bytes)
+            hasher.update(piece)
+            file.write(piece)
+        return Digest(hasher.hexdigest()), size_bytes
