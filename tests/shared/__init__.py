@@ -1,0 +1,1 @@
+"""What the controller and its devices must agree on, module by module."""
