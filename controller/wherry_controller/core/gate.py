@@ -10,7 +10,7 @@ version is looked at first, so a failure halts before a success can promote.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 
 import msgspec
 
@@ -37,13 +37,13 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     deadline_s: float = 3600.0
 
 
-class Decision(str, Enum):
+class Decision(StrEnum):
     PROMOTE = "promote"
     WAIT = "wait"
     HALT = "halt"
 
 
-class GateReason(str, Enum):
+class GateReason(StrEnum):
     PASSED = "passed"
     DEVICES_FAILED = "devices_failed"
     ACCURACY_DROP = "accuracy_drop"

@@ -17,12 +17,11 @@ keeps its outcome. A device that served nothing before has its order withdrawn.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
-from typing import TypeAlias
+from enum import StrEnum
+from typing import TypeAlias, assert_never
 
 import msgspec
 from msgspec.structs import replace
-from typing_extensions import assert_never
 
 from wherry.errors import Unsuitable
 from wherry.messages import Reason, Status
@@ -32,7 +31,7 @@ from wherry_controller.core.gate import Decision, Gate, Verdict
 Serving: TypeAlias = Mapping[DeviceId, Digest | None]
 
 
-class RolloutStatus(str, Enum):
+class RolloutStatus(StrEnum):
     DRAFT = "draft"
     RUNNING = "running"
     PAUSED = "paused"
@@ -56,7 +55,7 @@ _OPEN = (
 )
 
 
-class StoppedBy(str, Enum):
+class StoppedBy(StrEnum):
     """Who decided first that the version goes no further."""
 
     DEVICE = "device"
