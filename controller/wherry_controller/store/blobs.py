@@ -10,9 +10,8 @@ from typing import IO
 
 from wherry import files
 from wherry.blobs import LARGEST_BLOB_BYTES, check_digest, digest_of
-from wherry.errors import Malformed
+from wherry.errors import Malformed, Unavailable
 from wherry.names import Digest
-from wherry_controller.store.refusals import Unknown
 
 PIECE_BYTES = 1 << 20
 
@@ -28,6 +27,20 @@ class TooLarge(Malformed):
         return (
             f"it has {self.size_bytes} bytes and {self.limit_bytes} are allowed: "
             "send a smaller file, or raise `largest_blob_bytes` in wherry.toml."
+        )
+
+
+class LostBlob(Unavailable):
+    """A blob that is not in the folder."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(digest)
+        self.digest = digest
+
+    def __str__(self) -> str:
+        return (
+            f"the blob {self.digest[:12]} is not in the blob folder: "
+            "restore the folder, or build the version again."
         )
 
 
@@ -67,11 +80,11 @@ class BlobFolder:
         return digest, size_bytes
 
     def get(self, digest: Digest) -> bytes:
-        """Return the bytes of a blob; raise `Unknown`, or `WrongBytes` where the disk lies."""
+        """Return the bytes of a blob; raise `LostBlob`, or `WrongBytes` where the disk lies."""
         try:
             data = self.path(digest).read_bytes()
         except FileNotFoundError as error:
-            raise Unknown("blob", digest) from error
+            raise LostBlob(digest) from error
         return check_digest(data, digest)
 
     def has(self, digest: Digest) -> bool:

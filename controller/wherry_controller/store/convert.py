@@ -23,12 +23,13 @@ def columns(record: msgspec.Struct) -> dict[str, object]:
     return fields
 
 
-def add(tx: Transaction, kind: type[Row], record: msgspec.Struct, **more: object) -> None:
-    """Put `record`, and the columns that it does not hold, into the table of `kind`."""
-    tx.add(kind.model_validate(columns(record) | more))
+def get(tx: Transaction, table: type[Row], key: object, kind: type[R]) -> R | None:
+    """Return the record under a primary key, if there is one."""
+    row = tx.get(table, key)
+    return None if row is None else to_record(row, kind)
+
+
+def save(tx: Transaction, table: type[Row], record: msgspec.Struct, **more: object) -> None:
+    """Put `record`, and columns that it does not hold, in the place of its key, old or new."""
+    tx.merge(table.model_validate(columns(record) | more))
     tx.flush()
-
-
-def replace(row: Row, record: msgspec.Struct) -> None:
-    """Give `row` the values of `record`."""
-    row.sqlmodel_update(columns(record))
