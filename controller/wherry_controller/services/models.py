@@ -1,0 +1,131 @@
+"""Registering versions: a card and its files become one immutable, named state of a model.
+
+The same card with the same bytes is the same version, so registering it again changes nothing;
+another card or other bytes under a name that is taken are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+from wherry import codec
+from wherry.errors import Malformed, Unsuitable
+from wherry.names import Digest, ModelName, ProfileName, VersionName
+from wherry.profile import Profile
+from wherry_controller.core.card import Card, files_of, lineage_digest, parse_card
+from wherry_controller.store import models
+from wherry_controller.store.blobs import BlobFolder
+from wherry_controller.store.database import Store, Transaction
+from wherry_controller.store.records import Version, VersionFile
+from wherry_controller.store.refusals import Taken, Unknown
+
+
+class MissingFiles(Malformed):
+    """A card came without all the files that it names."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self.names = tuple(names)
+
+    def __str__(self) -> str:
+        return (
+            f"model.toml names {', '.join(self.names)}, which did not come with it: "
+            "put each beside model.toml, or correct its name there."
+        )
+
+
+class StrangeFiles(Malformed):
+    """Files came that the card does not name, or one came twice."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self.names = tuple(names)
+
+    def __str__(self) -> str:
+        return (
+            f"{', '.join(self.names)} came and model.toml does not name it (once): "
+            "name it there, or leave it out."
+        )
+
+
+class UnknownProfile(Unsuitable):
+    """A profile that nobody declared; the sentence names those that there are."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(name, known)
+        self.name, self.known = name, tuple(known)
+
+    def __str__(self) -> str:
+        choice = f"choose one of {', '.join(self.known)}, or " if self.known else ""
+        return f"there is no profile {self.name!r}: {choice}add it with `wherry profile add`."
+
+
+def register(
+    store: Store,
+    blobs: BlobFolder,
+    card: bytes,
+    files: Sequence[tuple[str, IO[bytes]]],
+    *,
+    now: float,
+) -> Version:
+    """Keep a version's files and register it; return the one that is there if it is the same.
+
+    `card` is the bytes of its `model.toml`, `files` the name and content of each file. Raises
+    `BadFile`, `BadCard`, `MissingFiles`, `StrangeFiles`, `TooLarge` or `Taken`.
+    """
+    parsed = parse_card(card)
+    _check_names(parsed, [name for name, _ in files])
+    kept = [VersionFile(name, *blobs.take(content)) for name, content in files]
+    version = Version(
+        model=parsed.model,
+        name=parsed.version,
+        card=codec.encode(parsed).decode(),
+        lineage=lineage_digest(parsed, {file.name: file.digest for file in kept}),
+        claimed_accuracy=parsed.claimed_accuracy,
+        created_at=now,
+    )
+    with store.transaction() as tx:
+        known = find_version(tx, version.model, version.name)
+        if known is None:
+            models.ensure_model(tx, version.model, now)
+            models.add_version(tx, version, kept)
+            return version
+    if known.lineage != version.lineage:
+        raise Taken("version", f"{version.model}:{version.name}")
+    return known
+
+
+def find_version(tx: Transaction, model: ModelName, name: VersionName) -> Version | None:
+    try:
+        return models.get_version(tx, model, name)
+    except Unknown:
+        return None
+
+
+def card_of(version: Version) -> Card:
+    return codec.decode(Card, version.card.encode())
+
+
+def digests_of(tx: Transaction, model: ModelName, name: VersionName) -> Mapping[str, Digest]:
+    """Return the digest of each file of a version by its name."""
+    return {file.name: file.digest for file in models.list_files(tx, model, name)}
+
+
+def known_profiles(tx: Transaction, names: Sequence[ProfileName]) -> tuple[Profile, ...]:
+    """Return the profiles of those names, each once; raise `UnknownProfile`."""
+    known = {profile.name: profile for profile in models.list_profiles(tx)}
+    for name in names:
+        if name not in known:
+            raise UnknownProfile(name, sorted(known))
+    return tuple(known[name] for name in dict.fromkeys(names))
+
+
+def _check_names(card: Card, names: Sequence[str]) -> None:
+    wanted = set(files_of(card))
+    missing = wanted - set(names)
+    if missing:
+        raise MissingFiles(sorted(missing))
+    strange = {name for name in names if name not in wanted or names.count(name) > 1}
+    if strange:
+        raise StrangeFiles(sorted(strange))
