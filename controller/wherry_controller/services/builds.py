@@ -29,10 +29,11 @@ from wherry.names import ModelName, ProfileName, VersionName
 from wherry_controller.core import recipe
 from wherry_controller.core.recipe import BuildMessage, BuildRequest, Built, Refused
 from wherry_controller.services.child import Builder
-from wherry_controller.services.models import card_of, digests_of, known_profiles
+from wherry_controller.services.missing import UnknownBuild
+from wherry_controller.services.models import card_of, digests_of, known_profiles, version_of
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
-from wherry_controller.store.database import Store
+from wherry_controller.store.database import Store, Transaction
 from wherry_controller.store.records import (
     Build,
     BuildStatus,
@@ -103,9 +104,9 @@ class Builds:
     def order(
         self, model: ModelName, version: VersionName, profiles: Sequence[ProfileName]
     ) -> Build:
-        """Queue a build; raise `Unknown`, `UnknownProfile` or `VersionRefused` before it begins."""
+        """Queue a build; raise `UnknownVersion`, `UnknownProfile` or `VersionRefused` before it begins."""
         with self._store.transaction() as tx:
-            record = models.get_version(tx, model, version)
+            record = version_of(tx, model, version)
             if record.status is VersionStatus.REFUSED:
                 raise VersionRefused(record)
             build = Build(
@@ -115,7 +116,7 @@ class Builds:
                 profiles=tuple(profile.name for profile in known_profiles(tx, profiles)),
                 created_at=self._clock(),
             )
-            models.add_build(tx, build)
+            models.save_build(tx, build)
         self._executor.submit(self._run, build)
         return build
 
@@ -159,7 +160,7 @@ class Builds:
         source.mkdir()
         output.mkdir()
         with self._store.transaction() as tx:
-            version = models.get_version(tx, build.model, build.version)
+            version = version_of(tx, build.model, build.version)
             digests = digests_of(tx, build.model, build.version)
             profiles = known_profiles(tx, build.profiles)
         for name, digest in digests.items():
@@ -209,7 +210,7 @@ class Builds:
 
     def _refuse_version(self, build: Build, refusal: Refused) -> None:
         with self._store.transaction() as tx:
-            version = models.get_version(tx, build.model, build.version)
+            version = version_of(tx, build.model, build.version)
             refused = replace(version, status=VersionStatus.REFUSED, reason=refusal.reason.value)
             models.save_version(tx, refused)
 
@@ -221,7 +222,15 @@ class Builds:
 
     def _change(self, build: Build, **changes: object) -> None:
         with self._store.transaction() as tx:
-            models.save_build(tx, replace(models.get_build(tx, build.id), **changes))
+            models.save_build(tx, replace(build_of(tx, build.id), **changes))
+
+
+def build_of(tx: Transaction, build: str) -> Build:
+    """Return a build; raise `UnknownBuild`."""
+    found = models.get_build(tx, build)
+    if found is None:
+        raise UnknownBuild(build)
+    return found
 
 
 def _sentence(refusal: Refused) -> str:

@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 from wherry import codec
-from wherry.errors import Malformed, Unsuitable
+from wherry.errors import Malformed
 from wherry.names import Digest, ModelName, ProfileName, VersionName
 from wherry.profile import Profile
 from wherry_controller.core.card import Card, files_of, lineage_digest, parse_card
+from wherry_controller.services.missing import Taken, UnknownProfile, UnknownVersion
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, Transaction
-from wherry_controller.store.records import Version, VersionFile
-from wherry_controller.store.refusals import Taken, Unknown
+from wherry_controller.store.records import Model, Version, VersionFile
 
 
 class MissingFiles(Malformed):
@@ -49,18 +49,6 @@ class StrangeFiles(Malformed):
         )
 
 
-class UnknownProfile(Unsuitable):
-    """A profile that nobody declared; the sentence names those that there are."""
-
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(name, known)
-        self.name, self.known = name, tuple(known)
-
-    def __str__(self) -> str:
-        choice = f"choose one of {', '.join(self.known)}, or " if self.known else ""
-        return f"there is no profile {self.name!r}: {choice}add it with `wherry profile add`."
-
-
 def register(
     store: Store,
     blobs: BlobFolder,
@@ -86,21 +74,23 @@ def register(
         created_at=now,
     )
     with store.transaction() as tx:
-        known = find_version(tx, version.model, version.name)
+        known = models.get_version(tx, version.model, version.name)
         if known is None:
-            models.ensure_model(tx, version.model, now)
-            models.add_version(tx, version, kept)
+            if models.get_model(tx, version.model) is None:
+                models.save_model(tx, Model(version.model, now))
+            models.save_version(tx, version, kept)
             return version
     if known.lineage != version.lineage:
         raise Taken("version", f"{version.model}:{version.name}")
     return known
 
 
-def find_version(tx: Transaction, model: ModelName, name: VersionName) -> Version | None:
-    try:
-        return models.get_version(tx, model, name)
-    except Unknown:
-        return None
+def version_of(tx: Transaction, model: ModelName, name: VersionName) -> Version:
+    """Return a version; raise `UnknownVersion`."""
+    version = models.get_version(tx, model, name)
+    if version is None:
+        raise UnknownVersion(f"{model}:{name}")
+    return version
 
 
 def card_of(version: Version) -> Card:
