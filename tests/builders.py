@@ -261,9 +261,9 @@ def a_bundle_of(
     **facts: Unpack[ManifestFacts],
 ) -> Bundle:
     """Return the sealed bundle of a model file's bytes, signed by `a_key()`."""
-    described: ManifestFacts = {"files": {MODEL_FILE: a_blob(data)}}
+    manifest = replace(a_manifest(files={MODEL_FILE: a_blob(data)}), **facts)
     blobs = {digest_of(part): part for part in (INPUT_BYTES, OUTPUT_BYTES, data)}
-    return seal(a_manifest(**{**described, **facts}), blobs, key or a_key())
+    return seal(manifest, blobs, key or a_key())
 
 
 def a_wanted(
