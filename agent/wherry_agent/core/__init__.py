@@ -1,0 +1,1 @@
+"""What decides on a device: pure machines that read no clock, disk or socket."""

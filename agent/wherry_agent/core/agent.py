@@ -1,0 +1,436 @@
+"""The whole agent as one machine: session, download and an install machine for each alias.
+
+The app and the simulator feed the same `step` and perform the same effects. What holds across
+the parts is decided here:
+
+* The download follows the states: the first alias in `Fetching` whose bundle is not on disk yet.
+* One alias at a time is past fetching; the others wait with their bundles on disk.
+* Probation is judged from the measured windows, against what the incumbent did on this device.
+* Each change of a deployment is told: outcomes by `Report`, the way there by `Progress`.
+
+`Saved` is what outlives the process; everything else is made anew from it and from the disk.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+from typing_extensions import assert_never
+
+from wherry.histogram import Histogram, merge
+from wherry.messages import Deployment, Order, Reason
+from wherry.names import AliasName, DeploymentId, Digest
+from wherry_agent.core import download, install, session
+from wherry_agent.core.health import Trial, diagnose, observe
+
+RECENT_WINDOWS = 60
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.agent/1"):
+    """The state on disk. `recent` are the serving bundle's compute times, as of the last change."""
+
+    generation: int = 0
+    aliases: dict[AliasName, install.State] = {}
+    recent: dict[AliasName, tuple[Histogram, ...]] = {}
+
+
+class Agent(msgspec.Struct, frozen=True, kw_only=True):
+    """`fetched` are deployments whose bundles are on disk and wait for their turn to load."""
+
+    session: session.Session
+    aliases: dict[AliasName, install.State] = {}
+    recent: dict[AliasName, tuple[Histogram, ...]] = {}
+    trials: dict[AliasName, Trial] = {}
+    download: download.Download | None = None
+    fetch_online: bool = False
+    fetched: frozenset[DeploymentId] = frozenset()
+    limit_bytes_per_s: float | None = None
+
+
+# Events. Those of the session and of the download are theirs.
+
+
+class OrderCame(msgspec.Struct, frozen=True):
+    """An order for this device, signed by a trusted key."""
+
+    order: Order
+
+
+class ManifestAccepted(msgspec.Struct, frozen=True):
+    """The bundle suits this device; `missing` are its chunks that are not on disk, in bytes."""
+
+    bundle: Digest
+    missing: dict[Digest, int]
+
+
+class BundleRefused(msgspec.Struct, frozen=True):
+    bundle: Digest
+    reason: Reason
+    detail: str
+
+
+class Assembled(msgspec.Struct, frozen=True):
+    """Every blob of the bundle is on disk and hashes to its name."""
+
+    bundle: Digest
+
+
+class FetchLink(msgspec.Struct, frozen=True):
+    """The connection for fetching came up or went down."""
+
+    online: bool
+
+
+class Installed(msgspec.Struct, frozen=True):
+    """What the engine did for an alias."""
+
+    alias: AliasName
+    event: install.Loaded | install.Sickened | install.Unservable
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """One window of one bundle under one alias."""
+
+    alias: AliasName
+    bundle: Digest
+    requests: int
+    errors: dict[str, int]
+    compute: Histogram
+
+
+class Tick(msgspec.Struct, frozen=True):
+    pass
+
+
+Event: TypeAlias = (
+    OrderCame
+    | ManifestAccepted
+    | BundleRefused
+    | Assembled
+    | FetchLink
+    | Installed
+    | Measured
+    | Tick
+    | session.Connected
+    | session.Lost
+    | session.Stored
+    | session.Acked
+    | download.ChunkCame
+    | download.ChunkSpoiled
+)
+
+
+# Effects. Those of the session and of the download are theirs.
+
+
+class For(msgspec.Struct, frozen=True):
+    """Perform an install effect for one alias."""
+
+    alias: AliasName
+    effect: install.Serve | install.Retire | install.Keep | install.Load
+
+
+class Tell(msgspec.Struct, frozen=True):
+    """Put the deployment's progress or outcome in the outbox, and say `reported` anew."""
+
+    alias: AliasName
+    deployment: Deployment
+
+
+class OpenFetch(msgspec.Struct, frozen=True):
+    """Connect for fetching."""
+
+
+class CloseFetch(msgspec.Struct, frozen=True):
+    """Nothing is left to fetch."""
+
+
+class Assemble(msgspec.Struct, frozen=True):
+    """Make the bundle's blobs of their chunks, and answer `Assembled` or `BundleRefused`."""
+
+    bundle: Digest
+
+
+Effect: TypeAlias = (
+    For
+    | Tell
+    | OpenFetch
+    | CloseFetch
+    | Assemble
+    | session.Connect
+    | session.Announce
+    | session.Send
+    | session.Forget
+    | session.RefuseOrder
+    | download.AskManifest
+    | download.DropManifest
+    | download.AskChunks
+    | download.DropChunks
+    | download.Want
+)
+Effects: TypeAlias = tuple[Effect, ...]
+
+
+def wake(
+    saved: Saved,
+    now_s: float,
+    *,
+    outbox_first: int,
+    outbox_last: int,
+    limit_bytes_per_s: float | None = None,
+) -> tuple[Agent, Effects]:
+    """Return the agent as it comes up with what it had saved, and what to do first.
+
+    The outbox holds the events from `outbox_first` to `outbox_last` (one less: it is empty).
+    """
+    agent = Agent(
+        session=session.Session(
+            generation=saved.generation, last=outbox_last, acked=outbox_first - 1
+        ),
+        aliases=saved.aliases,
+        recent=saved.recent,
+        limit_bytes_per_s=limit_bytes_per_s,
+    )
+    effects: Effects = ()
+    for alias in saved.aliases:
+        agent, more = _install(agent, alias, install.Restarted(now_s))
+        effects += more
+    agent, more = _pursue(agent, now_s)
+    return agent, effects + more
+
+
+def saved_of(agent: Agent) -> Saved:
+    return Saved(generation=agent.session.generation, aliases=agent.aliases, recent=agent.recent)
+
+
+def must_save(before: Agent, after: Agent) -> bool:
+    """Say whether a step changed what outlives the process (measured windows alone do not)."""
+    return before.aliases != after.aliases or before.session.generation != after.session.generation
+
+
+def step(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]:
+    """Return the agent after `event` at the monotonic time `now_s`, and what to do about it."""
+    after, effects = _dispatch(agent, event, now_s)
+    after, turn = _give_turn(after, now_s)
+    after, pursuit = _pursue(after, now_s)
+    return after, (*effects, *turn, *pursuit)
+
+
+def _dispatch(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]:
+    match event:
+        case OrderCame(order):
+            return _follow_order(agent, order, now_s)
+        case ManifestAccepted(bundle, missing):
+            if agent.download is None or agent.download.bundle != bundle:
+                return agent, ()
+            return _fetch(agent, download.ManifestCame(missing, now_s))
+        case BundleRefused(bundle, reason, detail):
+            return _refuse(agent, bundle, reason, detail)
+        case Assembled(bundle):
+            return replace(agent, fetched=agent.fetched | _fetching(agent, bundle)), ()
+        case FetchLink(online):
+            change = download.Connected(now_s) if online else download.Disconnected()
+            return _fetch(replace(agent, fetch_online=online), change)
+        case Installed(alias, change):
+            return _install(agent, alias, change)
+        case Measured():
+            return _weigh(agent, event)
+        case Tick():
+            return _tick(agent, now_s)
+        case download.ChunkCame() | download.ChunkSpoiled():
+            return _fetch(agent, event)
+        case session.Connected() | session.Lost() | session.Stored() | session.Acked():
+            return _speak(agent, event)
+        case _:
+            assert_never(event)
+
+
+def _follow_order(agent: Agent, order: Order, now_s: float) -> tuple[Agent, Effects]:
+    before = agent.session.generation
+    agent, effects = _speak(agent, session.OrderCame(order.generation))
+    if agent.session.generation == before:
+        return agent, effects
+    told: Effects = ()
+    revoked = frozenset(order.revoked)
+    for alias, wanted in order.aliases.items():
+        agent, more = _install(agent, alias, install.Ordered(wanted, now_s, revoked))
+        told += more
+    for alias in agent.aliases.keys() - order.aliases.keys():
+        agent, more = _install(agent, alias, install.Withdrawn())
+        told += more
+    return agent, (*told, session.Announce())
+
+
+def _tick(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
+    agent, effects = _speak(agent, session.Tick(now_s))
+    for alias in agent.aliases:
+        agent, more = _install(agent, alias, install.Tick(now_s))
+        effects += more
+    agent, more = _fetch(agent, download.Tick(now_s))
+    return agent, effects + more
+
+
+def _refuse(agent: Agent, bundle: Digest, reason: Reason, detail: str) -> tuple[Agent, Effects]:
+    effects: Effects = ()
+    for alias, state in agent.aliases.items():
+        if isinstance(state, install.Fetching) and state.wanted.bundle == bundle:
+            refused = install.Refused(state.wanted.deployment, reason, detail)
+            agent, more = _install(agent, alias, refused)
+            effects += more
+    return agent, effects
+
+
+def _install(agent: Agent, alias: AliasName, event: install.Event) -> tuple[Agent, Effects]:
+    before = agent.aliases.get(alias, install.Idle())
+    after, effects = install.step(before, event)
+    agent = replace(agent, aliases={**agent.aliases, alias: after})
+    if isinstance(after, install.Probation) and not isinstance(before, install.Probation):
+        trial = Trial(incumbent=merge(agent.recent.get(alias, ())))
+        agent = replace(agent, trials={**agent.trials, alias: trial})
+    if isinstance(before, install.Probation) and isinstance(after, install.Idle):
+        agent = _end_trial(agent, alias, before, after)
+    told: list[Effect] = []
+    for effect in effects:
+        match effect:
+            case install.Report(outcome):
+                told.append(Tell(alias, outcome))
+            case install.Fetch():
+                pass  # `_pursue` follows the states.
+            case install.Serve() | install.Retire() | install.Keep() | install.Load():
+                told.append(For(alias, effect))
+            case _:
+                assert_never(effect)
+    deployment = install.deployment_of(after)
+    if (
+        deployment
+        and not deployment.status.is_final
+        and deployment != install.deployment_of(before)
+    ):
+        told.append(Tell(alias, deployment))
+    return agent, tuple(told)
+
+
+def _end_trial(
+    agent: Agent, alias: AliasName, before: install.Probation, after: install.Idle
+) -> Agent:
+    """A confirmed bundle's windows become the incumbent's; after a revert the old ones stay."""
+    recent = agent.recent
+    if after.confirmed[:1] == (before.wanted.bundle,):
+        recent = {**recent, alias: agent.trials[alias].compute[-RECENT_WINDOWS:]}
+    trials = {name: trial for name, trial in agent.trials.items() if name != alias}
+    return replace(agent, recent=recent, trials=trials)
+
+
+def _weigh(agent: Agent, window: Measured) -> tuple[Agent, Effects]:
+    alias = window.alias
+    state = agent.aliases.get(alias, install.Idle())
+    if isinstance(state, install.Probation) and window.bundle == state.wanted.bundle:
+        trial = observe(
+            agent.trials[alias],
+            requests=window.requests,
+            errors=window.errors,
+            compute=window.compute,
+        )
+        agent = replace(agent, trials={**agent.trials, alias: trial})
+        sickness = diagnose(trial)
+        if sickness is None:
+            return agent, ()
+        sickened = install.Sickened(state.wanted.deployment, sickness.reason, sickness.detail)
+        return _install(agent, alias, sickened)
+    if window.bundle == install.slots_of(state).active:
+        recent = (*agent.recent.get(alias, ()), window.compute)[-RECENT_WINDOWS:]
+        return replace(agent, recent={**agent.recent, alias: recent}), ()
+    return agent, ()
+
+
+def _give_turn(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
+    """Let the next fetched bundle load, unless an alias is past fetching already."""
+    busy = (install.Loading, install.Probation)
+    if any(isinstance(state, busy) for state in agent.aliases.values()):
+        return agent, ()
+    waiting = {
+        state.wanted.deployment: alias
+        for alias, state in agent.aliases.items()
+        if isinstance(state, install.Fetching)
+    }
+    agent = replace(agent, fetched=agent.fetched & waiting.keys())
+    turn = next((deployment for deployment in waiting if deployment in agent.fetched), None)
+    if turn is None:
+        return agent, ()
+    agent = replace(agent, fetched=agent.fetched - {turn})
+    return _install(agent, waiting[turn], install.Fetched(turn))
+
+
+def _pursue(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
+    """Make the download be of the first bundle that is wanted and not on disk."""
+    wanted = next(
+        (
+            state.wanted.bundle
+            for state in agent.aliases.values()
+            if isinstance(state, install.Fetching) and state.wanted.deployment not in agent.fetched
+        ),
+        None,
+    )
+    current = agent.download
+    if (current.bundle if current else None) == wanted:
+        return agent, ()
+    drop: Effects = ()
+    if current is not None and current.asked:
+        drop = (download.DropChunks(current.asked),)
+    if current is not None and current.missing is None:
+        drop = (download.DropManifest(current.bundle),)
+    if wanted is None:
+        return replace(agent, download=None), (*drop, CloseFetch())
+    fresh = download.Download(bundle=wanted, limit_bytes_per_s=agent.limit_bytes_per_s)
+    agent = replace(agent, download=fresh)
+    if not agent.fetch_online:
+        return agent, (*drop, OpenFetch())
+    agent, ask = _fetch(agent, download.Connected(now_s))
+    return agent, (*drop, *ask)
+
+
+def _fetch(agent: Agent, event: download.Event) -> tuple[Agent, Effects]:
+    if agent.download is None:
+        return agent, ()
+    after, effects = download.step(agent.download, event)
+    agent = replace(agent, download=after)
+    told: list[Effect] = []
+    for effect in effects:
+        match effect:
+            case download.Complete():
+                told.append(Assemble(after.bundle))
+            case download.GiveUp(chunk):
+                spoiled = (
+                    f"chunk {chunk[:12]} came with wrong bytes {download.SPOILS_ALLOWED} times"
+                )
+                for deployment in _fetching(agent, after.bundle):
+                    alias = _alias_of(agent, deployment)
+                    sickened = install.Sickened(deployment, Reason.WRONG_BYTES, spoiled)
+                    agent, more = _install(agent, alias, sickened)
+                    told.extend(more)
+            case _:
+                told.append(effect)
+    return agent, tuple(told)
+
+
+def _fetching(agent: Agent, bundle: Digest) -> frozenset[DeploymentId]:
+    return frozenset(
+        state.wanted.deployment
+        for state in agent.aliases.values()
+        if isinstance(state, install.Fetching) and state.wanted.bundle == bundle
+    )
+
+
+def _alias_of(agent: Agent, deployment: DeploymentId) -> AliasName:
+    return next(
+        alias
+        for alias, state in agent.aliases.items()
+        if isinstance(state, install.Fetching) and state.wanted.deployment == deployment
+    )
+
+
+def _speak(agent: Agent, event: session.Event) -> tuple[Agent, Effects]:
+    after, effects = session.step(agent.session, event)
+    return replace(agent, session=after), effects

@@ -1,0 +1,369 @@
+"""The install machine: how one alias on a device moves from one bundle to the next.
+
+Pure: `step` takes a state and one event and returns the next state with the effects to
+perform. The app saves the new state and performs its `Report`s in one write (the outbox lies
+in the same database), then performs the rest. A kill between any two effects is answered by
+`Restarted`, which orders them anew and counts: a bundle that kills the device must not be
+tried for ever. So up to `MAX_RESTARTS - 1` kills change nothing but the time.
+
+    Idle --Ordered--> Fetching --Fetched--> Loading --Loaded--> Probation --Tick--> Idle
+
+Every road back to Idle reports once, and `Idle.settled` keeps the outcome, so `reported` can
+be said again at every connect. The deployment id is the identity: an order that is repeated or
+renewed changes nothing (the session drops orders of an older generation). Times are of the
+monotonic clock, so a restart begins deadlines and probation anew.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+from typing_extensions import assert_never
+
+from wherry.messages import Deployment, Phase, Reason, Slots, Status, Wanted
+from wherry.names import DeploymentId, Digest
+
+MAX_RESTARTS = 3
+STEADY_S = 20.0
+KEPT_BUNDLES = 2  # The serving one and the one before it, to go back without the network.
+
+
+# States. `confirmed`: bundles that passed probation here, the one to serve first.
+
+
+class Idle(msgspec.Struct, frozen=True, tag=True):
+    confirmed: tuple[Digest, ...] = ()
+    settled: Deployment | None = None
+
+
+class Fetching(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    wanted: Wanted
+    confirmed: tuple[Digest, ...]
+    revoked: frozenset[Digest]
+    began_s: float
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """`served` says that it was in probation before a restart."""
+
+    wanted: Wanted
+    confirmed: tuple[Digest, ...]
+    revoked: frozenset[Digest]
+    began_s: float
+    restarts: int = 0
+    served: bool = False
+
+
+class Probation(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    wanted: Wanted
+    confirmed: tuple[Digest, ...]
+    revoked: frozenset[Digest]
+    began_s: float
+    restarts: int = 0
+
+
+InFlight: TypeAlias = Fetching | Loading | Probation
+State: TypeAlias = Idle | InFlight
+
+
+# Events: what happened, and to which deployment
+
+
+class Ordered(msgspec.Struct, frozen=True):
+    wanted: Wanted
+    at_s: float
+    revoked: frozenset[Digest] = frozenset()
+
+
+class Withdrawn(msgspec.Struct, frozen=True):
+    """The order names this alias no more: what is in flight ends, what serves goes on."""
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    deployment: DeploymentId
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The bundle is none for this device: it is not tried again."""
+
+    deployment: DeploymentId
+    reason: Reason
+    detail: str = ""
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    deployment: DeploymentId
+    at_s: float
+
+
+class Sickened(msgspec.Struct, frozen=True):
+    """Fetching, loading, the golden check or probation found a fault."""
+
+    deployment: DeploymentId
+    reason: Reason
+    detail: str = ""
+
+
+class Unservable(msgspec.Struct, frozen=True):
+    """A confirmed bundle could not be brought up again."""
+
+    bundle: Digest
+
+
+class Tick(msgspec.Struct, frozen=True):
+    at_s: float
+
+
+class Restarted(msgspec.Struct, frozen=True):
+    """The process came up and found this state on disk; nothing is serving."""
+
+    at_s: float
+
+
+Event: TypeAlias = (
+    Ordered | Withdrawn | Fetched | Refused | Loaded | Sickened | Unservable | Tick | Restarted
+)
+
+
+# Effects: what to do; each may be done twice
+
+
+class Fetch(msgspec.Struct, frozen=True):
+    wanted: Wanted
+
+
+class Load(msgspec.Struct, frozen=True):
+    """Load beside the serving bundle, and answer `Loaded` or `Sickened`."""
+
+    wanted: Wanted
+
+
+class Serve(msgspec.Struct, frozen=True):
+    """Answer with this bundle from now on; None: with nothing. The others stay loaded."""
+
+    bundle: Digest | None
+
+
+class Retire(msgspec.Struct, frozen=True):
+    """Drain and reap every worker but the serving one."""
+
+
+class Keep(msgspec.Struct, frozen=True):
+    """Delete every bundle of this alias from the disk but these."""
+
+    bundles: tuple[Digest, ...]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Put the outcome in the outbox; the write that saves the state does it."""
+
+    outcome: Deployment
+
+
+Effect: TypeAlias = Fetch | Load | Serve | Retire | Keep | Report
+Effects: TypeAlias = tuple[Effect, ...]
+
+
+def step(state: State, event: Event) -> tuple[State, Effects]:
+    """Return the state that follows `event`, and what to do about it."""
+    match event:
+        case Ordered():
+            return _follow(state, event)
+        case Withdrawn():
+            return _settle(state, Status.CANCELED, Reason.WITHDRAWN)
+        case Restarted(at_s):
+            return _restart(state, at_s)
+        case Unservable(bundle):
+            return _serve_another(state, bundle)
+        case Refused(which, reason, detail) if isinstance(state, Fetching) and _is(state, which):
+            return _settle(state, Status.REJECTED, reason, detail)
+        case Sickened(which, reason, detail) if _is(state, which):
+            return _give_up(state, reason, detail)
+        case Fetched(which) if isinstance(state, Fetching) and _is(state, which):
+            loading = Loading(
+                wanted=state.wanted,
+                confirmed=state.confirmed,
+                revoked=state.revoked,
+                began_s=state.began_s,
+            )
+            return loading, (Load(state.wanted),)
+        case Loaded(which, at_s) if isinstance(state, Loading) and _is(state, which):
+            return _try_out(state, at_s)
+        case Tick(at_s) if not isinstance(state, Idle):
+            return _watch(state, at_s - state.began_s)
+        case Fetched() | Refused() | Loaded() | Sickened() | Tick():
+            return state, ()  # Late news of a deployment that is settled already.
+        case _:
+            assert_never(event)
+
+
+def phase_of(state: State) -> Phase | None:
+    match state:
+        case Idle():
+            return None
+        case Fetching():
+            return Phase.FETCHING
+        case Loading():
+            return Phase.LOADING
+        case Probation():
+            return Phase.PROBATION
+        case _:
+            assert_never(state)
+
+
+def deployment_of(state: State) -> Deployment | None:
+    """Return the deployment in progress, else the last one that ended."""
+    if isinstance(state, Idle):
+        return state.settled
+    return Deployment(
+        deployment=state.wanted.deployment,
+        bundle=state.wanted.bundle,
+        status=Status.IN_PROGRESS,
+        phase=phase_of(state),
+    )
+
+
+def slots_of(state: State) -> Slots:
+    """Return which bundle serves, which one it would go back to, and which one is on its way."""
+    confirmed = (*state.confirmed, None, None)
+    match state:
+        case Idle():
+            return Slots(active=confirmed[0], previous=confirmed[1])
+        case Probation():
+            return Slots(active=state.wanted.bundle, previous=_fallback(state))
+        case Fetching() | Loading():
+            return Slots(
+                active=_fallback(state), previous=confirmed[1], candidate=state.wanted.bundle
+            )
+        case _:
+            assert_never(state)
+
+
+def _follow(state: State, order: Ordered) -> tuple[State, Effects]:
+    wanted = order.wanted
+    current = deployment_of(state)
+    if current is not None and current.deployment == wanted.deployment:
+        return state, ()
+    if not isinstance(state, Idle):
+        # The newest wish wins at once: a halted rollout must not wait out a probation.
+        state = replace(state, revoked=order.revoked)
+        idle, undo = _settle(state, Status.SUPERSEDED, Reason.NEWER_ORDER)
+        after, do = _follow(idle, order)
+        return after, undo + do
+    if state.confirmed[:1] == (wanted.bundle,):
+        done = _outcome(wanted, Status.SUCCEEDED, Reason.SERVES_ALREADY)
+        return Idle(state.confirmed, done), (Report(done),)
+    fetching = Fetching(
+        wanted=wanted, confirmed=state.confirmed, revoked=order.revoked, began_s=order.at_s
+    )
+    return fetching, (Fetch(wanted),)
+
+
+def _try_out(state: Loading, at_s: float) -> tuple[State, Effects]:
+    trial = Probation(
+        wanted=state.wanted,
+        confirmed=state.confirmed,
+        revoked=state.revoked,
+        began_s=at_s,
+        restarts=state.restarts,
+    )
+    return trial, (Serve(state.wanted.bundle),)
+
+
+def _watch(state: InFlight, passed_s: float) -> tuple[State, Effects]:
+    if not isinstance(state, Probation):
+        if passed_s < state.wanted.deadline_s:
+            return state, ()
+        took = f"it was {state.wanted.deadline_s:g} s in {_spoken(state)}"
+        return _settle(state, Status.TIMED_OUT, Reason.DEADLINE, took)
+    if passed_s >= state.wanted.probation_s:
+        return _confirm(state)
+    if passed_s >= STEADY_S and state.restarts:
+        return replace(state, restarts=0), ()
+    return state, ()
+
+
+def _confirm(state: Probation) -> tuple[State, Effects]:
+    bundle = state.wanted.bundle
+    others = tuple(digest for digest in state.confirmed if digest != bundle)
+    confirmed = (bundle, *others)[:KEPT_BUNDLES]
+    done = _outcome(state.wanted, Status.SUCCEEDED, Reason.CONFIRMED)
+    return Idle(confirmed, done), (Retire(), Keep(confirmed), Report(done))
+
+
+def _restart(state: State, at_s: float) -> tuple[State, Effects]:
+    serve = Serve(_fallback(state))
+    match state:
+        case Idle():
+            return state, (serve, Keep(state.confirmed))
+        case Fetching():
+            return replace(state, began_s=at_s), (serve, Fetch(state.wanted))
+        case Loading() | Probation():
+            again = Loading(
+                wanted=state.wanted,
+                confirmed=state.confirmed,
+                revoked=state.revoked,
+                began_s=at_s,
+                restarts=state.restarts + 1,
+                served=_served(state),
+            )
+            if again.restarts >= MAX_RESTARTS:
+                return _give_up(again, Reason.RESTARTED_TOO_OFTEN)
+            return again, (serve, Load(state.wanted))
+        case _:
+            assert_never(state)
+
+
+def _serve_another(state: State, lost: Digest) -> tuple[State, Effects]:
+    """Forget a bundle that no longer comes up; serve the next, unless a candidate serves."""
+    kept = replace(state, confirmed=tuple(d for d in state.confirmed if d != lost))
+    return kept, () if isinstance(kept, Probation) else (Serve(_fallback(kept)),)
+
+
+def _give_up(state: State, reason: Reason, detail: str = "") -> tuple[State, Effects]:
+    return _settle(state, Status.REVERTED if _served(state) else Status.FAILED, reason, detail)
+
+
+def _settle(
+    state: State, status: Status, reason: Reason, detail: str = ""
+) -> tuple[State, Effects]:
+    """End the deployment; serve the fallback, and so reap the candidate."""
+    if isinstance(state, Idle):
+        return state, ()
+    fallback = _fallback(state)
+    others = tuple(digest for digest in state.confirmed if digest != fallback)
+    outcome = _outcome(state.wanted, status, reason, detail)
+    idle = Idle(((fallback,) if fallback else ()) + others, outcome)
+    return idle, (Serve(fallback), Retire(), Keep(idle.confirmed), Report(outcome))
+
+
+def _outcome(wanted: Wanted, status: Status, reason: Reason, detail: str = "") -> Deployment:
+    return Deployment(
+        deployment=wanted.deployment,
+        bundle=wanted.bundle,
+        status=status,
+        reason=reason,
+        detail=detail,
+    )
+
+
+def _fallback(state: State) -> Digest | None:
+    """Return the newest confirmed bundle not revoked; a revoked one rather than nothing."""
+    revoked = frozenset() if isinstance(state, Idle) else state.revoked
+    sound = [digest for digest in state.confirmed if digest not in revoked]
+    return next(iter(sound or state.confirmed), None)
+
+
+def _served(state: State) -> bool:
+    return isinstance(state, Probation) or (isinstance(state, Loading) and state.served)
+
+
+def _spoken(state: InFlight) -> str:
+    phase = phase_of(state)
+    return phase.value if phase else "progress"
+
+
+def _is(state: State, deployment: DeploymentId) -> bool:
+    return not isinstance(state, Idle) and state.wanted.deployment == deployment
