@@ -2,7 +2,7 @@
 
 In: the length is bounded first, duplicate keys are refused (msgspec takes them silently), then
 msgspec checks types. Unknown fields are ignored, so that a newer peer can speak to an older
-one; an unknown `format` (the tag of a document) or any entry in `critical` is Malformed.
+one; a missing or unknown `format` (the tag of a document) or any entry in `critical` is Malformed.
 """
 
 from __future__ import annotations
@@ -42,10 +42,14 @@ def decode(kind: type[T], data: bytes, *, limit_bytes: int = DOCUMENT_LIMIT_BYTE
     what = kind.__name__
     if len(data) > limit_bytes:
         raise BadDocument(what, f"it has {len(data)} bytes and {limit_bytes} are allowed")
-    _refuse_duplicate_keys(what, data)
+    outermost = _parse_without_repeated_keys(what, data)
+    tag_field = getattr(getattr(kind, "__struct_config__", None), "tag_field", None)
+    if tag_field and isinstance(outermost, frozenset) and tag_field not in outermost:
+        # msgspec takes a missing tag for the right one; a signature must not stretch that far.
+        raise BadDocument(what, f"it does not say its {tag_field}")
     try:
         value = msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadDocument(what, str(error) or "it is nested too deeply") from error
     critical = getattr(value, "critical", ())
     if critical:
@@ -53,14 +57,17 @@ def decode(kind: type[T], data: bytes, *, limit_bytes: int = DOCUMENT_LIMIT_BYTE
     return value
 
 
-def _refuse_duplicate_keys(what: str, data: bytes) -> None:
-    def pairs(items: list[tuple[str, object]]) -> None:
+def _parse_without_repeated_keys(what: str, data: bytes) -> object:
+    """Return what `data` holds, with the names of its keys in place of each object."""
+
+    def pairs(items: list[tuple[str, object]]) -> frozenset[str]:
         names = [name for name, _ in items]
         if len(set(names)) != len(names):
             repeated = next(name for name in names if names.count(name) > 1)
             raise BadDocument(what, f"the key {repeated[:40]!r} stands twice in one object")
+        return frozenset(names)
 
     try:
-        json.loads(data, object_pairs_hook=pairs)
+        return json.loads(data, object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:
         raise BadDocument(what, str(error) or "it is nested too deeply") from error
