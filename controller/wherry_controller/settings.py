@@ -1,0 +1,155 @@
+"""What an operator may set: `wherry.toml` in the controller's folder, read once.
+
+Every default stands here. An unknown key is an error; the environment may name the few values
+that differ from machine to machine (`WHERRY_DATABASE`, `WHERRY_BROKER`, `WHERRY_HTTP_PORT`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec.structs import replace
+
+from wherry.errors import Malformed, Unavailable
+from wherry_controller.core.written import read
+
+FILE = "wherry.toml"
+EMBEDDED = "embedded"
+
+
+class NoFolder(Unavailable):
+    """A folder that is no controller's."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return f"{self.folder} holds no {FILE}: make it a controller's folder with `wherry init`."
+
+
+class BadSetting(Malformed):
+    """A value that its setting cannot have."""
+
+    def __init__(self, key: str, value: str, form: str) -> None:
+        super().__init__(key, value, form)
+        self.key, self.value, self.form = key, value, form
+
+    def __str__(self) -> str:
+        return f"the setting {self.key} cannot be {self.value!r}: write {self.form}."
+
+
+class Http(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the HTTP API listens."""
+
+    host: str = "127.0.0.1"
+    port: int = 8321
+
+
+class Broker(msgspec.Struct, frozen=True, kw_only=True):
+    """The broker, and how the controller treats it.
+
+    `budget_bytes` bounds what is retained at once; `inflight` the publications that no PUBACK
+    has answered; `want_again_s` how soon a chunk that a device misses is published again.
+    """
+
+    url: str = "mqtt://127.0.0.1:1883"
+    embedded_port: int = 1883
+    client_id: str = "wherry-controller"
+    budget_bytes: int = 256 * 1024 * 1024
+    inflight: int = 16
+    keepalive_s: int = 30
+    longest_backoff_s: float = 30.0
+    reconcile_s: float = 60.0
+    collect_s: float = 1.0
+    want_again_s: float = 30.0
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """How devices are watched: when a silent one counts as offline, how often acks are sent."""
+
+    online_deadline_s: float = 120.0
+    ack_s: float = 1.0
+
+
+class Gates(msgspec.Struct, frozen=True, kw_only=True):
+    """How often open rollouts are judged, and how far back an incumbent's windows count."""
+
+    judge_s: float = 2.0
+    incumbent_span_s: float = 86400.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings; a relative path is under `folder`, which is the file's own by default."""
+
+    folder: str = "."
+    database: str = "sqlite:///wherry.db"
+    blobs: str = "blobs"
+    keys: str = "keys"
+    logs: str = "logs"
+    largest_blob_bytes: int = 2 << 30
+    http: Http = Http()
+    broker: Broker = Broker()
+    fleet: Fleet = Fleet()
+    gates: Gates = Gates()
+
+    @property
+    def database_url(self) -> str:
+        """The URL with SQLite's relative path made absolute."""
+        scheme, _, path = self.database.partition(":///")
+        if scheme != "sqlite" or not path:
+            return self.database
+        return f"{scheme}:///{Path(self.folder) / path}"
+
+    @property
+    def blob_folder(self) -> Path:
+        return Path(self.folder) / self.blobs
+
+    @property
+    def key_folder(self) -> Path:
+        return Path(self.folder) / self.keys
+
+    @property
+    def log_folder(self) -> Path:
+        return Path(self.folder) / self.logs
+
+    @property
+    def broker_address(self) -> tuple[str, int]:
+        """The broker's host and port; raises `BadSetting` for a URL that names none."""
+        if self.broker.url == EMBEDDED:
+            return "127.0.0.1", self.broker.embedded_port
+        parts = urlsplit(self.broker.url)
+        if parts.scheme != "mqtt" or not parts.hostname:
+            raise BadSetting("broker.url", self.broker.url, "mqtt://HOST:PORT or embedded")
+        return parts.hostname, parts.port or 1883
+
+
+def read_settings(folder: Path, environment: Mapping[str, str]) -> Settings:
+    """Return the settings of the controller in `folder`.
+
+    Raises `NoFolder` where there is no `wherry.toml`, `BadFile` for a key or a value that it
+    cannot have, and `BadSetting` for one that the environment names.
+    """
+    try:
+        data = (folder / FILE).read_bytes()
+    except FileNotFoundError as error:
+        raise NoFolder(folder) from error
+    settings = read(Settings, FILE, data)
+    settings = replace(settings, folder=str((folder / settings.folder).resolve()))
+    return _with_environment(settings, environment)
+
+
+def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    broker = replace(settings.broker, url=environment.get("WHERRY_BROKER", settings.broker.url))
+    port = environment.get("WHERRY_HTTP_PORT", str(settings.http.port))
+    if not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise BadSetting("WHERRY_HTTP_PORT", port, "a port from 0 to 65535")
+    return replace(
+        settings,
+        database=environment.get("WHERRY_DATABASE", settings.database),
+        broker=broker,
+        http=replace(settings.http, port=int(port)),
+    )
