@@ -1,0 +1,175 @@
+"""The bytes between the engine and a worker: frames of a typed head and raw tensors.
+
+    frame = head length, body length (both u32, little-endian), head (msgpack), body
+
+The body is the tensors' little-endian values one after the other, in the order that the head
+names them. Both ends of the socket are this agent's own, of one version; lengths are bounded
+nevertheless, since the worker runs code that a model can crash. A frame that breaks the form
+is `BadFrame`, and whoever reads it ends the connection.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+import msgspec
+
+from wherry.errors import Malformed
+from wherry.messages import Reason
+from wherry.signature import SIZE_BYTES, Datatype
+
+LARGEST_HEAD_BYTES = 64 * 1024
+LARGEST_BODY_BYTES = 256 << 20
+
+_LENGTHS = struct.Struct("<II")
+
+
+class BadFrame(Malformed):
+    """Bytes between engine and worker that are no frame."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return (
+            f"engine and worker do not understand one another: {self.problem}; restart the agent."
+        )
+
+
+class Fault(str, Enum):
+    """Why a request got no answer."""
+
+    NOT_FINITE = "not_finite"
+    RUNTIME_FAILED = "runtime_failed"
+    WORKER_DIED = "worker_died"
+    TIMED_OUT = "timed_out"
+    OVERLOADED = "overloaded"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a request or an answer; `data`: little-endian values in row-major order."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    data: bytes | memoryview
+
+
+class TensorHead(msgspec.Struct, frozen=True, array_like=True):
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+
+class Infer(msgspec.Struct, frozen=True, array_like=True, tag="infer"):
+    """A request, from the engine; `number` comes back with its answer."""
+
+    number: int
+    tensors: tuple[TensorHead, ...]
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
+    """The worker has loaded, warmed up and checked its bundle."""
+
+    runtime_version: str
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
+    """The worker cannot serve its bundle, and ends."""
+
+    reason: Reason
+    detail: str
+
+
+class Answered(msgspec.Struct, frozen=True, array_like=True, tag="answered"):
+    number: int
+    compute_ns: int
+    tensors: tuple[TensorHead, ...]
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
+    """The model gave nothing that may be returned."""
+
+    number: int
+    fault: Fault
+    detail: str
+
+
+Head: TypeAlias = Infer | Ready | Failed | Answered | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Head] = msgspec.msgpack.Decoder(Head)
+
+
+def encode(head: Head, tensors: Sequence[Tensor] = ()) -> bytes:
+    """Return the frame of `head` and the values of `tensors`."""
+    packed = _encoder.encode(head)
+    body_bytes = sum(len(tensor.data) for tensor in tensors)
+    if len(packed) > LARGEST_HEAD_BYTES or body_bytes > LARGEST_BODY_BYTES:
+        raise BadFrame(f"a frame has {len(packed)} and {body_bytes} bytes")
+    lengths = _LENGTHS.pack(len(packed), body_bytes)
+    return b"".join((lengths, packed, *(tensor.data for tensor in tensors)))
+
+
+def heads_of(tensors: Sequence[Tensor]) -> tuple[TensorHead, ...]:
+    return tuple(TensorHead(tensor.name, tensor.datatype, tensor.shape) for tensor in tensors)
+
+
+def tensors_of(heads: Sequence[TensorHead], body: bytes) -> tuple[Tensor, ...]:
+    """Return the tensors that `heads` describe and `body` holds."""
+    view, tensors, at = memoryview(body), [], 0
+    for head in heads:
+        end = at + size_bytes(head.datatype, head.shape)
+        tensors.append(Tensor(head.name, head.datatype, head.shape, view[at:end]))
+        at = end
+    if at != len(body) or any(axis < 0 for head in heads for axis in head.shape):
+        raise BadFrame(f"tensors of {at} bytes stand in a body of {len(body)}")
+    return tuple(tensors)
+
+
+def size_bytes(datatype: Datatype, shape: Sequence[int]) -> int:
+    return SIZE_BYTES[datatype] * math.prod(shape)
+
+
+class Reader:
+    """What has arrived of a stream of frames."""
+
+    def __init__(self) -> None:
+        self._arrived = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[Head, bytes]]:
+        """Yield each head with its body that `data` completes."""
+        self._arrived += data
+        while (frame := self._take()) is not None:
+            yield frame
+
+    def _take(self) -> tuple[Head, bytes] | None:
+        if len(self._arrived) < _LENGTHS.size:
+            return None
+        head_bytes, body_bytes = _LENGTHS.unpack_from(self._arrived)
+        if head_bytes > LARGEST_HEAD_BYTES or body_bytes > LARGEST_BODY_BYTES:
+            raise BadFrame(f"a frame of {head_bytes} and {body_bytes} bytes is announced")
+        body_at = _LENGTHS.size + head_bytes
+        end = body_at + body_bytes
+        if len(self._arrived) < end:
+            return None
+        head, body = (
+            bytes(self._arrived[_LENGTHS.size : body_at]),
+            bytes(self._arrived[body_at:end]),
+        )
+        del self._arrived[:end]
+        return _decode(head), body
+
+
+def _decode(head: bytes) -> Head:
+    try:
+        return _decoder.decode(head)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadFrame(str(error)) from error
