@@ -1,0 +1,60 @@
+"""Whether a bundle is one for this device, decided before anything of it is fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from wherry.manifest import Manifest, size_of
+from wherry.messages import Reason
+from wherry.names import ProfileName
+from wherry.profile import accepts_runtime
+
+DISK_SPARE_BYTES = 16 << 20
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What this device is: `runtimes` maps a runtime to the version installed here.
+
+    `simulates` says that a development setting lets it stand in for other hardware.
+    """
+
+    profile: ProfileName
+    arch: str
+    runtimes: Mapping[str, str]
+    simulates: bool = False
+
+
+class Unfit(msgspec.Struct, frozen=True):
+    reason: Reason
+    detail: str
+
+
+def find_unfit(
+    manifest: Manifest, machine: Machine, *, missing_bytes: int, free_bytes: int
+) -> Unfit | None:
+    """Return why the bundle cannot be for this device, or None.
+
+    A chunk takes its place on the disk twice for a moment: as itself and in its blob.
+    """
+    profile = manifest.profile
+    if profile.name != machine.profile:
+        detail = f"it is built for {profile.name} and this device is {machine.profile}"
+        return Unfit(Reason.UNSUITABLE_PROFILE, detail)
+    if profile.arch.value != machine.arch and not machine.simulates:
+        detail = f"it is built for {profile.arch.value} and this machine is {machine.arch}"
+        return Unfit(Reason.UNSUITABLE_PROFILE, detail)
+    version = machine.runtimes.get(profile.runtime.value)
+    if version is None:
+        detail = f"install {profile.runtime.value} on this device"
+        return Unfit(Reason.MISSING_RUNTIME, detail)
+    if not accepts_runtime(profile, version):
+        wanted = f"{profile.runtime_floor} <= version < {profile.runtime_below}"
+        detail = f"{profile.runtime.value} {version} is here and {wanted} is needed"
+        return Unfit(Reason.MISSING_RUNTIME, detail)
+    needed = missing_bytes + size_of(manifest) + DISK_SPARE_BYTES
+    if missing_bytes and needed > free_bytes:
+        detail = f"{needed >> 20} MiB are needed and {free_bytes >> 20} MiB are free"
+        return Unfit(Reason.DISK_FULL, detail)
+    return None

@@ -1,0 +1,176 @@
+"""The agent's settings: one file in its home, read once into a frozen value.
+
+HOME/agent.toml          what `wherry-agent enrol` wrote
+HOME/trust/*.pem         the controller's public keys: director.pem and bundles.pem
+HOME/state/              the store; nothing in it is for editing
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from wherry.errors import Malformed, Unavailable
+from wherry.files import make_folder, write_whole
+from wherry.names import DeviceId, ProfileName
+from wherry.signing import Keyring, keyring, parse_public_pem
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SETTINGS_FILE = "agent.toml"
+DIRECTOR_KEY = "trust/director.pem"
+BUNDLES_KEY = "trust/bundles.pem"
+DEFAULT_HOME = Path("/var/lib/wherry-agent")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class BadSettings(Malformed):
+    """A settings file that the agent cannot follow."""
+
+    def __init__(self, place: str, problem: str) -> None:
+        super().__init__(place, problem)
+        self.place, self.problem = place, problem
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.problem}; correct it, or run `wherry-agent enrol` again."
+
+
+class NotEnrolled(Unavailable):
+    """A home without settings."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.home = home
+
+    def __str__(self) -> str:
+        return f"no agent is enrolled in {self.home}: run `wherry-agent enrol` first."
+
+
+class Broker(msgspec.Struct, frozen=True):
+    host: str
+    port: int
+
+
+class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where local applications ask: a Unix socket, and loopback HTTP when `port` is not None."""
+
+    socket: str = "state/api.sock"
+    port: int | None = None
+
+
+class FetchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`max_bytes_per_s` None: as fast as the broker sends."""
+
+    max_bytes_per_s: float | None = None
+
+
+class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`keep_windows` bounds what waits on disk while the broker is away; the oldest go first."""
+
+    window_s: float = 10.0
+    keep_windows: int = 10_000
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`simulate` lets a development machine stand in for other hardware (loopback only)."""
+
+    id: DeviceId
+    profile: ProfileName
+    broker: str
+    simulate: bool = False
+    api: ApiSettings = ApiSettings()
+    fetch: FetchSettings = FetchSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+
+def default_home() -> Path:
+    """Return the home that the environment names, or the system's."""
+    for name in ("WHERRY_AGENT_HOME", "STATE_DIRECTORY"):
+        if os.environ.get(name):
+            return Path(os.environ[name])
+    return DEFAULT_HOME
+
+
+def read_settings(home: Path) -> Settings:
+    """Return the settings in `home`; raise `NotEnrolled` or `BadSettings`."""
+    place = home / SETTINGS_FILE
+    try:
+        data = place.read_bytes()
+    except FileNotFoundError as error:
+        raise NotEnrolled(home) from error
+    return parse_settings(data, str(place))
+
+
+def parse_settings(data: bytes, place: str) -> Settings:
+    try:
+        settings = msgspec.convert(tomllib.loads(data.decode()), Settings)
+    except (msgspec.ValidationError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSettings(place, str(error)) from error
+    broker = parse_broker(settings.broker)
+    if settings.simulate and broker.host not in LOOPBACK:
+        raise BadSettings(place, f"simulate is for loopback brokers and {broker.host} is none")
+    return settings
+
+
+def parse_broker(url: str) -> Broker:
+    """Return the address in `mqtt://host:port`; raise `BadSettings` for any other URL."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 1883
+    except ValueError as error:
+        raise BadSettings("broker", f"{url!r} is no URL ({error})") from error
+    if parts.scheme != "mqtt" or not host:
+        raise BadSettings("broker", f"{url!r} is not of the form mqtt://host:port")
+    return Broker(host, port)
+
+
+def read_trust(home: Path, name: str) -> Keyring:
+    """Return the keyring of one of the two trusted keys."""
+    try:
+        return keyring(parse_public_pem((home / name).read_bytes()))
+    except FileNotFoundError as error:
+        raise NotEnrolled(home) from error
+
+
+def enrol(home: Path, settings: Settings, *, director_pem: bytes, bundles_pem: bytes) -> None:
+    """Write what makes `home` an agent's; refuse a home that has another device's id."""
+    parse_public_pem(director_pem)
+    parse_public_pem(bundles_pem)
+    if (home / SETTINGS_FILE).exists():
+        known = read_settings(home).id
+        if known != settings.id:
+            problem = f"it is enrolled as {known} and not as {settings.id}"
+            raise BadSettings(str(home / SETTINGS_FILE), problem)
+    text = _toml(settings)
+    parse_settings(text.encode(), SETTINGS_FILE)
+    make_folder(home / "trust")
+    make_folder(home / "state")
+    write_whole(home / DIRECTOR_KEY, director_pem)
+    write_whole(home / BUNDLES_KEY, bundles_pem)
+    write_whole(home / SETTINGS_FILE, text.encode(), mode=0o640)
+
+
+def _toml(settings: Settings) -> str:
+    """Render the settings that are not defaults, plain values first."""
+    plain: list[str] = []
+    tables: list[str] = []
+    defaults = Settings(id=settings.id, profile=settings.profile, broker=settings.broker)
+    for name, value in msgspec.to_builtins(settings).items():
+        if isinstance(value, dict):
+            base = msgspec.to_builtins(getattr(defaults, name))
+            rows = [f"{key} = {_literal(v)}" for key, v in value.items() if v != base[key]]
+            tables += ["", f"[{name}]", *rows] if rows else []
+        elif name in ("id", "profile", "broker") or value != getattr(defaults, name):
+            plain.append(f"{name} = {_literal(value)}")
+    return "\n".join([*plain, *tables]) + "\n"
+
+
+def _literal(value: object) -> str:
+    return msgspec.json.encode(value).decode()  # JSON's strings, numbers, booleans are TOML's.

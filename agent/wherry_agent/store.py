@@ -1,0 +1,210 @@
+"""The device's store: what the agent has to know and have when it comes up again.
+
+    STATE/agent.db       saved state, outbox and counters (SQLite, WAL, synchronous=FULL)
+    STATE/manifests/     verified envelopes, by bundle digest
+    STATE/chunks/        verified chunks on their way, by digest
+    STATE/blobs/         whole verified blobs, by digest
+
+A file is written whole and only after its bytes were verified, so what is there is right, and
+is never fetched again. The schema has a version; a newer one is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO
+
+from wherry import codec
+from wherry.blobs import check_digest, chunk_sizes, join
+from wherry.errors import Malformed, Unavailable
+from wherry.files import make_folder, sweep, write_whole
+from wherry.manifest import Manifest, blobs_of
+from wherry.names import Digest, StoreId, parse_store_id
+from wherry_agent.core.agent import Saved
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL) STRICT;
+CREATE TABLE telemetry (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL) STRICT;
+"""
+
+
+class NewerStore(Malformed):
+    """A store that a later release wrote."""
+
+    def __init__(self, folder: Path, version: int) -> None:
+        super().__init__(folder, version)
+        self.folder, self.version = folder, version
+
+    def __str__(self) -> str:
+        return (
+            f"the store in {self.folder} has version {self.version} and this release knows "
+            f"{SCHEMA_VERSION}: install the release that wrote it, or enrol in another home."
+        )
+
+
+class StoreInUse(Unavailable):
+    """Another agent runs on this home."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return f"another agent runs on {self.folder}: stop it first."
+
+
+class Store:
+    """One open store; used by the deciding thread only."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = make_folder(folder)
+        self._manifests = make_folder(folder / "manifests")
+        self._chunks = make_folder(folder / "chunks")
+        self.blobs = make_folder(folder / "blobs")
+        for place in (self._manifests, self._chunks, self.blobs):
+            sweep(place)
+        self._lock = _lock(folder)
+        self.database = _open(folder / "agent.db")
+        self.store_id = self._store_id()
+
+    def close(self) -> None:
+        self.database.close()
+        self._lock.close()
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Commit at the end of the block what was written in it, all or nothing."""
+        return self.database
+
+    def load(self) -> Saved:
+        data = self._fact("saved")
+        return codec.decode(Saved, data) if data else Saved()
+
+    def save(self, saved: Saved) -> None:
+        self._set_fact("saved", codec.encode(saved))
+
+    def next_report_seq(self) -> int:
+        """Return a number for `reported` that was never given out before."""
+        with self.transaction():
+            seq = int(self._fact("report_seq") or b"0") + 1
+            self._set_fact("report_seq", str(seq).encode())
+        return seq
+
+    # Bundles
+
+    def manifest_path(self, bundle: Digest) -> Path:
+        return self._manifests / bundle
+
+    def put_manifest(self, bundle: Digest, envelope: bytes) -> None:
+        write_whole(self.manifest_path(bundle), envelope)
+
+    def manifest_envelope(self, bundle: Digest) -> bytes | None:
+        place = self.manifest_path(bundle)
+        return place.read_bytes() if place.exists() else None
+
+    def missing_chunks(self, manifest: Manifest) -> dict[Digest, int]:
+        """Return the chunks of the bundle that are not on disk, with their lengths in bytes."""
+        return {
+            chunk: size
+            for blob in blobs_of(manifest)
+            if not (self.blobs / blob.digest).exists()
+            for chunk, size in chunk_sizes(blob).items()
+            if not (self._chunks / chunk).exists()
+        }
+
+    def put_chunk(self, chunk: Digest, data: bytes) -> None:
+        """Keep a chunk; raise `WrongBytes` where `data` is not what it is called."""
+        write_whole(self._chunks / chunk, check_digest(data, chunk))
+
+    def assemble(self, manifest: Manifest) -> None:
+        """Make the bundle's blobs of their chunks; raise `WrongBytes` where they do not fit."""
+        blobs = blobs_of(manifest)
+        for blob in blobs:
+            if not (self.blobs / blob.digest).exists():
+                chunks = ((self._chunks / chunk).read_bytes() for chunk in blob.chunks)
+                write_whole(self.blobs / blob.digest, join(chunks, blob))
+        _remove(self._chunks, lambda name: any(name in blob.chunks for blob in blobs))
+
+    def keep(self, manifests: Iterable[Manifest], bundles: Iterable[Digest]) -> None:
+        """Delete every manifest, blob and chunk that none of these bundles needs."""
+        names = frozenset(bundles)
+        blobs = [blob for manifest in manifests for blob in blobs_of(manifest)]
+        whole = frozenset(blob.digest for blob in blobs)
+        parts = frozenset(chunk for blob in blobs for chunk in blob.chunks)
+        _remove(self._manifests, lambda name: name not in names)
+        _remove(self.blobs, lambda name: name not in whole)
+        _remove(self._chunks, lambda name: name not in parts)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.folder).free
+
+    def _store_id(self) -> StoreId:
+        known = self._fact("store_id")
+        if known is None:
+            known = secrets.token_hex(16).encode()
+            with self.transaction():
+                self._set_fact("store_id", known)
+        return parse_store_id(known.decode())
+
+    def _fact(self, name: str) -> bytes | None:
+        row = self.database.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def _set_fact(self, name: str, value: bytes) -> None:
+        self.database.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
+
+
+def read_saved(folder: Path) -> Saved:
+    """Return the state on disk, whether or not an agent runs; for looking only."""
+    database = sqlite3.connect(f"file:{folder / 'agent.db'}?mode=ro", uri=True)
+    try:
+        row = database.execute("SELECT value FROM fact WHERE name = 'saved'").fetchone()
+    finally:
+        database.close()
+    return codec.decode(Saved, bytes(row[0])) if row else Saved()
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    """Hold the store for this process: the kernel lets go of it however the process ends."""
+    file = (folder / "lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise StoreInUse(folder) from error
+    return file
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    try:
+        _migrate(database, path.parent)
+    except NewerStore:
+        database.close()
+        raise
+    return database
+
+
+def _migrate(database: sqlite3.Connection, folder: Path) -> None:
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise NewerStore(folder, version)
+    if version == 0:
+        database.executescript(
+            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+
+
+def _remove(folder: Path, is_rubbish: Callable[[str], bool]) -> None:
+    for place in folder.iterdir():
+        if is_rubbish(place.name):
+            place.unlink(missing_ok=True)

@@ -1,0 +1,34 @@
+"""Log lines: the name of an event, then its fields as `key=value`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+class EventFormatter(logging.Formatter):
+    """Renders `log.info("bundle.reverted", extra={"digest": …})` as one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = " ".join(
+            f"{name}={_quoted(value)}"
+            for name, value in vars(record).items()
+            if name not in _STANDARD
+        )
+        line = f"{self.formatTime(record)} {record.levelname.lower()} {record.getMessage()}"
+        line = f"{line} {fields}" if fields else line
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Send every logger's lines to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(EventFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return repr(text) if not text or any(c.isspace() or c == "=" for c in text) else text
