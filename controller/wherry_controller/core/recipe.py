@@ -43,6 +43,7 @@ class BuildReason(StrEnum):
     PASS_CHANGED_NOTHING = "pass_changed_nothing"
     GOLDEN_BLIND = "golden_blind"
     OVER_BUDGET = "over_budget"
+    RUNTIME_DIFFERS = "runtime_differs"
     NO_RECIPE = "no_recipe"
 
 
@@ -64,6 +65,7 @@ REMEDIES = {
     BuildReason.PASS_CHANGED_NOTHING: "let the profile take fp32 instead",
     BuildReason.GOLDEN_BLIND: "evaluate on rows that use more of the net",
     BuildReason.OVER_BUDGET: "raise the budget of the profile, or make the net smaller",
+    BuildReason.RUNTIME_DIFFERS: "install that runtime here, or widen the profile's range",
     BuildReason.NO_RECIPE: "choose another runtime or precision for the profile",
 }
 

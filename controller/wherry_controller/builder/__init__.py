@@ -1,0 +1,1 @@
+"""The builder: a child process that makes variants of a version, measures them and packs them."""

@@ -1,0 +1,41 @@
+"""The builder's process: `python -m wherry_controller.builder REQUEST.json`.
+
+Stdout carries one JSON message a line and nothing else. Exit status 0 says that the build ended,
+with refusals among its messages or without; anything else is a crash.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from wherry import codec
+from wherry_controller.core.recipe import BuildRequest
+
+LARGEST_REQUEST_BYTES = 4 << 20
+
+
+def main() -> int:
+    answers = _keep_stdout_apart()
+    sys.dont_write_bytecode = True  # The version's folder stays as it is.
+    data = Path(sys.argv[1]).read_bytes()
+    request = codec.decode(BuildRequest, data, limit_bytes=LARGEST_REQUEST_BYTES)
+    # Torch comes only now, when what it prints goes to stderr.
+    from wherry_controller.builder.build import build
+
+    for message in build(request):
+        answers.write(codec.encode(message) + b"\n")
+    return 0
+
+
+def _keep_stdout_apart() -> BinaryIO:
+    """Send all that torch, converters and the user's net print to stderr; return stdout."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return answers
+
+
+if __name__ == "__main__":
+    sys.exit(main())
