@@ -128,6 +128,15 @@ class EventKind(str, Enum):
     PROGRESS = "progress"
     OUTCOME = "outcome"
     REFUSAL = "refusal"
+    FLIP = "flip"
+
+
+class Flip(msgspec.Struct, frozen=True, kw_only=True):
+    """The instant from which `bundle` answers; `replaced` still owed `in_flight` answers."""
+
+    bundle: Digest
+    replaced: Digest | None
+    in_flight: int
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.event/1"):
@@ -142,6 +151,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="
     kind: EventKind
     alias: AliasName | None = None
     deployment: Deployment | None = None
+    flip: Flip | None = None
     reason: Reason | None = None
     detail: str = ""
     critical: tuple[str, ...] = ()

@@ -23,6 +23,7 @@ from wherry.histogram import Histogram, merge
 from wherry.messages import Deployment, Order, Reason
 from wherry.names import AliasName, DeploymentId, Digest
 from wherry_agent.core import download, install, session
+from wherry_agent.core.backoff import delay_s
 from wherry_agent.core.health import Trial, diagnose, observe
 
 RECENT_WINDOWS = 60
@@ -45,6 +46,8 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     trials: dict[AliasName, Trial] = {}
     download: download.Download | None = None
     fetch_online: bool = False
+    fetch_failures: int = 0
+    open_fetch_at_s: float | None = None
     fetched: frozenset[DeploymentId] = frozenset()
     limit_bytes_per_s: float | None = None
 
@@ -78,9 +81,10 @@ class Assembled(msgspec.Struct, frozen=True):
 
 
 class FetchLink(msgspec.Struct, frozen=True):
-    """The connection for fetching came up or went down."""
+    """The connection for fetching came up or went down; `chance` is uniform in [0, 1)."""
 
     online: bool
+    chance: float = 0.0
 
 
 class Installed(msgspec.Struct, frozen=True):
@@ -230,9 +234,8 @@ def _dispatch(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]
             return _refuse(agent, bundle, reason, detail)
         case Assembled(bundle):
             return replace(agent, fetched=agent.fetched | _fetching(agent, bundle)), ()
-        case FetchLink(online):
-            change = download.Connected(now_s) if online else download.Disconnected()
-            return _fetch(replace(agent, fetch_online=online), change)
+        case FetchLink(online, chance):
+            return _link_fetch(agent, online, chance, now_s)
         case Installed(alias, change):
             return _install(agent, alias, change)
         case Measured():
@@ -263,8 +266,28 @@ def _follow_order(agent: Agent, order: Order, now_s: float) -> tuple[Agent, Effe
     return agent, (*told, session.Announce())
 
 
+def _link_fetch(agent: Agent, online: bool, chance: float, now_s: float) -> tuple[Agent, Effects]:
+    if online:
+        agent = replace(agent, fetch_online=True, fetch_failures=0, open_fetch_at_s=None)
+        return _fetch(agent, download.Connected(now_s))
+    again_s = now_s + delay_s(agent.fetch_failures, chance)
+    failures = agent.fetch_failures + 1
+    agent = replace(agent, fetch_online=False, fetch_failures=failures, open_fetch_at_s=again_s)
+    return _fetch(agent, download.Disconnected())
+
+
+def _reopen_fetch(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
+    if agent.download is None or agent.fetch_online or agent.open_fetch_at_s is None:
+        return agent, ()
+    if now_s < agent.open_fetch_at_s:
+        return agent, ()
+    return replace(agent, open_fetch_at_s=None), (OpenFetch(),)
+
+
 def _tick(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
     agent, effects = _speak(agent, session.Tick(now_s))
+    agent, more = _reopen_fetch(agent, now_s)
+    effects += more
     for alias in agent.aliases:
         agent, more = _install(agent, alias, install.Tick(now_s))
         effects += more
