@@ -87,6 +87,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             raise BadProfile(self.name, "threads and max_batch start at 1")
         if not self.precisions:
             raise BadProfile(self.name, "precisions is empty")
+        if not version_key(self.runtime_floor):
+            raise BadProfile(self.name, "runtime_floor is no version")
         if not version_key(self.runtime_floor) < version_key(self.runtime_below):
             raise BadProfile(self.name, "runtime_floor is not below runtime_below")
         strange = set(self.detected) - set(self.__struct_fields__)
