@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -56,7 +56,14 @@ class Delivered:
     """The broker has one publication more."""
 
 
-Inbound: TypeAlias = Connected | Disconnected | Arrived | Delivered
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """The broker granted what `Link.subscribe` asked under this number."""
+
+    request: int
+
+
+Inbound: TypeAlias = Connected | Disconnected | Arrived | Delivered | Subscribed
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +130,18 @@ class Link:
             self._published += 1
             client.publish(topic, payload, qos=1, retain=True)
 
-    def subscribe(self, topics: str) -> None:
-        """Ask for a topic filter until the connection ends or `unsubscribe`."""
-        client = self._client
-        if client is not None:
-            client.subscribe(topics, options=SubscribeOptions(qos=1))
+    def subscribe(self, filters: Sequence[str]) -> int | None:
+        """Ask for topics until the connection ends or `unsubscribe`; return the request's number.
 
-    def unsubscribe(self, topics: str) -> None:
+        None where there is no connection to ask on.
+        """
+        client = self._client
+        return None if client is None else _subscribe(client, filters)
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
         client = self._client
         if client is not None:
-            client.unsubscribe(topics)
+            client.unsubscribe(list(filters))
 
     def traffic(self) -> Traffic:
         """Return the bytes of all connections so far, that of now included."""
@@ -173,8 +182,8 @@ class Link:
                 self._inbox(Disconnected(str(code)))
                 return
             self._published = self._delivered = 0
-            for topics in self._subscriptions:
-                client.subscribe(topics, options=SubscribeOptions(qos=1))
+            if self._subscriptions:
+                _subscribe(client, self._subscriptions)
             self._client = client
             was_taken.set()
             self._inbox(Connected())
@@ -195,6 +204,11 @@ class Link:
             self._delivered += 1
             self._inbox(Delivered())
 
+        def on_subscribe(
+            _: Client, __: object, request: int, ___: list[ReasonCode], ____: Properties | None
+        ) -> None:
+            self._inbox(Subscribed(request))
+
         def on_message(_: Client, __: object, message: MQTTMessage) -> None:
             self._inbox(Arrived(message.topic, bytes(message.payload), message.retain))
 
@@ -213,6 +227,7 @@ class Link:
         client.on_disconnect = on_disconnect
         client.on_publish = on_publish
         client.on_message = on_message
+        client.on_subscribe = on_subscribe
         client.on_socket_close = on_socket_close
         return client
 
@@ -230,6 +245,11 @@ def counted(connection: object) -> Traffic:
     sent, received = struct.unpack_from("=QQ", info, _TCP_INFO_COUNTERS)
     # The kernel counts the SYN as one byte that was acknowledged.
     return Traffic(max(sent - 1, 0), received)
+
+
+def _subscribe(client: Client, filters: Sequence[str]) -> int | None:
+    _, request = client.subscribe([(one, SubscribeOptions(qos=1)) for one in filters])
+    return request
 
 
 def _properties() -> Properties:

@@ -27,6 +27,7 @@ Transaction: TypeAlias = Session
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_S = 10.0
+READING = "wherry_reading"
 
 
 class NewerDatabase(Unsuitable):
@@ -62,11 +63,21 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._reader = engine.execution_options(**{READING: True})
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Open a transaction: committed at the end of the block, rolled back by an exception."""
+        """Open a transaction: committed at the end of the block, rolled back by an exception.
+
+        One writes at a time; another waits for it, `BUSY_S` at most.
+        """
         with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Transaction]:
+        """Open a transaction that only reads: it waits for no writer and holds up none."""
+        with Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
 
     def close(self) -> None:
@@ -81,6 +92,7 @@ def open_store(url: str) -> Store:
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
     try:
         with engine.begin() as connection:
             upgrade(connection)
@@ -102,9 +114,17 @@ def upgrade(connection: Connection) -> None:
 
 
 def _set_up_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # The driver begins nothing by itself: `_begin_sqlite` does.
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")  # An acknowledged event outlives a power cut.
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
     cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and writes later fails if another wrote in between, so one
+    # that may write takes the lock at once.
+    reads = connection.get_execution_options().get(READING, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -1,0 +1,332 @@
+"""What the broker shall retain, and the repair of what it lacks: the broker is a cache.
+
+The publisher is told the whole of what is wanted (every device's order, every bundle that one
+of them needs) and sends only the difference to what it believes the broker has. After each
+connect, and at intervals, it reads orders and manifests back to correct that belief.
+
+    Disconnected --connected--> collecting --quiet for collect_s--> repairing --reconcile_s--+
+                                    ^--------------------------------------------------------+
+
+Orders go first, for a halt must not wait behind a large bundle. A bundle's chunks go before its
+manifest, so a manifest that is there says that its chunks were sent; chunks are not read back
+(that would cost their length each time), a device that misses one says so. Each chunk goes once,
+whichever bundles share it, and few at a time, so that memory does not grow with the bundle.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from wherry import codec, signing
+from wherry.blobs import check_digest, digest_of
+from wherry.errors import REFUSALS
+from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest, blobs_of
+from wherry.names import DeviceId, Digest
+from wherry.topics import (
+    AcksTopic,
+    BlobTopic,
+    BundleTopic,
+    DesiredTopic,
+    PresenceTopic,
+    ReportedTopic,
+    Topic,
+    filter_of,
+    text,
+)
+from wherry_controller.store.blobs import BlobFolder
+
+log = logging.getLogger(__name__)
+
+CLEARED = b""
+READ_BACK = (filter_of(DesiredTopic), filter_of(BundleTopic))
+
+
+class Broker(Protocol):
+    """A connection that retains what it is given; see `mqtt.Link`."""
+
+    @property
+    def backlog(self) -> int:
+        """How many publications the broker has not acknowledged."""
+
+    def publish(self, topic: str, payload: bytes) -> None: ...
+
+    def subscribe(self, filters: Sequence[str]) -> int | None:
+        """Ask for topics; return the number that the grant will name."""
+
+    def unsubscribe(self, filters: Sequence[str]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a chunk's bytes stand: in a blob of the folder."""
+
+    blob: Digest
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignedOrder:
+    """An order as the broker retains it, and the bundles that it names."""
+
+    envelope: bytes
+    bundles: frozenset[Digest]
+
+
+@dataclass(frozen=True, slots=True)
+class Shelved:
+    """A bundle as the broker retains it: its signed manifest and its chunks."""
+
+    envelope: bytes
+    chunks: Mapping[Digest, Place]
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.envelope) + sum(place.end - place.start for place in self.chunks.values())
+
+
+def shelve(envelope: bytes) -> Shelved:
+    """Return what the bundle of a signed manifest takes on the broker; raise a `Malformed`."""
+    opened = codec.decode(signing.Envelope, envelope, limit_bytes=2 * LARGEST_MANIFEST_BYTES)
+    manifest = codec.decode(Manifest, bytes(opened.signed), limit_bytes=LARGEST_MANIFEST_BYTES)
+    chunks: dict[Digest, Place] = {}
+    for blob in blobs_of(manifest):
+        for number, chunk in enumerate(blob.chunks):
+            start = number * blob.chunk_bytes
+            end = min(start + blob.chunk_bytes, blob.size_bytes)
+            chunks.setdefault(chunk, Place(blob.digest, start, end))
+    return Shelved(envelope, chunks)
+
+
+def size_of_all(bundles: Iterable[Shelved]) -> int:
+    """Return the bytes that bundles take on the broker together, a shared chunk once."""
+    shelved = list(bundles)
+    chunks = {digest: place for bundle in shelved for digest, place in bundle.chunks.items()}
+    manifests = sum(len(bundle.envelope) for bundle in shelved)
+    return manifests + sum(place.end - place.start for place in chunks.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast, and how often; see `settings.Broker`."""
+
+    inflight: int = 16
+    reconcile_s: float = 60.0
+    collect_s: float = 1.0
+    want_again_s: float = 30.0
+
+
+class Phase(Enum):
+    DISCONNECTED = "disconnected"
+    COLLECTING = "collecting"
+    REPAIRING = "repairing"
+
+
+@dataclass(slots=True)
+class _Belief:
+    """What the broker is believed to retain: documents by topic, and chunks."""
+
+    documents: dict[Topic, Digest] = field(default_factory=dict)
+    chunks: set[Digest] = field(default_factory=set)
+
+
+class Publisher:
+    """Keeps a broker's retained messages as they shall be; one thread calls it."""
+
+    def __init__(self, broker: Broker, blobs: BlobFolder, pace: Pace) -> None:
+        self._broker = broker
+        self._blobs = blobs
+        self._pace = pace
+        self._phase = Phase.DISCONNECTED
+        self._orders: Mapping[DeviceId, SignedOrder] = {}
+        self._bundles: Mapping[Digest, Shelved] = {}
+        self._places: dict[Digest, Place] = {}
+        self._belief = _Belief()
+        self._seen: dict[Topic, bytes] = {}
+        self._todo: deque[Topic] = deque()
+        self._published_at: dict[Digest, float] = {}
+        self._request: int | None = None
+        self._is_granted = False
+        self._quiet_since = 0.0
+        self._collected_at = 0.0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the broker is believed to have everything, acknowledged."""
+        return self._phase is Phase.REPAIRING and not self._todo and self._broker.backlog == 0
+
+    def want(
+        self, orders: Mapping[DeviceId, SignedOrder], bundles: Mapping[Digest, Shelved], now: float
+    ) -> None:
+        """Take the whole of what shall be retained, and send what is missing of it."""
+        self._orders, self._bundles = orders, bundles
+        self._places = {d: place for one in bundles.values() for d, place in one.chunks.items()}
+        self._repair(now)
+
+    def say(self, topic: Topic, payload: bytes) -> None:
+        """Publish a document that is not kept: what is lost is said again by whoever said it."""
+        if self._phase is not Phase.DISCONNECTED:
+            self._broker.publish(text(topic), payload)
+
+    def forget(self, device: DeviceId) -> None:
+        """Clear what a device that was removed said, and what was said to it."""
+        for topic in (ReportedTopic(device), PresenceTopic(device), AcksTopic(device)):
+            self.say(topic, CLEARED)
+
+    def say_again(self, device: DeviceId, digests: Iterable[Digest], now: float) -> int:
+        """Publish again what a device misses of its own bundles; return how many were refused.
+
+        Refused is what its order does not name, and what was published less than `want_again_s`
+        ago: it is on its way.
+        """
+        refused = 0
+        for digest in digests:
+            topic = self._topic_for(device, digest)
+            recent = now - self._published_at.get(digest, -self._pace.want_again_s)
+            if topic is None or recent < self._pace.want_again_s:
+                refused += 1
+            else:
+                self._published_at[digest] = now
+                self._todo.appendleft(topic)
+        self._send_some(now)
+        return refused
+
+    def on_connected(self, now: float) -> None:
+        self._belief = _Belief()
+        self._published_at.clear()
+        self._collect(now)
+
+    def on_disconnected(self) -> None:
+        self._phase = Phase.DISCONNECTED
+        self._todo.clear()
+
+    def on_delivered(self, now: float) -> None:
+        self._send_some(now)
+
+    def on_subscribed(self, request: int, now: float) -> None:
+        """Begin to wait for quiet once the broker has taken the request to read back."""
+        if request == self._request:
+            self._is_granted = True
+            self._quiet_since = now
+
+    def on_read_back(self, topic: DesiredTopic | BundleTopic, payload: bytes, now: float) -> None:
+        """Take an order or a manifest that the broker has."""
+        if self._phase is Phase.COLLECTING:
+            self._seen[topic] = payload
+            self._quiet_since = now
+
+    def tick(self, now: float) -> None:
+        quiet_s = now - self._quiet_since
+        if self._phase is Phase.COLLECTING and self._is_granted and quiet_s >= self._pace.collect_s:
+            self._end_collecting(now)
+        elif self.is_settled and now - self._collected_at >= self._pace.reconcile_s:
+            self._collect(now)
+
+    def _collect(self, now: float) -> None:
+        self._phase = Phase.COLLECTING
+        self._seen.clear()
+        self._quiet_since = now
+        self._request = self._broker.subscribe(READ_BACK)
+        self._is_granted = False
+
+    def _end_collecting(self, now: float) -> None:
+        self._broker.unsubscribe(READ_BACK)
+        self._collected_at = now
+        self._phase = Phase.REPAIRING
+        self._belief = _Belief(
+            documents={topic: digest_of(data) for topic, data in self._seen.items() if data},
+            chunks=set(self._chunks_there()),
+        )
+        self._seen.clear()
+        self._repair(now)
+
+    def _repair(self, now: float) -> None:
+        if self._phase is Phase.REPAIRING:
+            self._todo = deque(self._differences())
+            self._send_some(now)
+
+    def _differences(self) -> Iterator[Topic]:
+        """Yield what to publish or to clear, the most urgent first."""
+        believed = self._belief
+        for device, order in self._orders.items():
+            if believed.documents.get(DesiredTopic(device)) != digest_of(order.envelope):
+                yield DesiredTopic(device)
+        planned: set[Digest] = set()
+        for digest, bundle in self._bundles.items():
+            missing = [c for c in bundle.chunks if c not in believed.chunks and c not in planned]
+            planned.update(missing)
+            yield from map(BlobTopic, missing)
+            if believed.documents.get(BundleTopic(digest)) != digest_of(bundle.envelope):
+                yield BundleTopic(digest)
+        yield from (topic for topic in believed.documents if self._payload(topic) == CLEARED)
+        yield from map(BlobTopic, believed.chunks - self._places.keys())
+
+    def _send_some(self, now: float) -> None:
+        while (
+            self._phase is Phase.REPAIRING
+            and self._todo
+            and self._broker.backlog < self._pace.inflight
+        ):
+            self._send(self._todo.popleft(), now)
+
+    def _send(self, topic: Topic, now: float) -> None:
+        try:
+            payload = self._payload(topic)
+        except REFUSALS as error:
+            log.error("blob.lost", extra={"topic": text(topic), "problem": str(error)})
+            return
+        self._broker.publish(text(topic), payload)
+        if isinstance(topic, BlobTopic | BundleTopic):
+            self._published_at[topic.digest] = now
+        if isinstance(topic, BlobTopic):
+            (self._belief.chunks.add if payload else self._belief.chunks.discard)(topic.digest)
+        elif payload:
+            self._belief.documents[topic] = digest_of(payload)
+        else:
+            self._belief.documents.pop(topic, None)
+
+    def _payload(self, topic: Topic) -> bytes:
+        """Return what shall stand under a topic; nothing where nothing is wanted there."""
+        match topic:
+            case DesiredTopic(device):
+                order = self._orders.get(device)
+                return CLEARED if order is None else order.envelope
+            case BundleTopic(digest):
+                bundle = self._bundles.get(digest)
+                return CLEARED if bundle is None else bundle.envelope
+            case BlobTopic(digest) if digest in self._places:
+                place = self._places[digest]
+                return check_digest(self._blobs.part(place.blob, place.start, place.end), digest)
+            case _:
+                return CLEARED
+
+    def _topic_for(self, device: DeviceId, digest: Digest) -> Topic | None:
+        order = self._orders.get(device)
+        for bundle in order.bundles if order is not None else ():
+            if bundle in self._bundles and digest == bundle:
+                return BundleTopic(digest)
+            if bundle in self._bundles and digest in self._bundles[bundle].chunks:
+                return BlobTopic(digest)
+        return None
+
+    def _chunks_there(self) -> Iterator[Digest]:
+        """Yield the chunks of manifests that were read back and are not in a wanted one's place."""
+        for topic, data in self._seen.items():
+            if isinstance(topic, BundleTopic) and data:
+                wanted = self._bundles.get(topic.digest)
+                if wanted is None:
+                    yield from _chunks_named_by(data)
+                elif wanted.envelope == data:
+                    yield from wanted.chunks
+
+
+def _chunks_named_by(envelope: bytes) -> Iterable[Digest]:
+    try:
+        return shelve(envelope).chunks
+    except REFUSALS:
+        return ()  # A stranger's bytes: its topic is cleared, and it vouches for no chunk.
