@@ -6,6 +6,7 @@ report success for what they got wrong.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,6 +109,16 @@ class FloatExports:
         return variant
 
 
+def argument(index: int) -> str:
+    """Return litert-torch's name for the net's positional argument."""
+    return f"args_{index}"
+
+
+def result(index: int) -> str:
+    """Return litert-torch's name for one of the net's results."""
+    return f"output_{index}"
+
+
 def onnx_variant(file: Path, signature: Signature) -> Variant:
     """Return an ONNX model whose tensors are named and typed as the signature's."""
     return Variant(
@@ -118,15 +129,14 @@ def onnx_variant(file: Path, signature: Signature) -> Variant:
 def lite_variant(file: Path, signature: Signature) -> Variant:
     """Return a LiteRT model with the scales that stand in it.
 
-    The runtime's names are those of the model's signature runner, `args_0`, … and `output_0`, …,
-    in the order of the net's arguments and results.
+    litert-torch numbers the net's arguments and results in order; their tensors have other names.
     """
     inputs, outputs = lite_tensors(file)
     return Variant(
         file,
         signature,
-        _bound(signature.inputs, inputs, "args_"),
-        _bound(signature.outputs, outputs, "output_"),
+        _bound(signature.inputs, inputs, argument),
+        _bound(signature.outputs, outputs, result),
         LITE_STATIC_BATCH,
     )
 
@@ -139,10 +149,10 @@ def _same(tensors: tuple[Tensor, ...]) -> tuple[Binding, ...]:
 
 
 def _bound(
-    tensors: tuple[Tensor, ...], found: list[LiteTensor], prefix: str
+    tensors: tuple[Tensor, ...], found: list[LiteTensor], named: Callable[[int], str]
 ) -> tuple[Binding, ...]:
-    by_name = {tensor.name: tensor for tensor in found}
-    ordered = [by_name.get(f"{prefix}{index}") for index in range(len(tensors))]
+    by_argument = {tensor.argument: tensor for tensor in found}
+    ordered = [by_argument.get(named(index)) for index in range(len(tensors))]
     return tuple(_bind(*pair) for pair in zip(tensors, ordered, strict=True))
 
 

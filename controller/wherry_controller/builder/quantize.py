@@ -16,7 +16,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from wherry.profile import Activation, Profile, Runtime
 from wherry_controller.builder import onnx_file
 from wherry_controller.builder.data import Array, Rows, Tensors
-from wherry_controller.builder.export import lite_variant, onnx_variant
+from wherry_controller.builder.export import argument, lite_variant, onnx_variant
 from wherry_controller.builder.faults import refuse, refusing
 from wherry_controller.builder.variant import Variant, inward
 from wherry_controller.core.recipe import BuildReason, Recipe
@@ -29,10 +29,9 @@ def quantize(
     float_variant: Variant, recipe: Recipe, profile: Profile, calibration: Rows
 ) -> Variant:
     """Return the int8 variant that the recipe makes; refuse a pass that changes nothing."""
-    rows = _rows(float_variant, calibration)
     if recipe.runtime is Runtime.ONNXRUNTIME:
-        return _quantize_onnx(float_variant, recipe, profile, rows)
-    return _quantize_lite(float_variant, profile, rows)
+        return _quantize_onnx(float_variant, recipe, profile, calibration)
+    return _quantize_lite(float_variant, profile, calibration)
 
 
 class _Reader:
@@ -46,27 +45,30 @@ class _Reader:
         return None if row is None else dict(row)
 
 
-def _rows(variant: Variant, calibration: Rows) -> Iterator[Tensors]:
+def _rows(variant: Variant, names: list[str], calibration: Rows) -> Iterator[Tensors]:
+    """Yield row by row what the float model takes, by the names that its quantizer knows."""
     for index in range(len(calibration)):
         row = calibration.part(slice(index, index + 1))
         yield {
-            binding.runtime_name: inward(binding, row[binding.name]) for binding in variant.inputs
+            name: inward(binding, row[binding.name])
+            for name, binding in zip(names, variant.inputs, strict=True)
         }
 
 
 def _quantize_onnx(
-    float_variant: Variant, recipe: Recipe, profile: Profile, rows: Iterator[Tensors]
+    float_variant: Variant, recipe: Recipe, profile: Profile, calibration: Rows
 ) -> Variant:
     prepared, raw, file = (
         float_variant.file.with_name(f"{profile.name}.{step}.onnx")
         for step in ("prepared", "raw", "int8")
     )
+    names = [binding.runtime_name for binding in float_variant.inputs]
     with refusing(BuildReason.NO_RECIPE, "onnxruntime cannot quantize the net"):
         quant_pre_process(str(float_variant.file), str(prepared), auto_merge=True)
         quantize_static(
             str(prepared),
             str(raw),
-            _Reader(rows),
+            _Reader(_rows(float_variant, names, calibration)),
             quant_format=QuantFormat.QDQ,
             per_channel=recipe.per_channel,
             reduce_range=recipe.reduced_range,
@@ -80,7 +82,7 @@ def _quantize_onnx(
     return onnx_variant(file, float_variant.signature)
 
 
-def _quantize_lite(float_variant: Variant, profile: Profile, rows: Iterator[Tensors]) -> Variant:
+def _quantize_lite(float_variant: Variant, profile: Profile, calibration: Rows) -> Variant:
     # An extra that only LiteRT profiles need.
     from ai_edge_quantizer import quantizer, recipe
     from ai_edge_quantizer.utils.tfl_interpreter_utils import create_tfl_interpreter
@@ -89,7 +91,9 @@ def _quantize_lite(float_variant: Variant, profile: Profile, rows: Iterator[Tens
     with refusing(BuildReason.NO_RECIPE, "ai-edge-quantizer cannot quantize the net"):
         worker = quantizer.Quantizer(str(float_variant.file), recipe.static_wi8_ai8())
         (name,) = create_tfl_interpreter(str(float_variant.file)).get_signature_list()
-        observed = worker.calibrate({name: list(rows)}, num_threads=1)
+        names = [argument(index) for index in range(len(float_variant.inputs))]
+        rows = list(_rows(float_variant, names, calibration))
+        observed = worker.calibrate({name: rows}, num_threads=1)
         result = worker.quantize(observed, enable_progress_report=False)
         file.write_bytes(result.quantized_model)
     variant = lite_variant(file, float_variant.signature)

@@ -29,8 +29,12 @@ DISTRIBUTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class LiteTensor:
-    """A tensor of a LiteRT model by its signature's name; `scale` is 0 where it has none."""
+    """A tensor of a LiteRT model; `scale` is 0 where it has none.
 
+    `argument` is its name in the model's own signature: `args_0`, … and `output_0`, … in order.
+    """
+
+    argument: str
     name: str
     dtype: np.dtype[np.generic]
     scale: float
@@ -69,9 +73,8 @@ def open_lite(file: Path, profile: Profile) -> Invoke:
 
     interpreter = Interpreter(model_path=str(file), num_threads=profile.threads)
     interpreter.allocate_tensors()
-    runner = interpreter.get_signature_runner()
-    inputs = {name: detail["index"] for name, detail in runner.get_input_details().items()}
-    outputs = {name: detail["index"] for name, detail in runner.get_output_details().items()}
+    inputs = {detail["name"]: detail["index"] for detail in interpreter.get_input_details()}
+    outputs = {detail["name"]: detail["index"] for detail in interpreter.get_output_details()}
 
     def invoke(arrays: Tensors) -> Tensors:
         for name, index in inputs.items():
@@ -83,15 +86,15 @@ def open_lite(file: Path, profile: Profile) -> Invoke:
 
 
 def lite_tensors(file: Path) -> tuple[list[LiteTensor], list[LiteTensor]]:
-    """Return the inputs and outputs of a LiteRT model with one signature, by its names."""
+    """Return the inputs and outputs of a LiteRT model with one signature, in its order."""
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(model_path=str(file)).get_signature_runner()
     both = (runner.get_input_details(), runner.get_output_details())
     inputs, outputs = (
         [
-            LiteTensor(name, np.dtype(detail["dtype"]), *detail["quantization"])
-            for name, detail in side.items()
+            LiteTensor(argument, detail["name"], np.dtype(detail["dtype"]), *detail["quantization"])
+            for argument, detail in side.items()
         ]
         for side in both
     )
