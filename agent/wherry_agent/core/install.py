@@ -16,7 +16,7 @@ monotonic clock, so a restart begins deadlines and probation anew.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -66,6 +66,7 @@ class Probation(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 InFlight: TypeAlias = Fetching | Loading | Probation
 State: TypeAlias = Idle | InFlight
+StateT = TypeVar("StateT", bound=State)
 
 
 # Events: what happened, and to which deployment
@@ -234,9 +235,7 @@ def slots_of(state: State) -> Slots:
         case Probation():
             return Slots(active=state.wanted.bundle, previous=_fallback(state))
         case Fetching() | Loading():
-            return Slots(
-                active=_fallback(state), previous=confirmed[1], candidate=state.wanted.bundle
-            )
+            return Slots(active=confirmed[0], previous=confirmed[1], candidate=state.wanted.bundle)
         case _:
             assert_never(state)
 
@@ -294,6 +293,7 @@ def _confirm(state: Probation) -> tuple[State, Effects]:
 
 
 def _restart(state: State, at_s: float) -> tuple[State, Effects]:
+    state = _sound_first(state)
     serve = Serve(_fallback(state))
     match state:
         case Idle():
@@ -319,6 +319,7 @@ def _restart(state: State, at_s: float) -> tuple[State, Effects]:
 def _serve_another(state: State, lost: Digest) -> tuple[State, Effects]:
     """Forget a bundle that no longer comes up; serve the next, unless a candidate serves."""
     kept = replace(state, confirmed=tuple(d for d in state.confirmed if d != lost))
+    kept = _sound_first(kept)
     return kept, () if isinstance(kept, Probation) else (Serve(_fallback(kept)),)
 
 
@@ -332,11 +333,9 @@ def _settle(
     """End the deployment; serve the fallback, and so reap the candidate."""
     if isinstance(state, Idle):
         return state, ()
-    fallback = _fallback(state)
-    others = tuple(digest for digest in state.confirmed if digest != fallback)
     outcome = _outcome(state.wanted, status, reason, detail)
-    idle = Idle(((fallback,) if fallback else ()) + others, outcome)
-    return idle, (Serve(fallback), Retire(), Keep(idle.confirmed), Report(outcome))
+    idle = Idle(_sound_first(state).confirmed, outcome)
+    return idle, (Serve(_fallback(idle)), Retire(), Keep(idle.confirmed), Report(outcome))
 
 
 def _outcome(wanted: Wanted, status: Status, reason: Reason, detail: str = "") -> Deployment:
@@ -351,9 +350,14 @@ def _outcome(wanted: Wanted, status: Status, reason: Reason, detail: str = "") -
 
 def _fallback(state: State) -> Digest | None:
     """Return the newest confirmed bundle not revoked; a revoked one rather than nothing."""
+    return next(iter(_sound_first(state).confirmed), None)
+
+
+def _sound_first(state: StateT) -> StateT:
+    """Move revoked bundles to the end; done only where what serves is chosen anew."""
     revoked = frozenset() if isinstance(state, Idle) else state.revoked
-    sound = [digest for digest in state.confirmed if digest not in revoked]
-    return next(iter(sound or state.confirmed), None)
+    confirmed = tuple(sorted(state.confirmed, key=lambda digest: digest in revoked))
+    return replace(state, confirmed=confirmed)
 
 
 def _served(state: State) -> bool:

@@ -1,0 +1,490 @@
+"""Laws of the install machine, and the deep stories that random ones seldom reach."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.builders import a_deployment_id, a_digest
+from tests.laws import tried
+from wherry.messages import Deployment, Phase, Reason, Slots, Status, Wanted
+from wherry.names import Digest
+from wherry_agent.core.install import (
+    KEPT_BUNDLES,
+    MAX_RESTARTS,
+    Effect,
+    Effects,
+    Event,
+    Fetch,
+    Fetched,
+    Fetching,
+    Idle,
+    Keep,
+    Load,
+    Loaded,
+    Loading,
+    Ordered,
+    Probation,
+    Refused,
+    Report,
+    Restarted,
+    Retire,
+    Serve,
+    Sickened,
+    State,
+    Tick,
+    Unservable,
+    Withdrawn,
+    deployment_of,
+    phase_of,
+    slots_of,
+    step,
+)
+
+OLD, NEW, OTHER = a_digest("old"), a_digest("new"), a_digest("other")
+PROBATION_S, DEADLINE_S = 5.0, 50.0
+
+
+def a_wish(bundle: Digest = NEW, *, deployment: str = "") -> Wanted:
+    return Wanted(
+        deployment=a_deployment_id(deployment or f"to-{bundle[:8]}"),
+        bundle=bundle,
+        probation_s=PROBATION_S,
+        deadline_s=DEADLINE_S,
+    )
+
+
+def an_order_for(
+    bundle: Digest = NEW,
+    *,
+    deployment: str = "",
+    at_s: float = 0.0,
+    revoked: tuple[Digest, ...] = (),
+) -> Ordered:
+    return Ordered(a_wish(bundle, deployment=deployment), at_s, frozenset(revoked))
+
+
+ids = st.sampled_from([a_deployment_id(name) for name in "1234"])
+digests = st.sampled_from([OLD, NEW, OTHER])
+times = st.floats(0, 120)
+wishes = st.builds(
+    Wanted,
+    deployment=ids,
+    bundle=digests,
+    probation_s=st.just(PROBATION_S),
+    deadline_s=st.just(DEADLINE_S),
+)
+events: st.SearchStrategy[Event] = st.one_of(
+    st.builds(Ordered, wishes, times, st.frozensets(digests, max_size=2)),
+    st.builds(Fetched, ids),
+    st.builds(Refused, ids, st.just(Reason.UNSUITABLE_PROFILE)),
+    st.builds(Loaded, ids, times),
+    st.builds(Sickened, ids, st.just(Reason.SLOW)),
+    st.builds(Tick, times),
+    st.builds(Unservable, digests),
+    st.builds(Restarted, times),
+    st.just(Withdrawn()),
+)
+stories = st.lists(events, max_size=30)
+
+ID_1 = a_deployment_id("1")
+TO_PROBATION: list[Event] = [
+    Ordered(a_wish(deployment="1"), 0.0),
+    Fetched(ID_1),
+    Loaded(ID_1, 10.0),
+]
+WAY_BACK: list[Event] = [
+    *TO_PROBATION,
+    Tick(15.0),
+    an_order_for(OLD, revoked=(NEW,)),
+    Restarted(20),
+]
+LOSS_ON_THE_WAY: list[Event] = [an_order_for(OTHER, revoked=(OLD,)), Unservable(OLD), Withdrawn()]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One step of a story: the state and the bundle that served, before and after."""
+
+    before: State
+    event: Event
+    after: State
+    effects: Effects
+    serving: Digest | None
+
+    def told(self) -> list[Deployment]:
+        return [effect.outcome for effect in self.effects if isinstance(effect, Report)]
+
+
+def tell(story: list[Event], state: State | None = None) -> Iterator[Turn]:
+    """Play a story on a device that serves `OLD`; a restart finds nothing serving."""
+    state = state or Idle((OLD,))
+    serving: Digest | None = OLD
+    for event in story:
+        serving = None if isinstance(event, Restarted) else serving
+        before, (state, effects) = state, step(state, event)
+        for effect in effects:
+            serving = effect.bundle if isinstance(effect, Serve) else serving
+        yield Turn(before, event, state, effects, serving)
+
+
+def end_of(story: list[Event], state: State | None = None) -> Turn:
+    return list(tell(story, state))[-1]
+
+
+def has_ended(turn: Turn) -> bool:
+    """Say whether the deployment that was in flight before the turn is no more."""
+    if isinstance(turn.before, Idle):
+        return False
+    return isinstance(turn.after, Idle) or (
+        turn.after.wanted.deployment != turn.before.wanted.deployment
+    )
+
+
+@tried
+@given(stories)
+@example(TO_PROBATION)
+@example(WAY_BACK)
+@example(LOSS_ON_THE_WAY)
+def test_what_serves_is_what_the_slots_say(story: list[Event]) -> None:
+    for turn in tell(story):
+        assert turn.serving == slots_of(turn.after).active
+
+
+@tried
+@given(stories)
+@example([*TO_PROBATION, an_order_for(OLD)])
+def test_every_deployment_that_ends_is_reported_once(story: list[Event]) -> None:
+    for turn in tell(story):
+        told = [outcome.deployment for outcome in turn.told()]
+        assert len(told) == len(set(told))
+        if not isinstance(turn.before, Idle):
+            ended = has_ended(turn)
+            assert told.count(turn.before.wanted.deployment) == (1 if ended else 0)
+        if isinstance(turn.after, Idle) and turn.told():
+            assert turn.after.settled == turn.told()[-1]
+        assert all(outcome.status.is_final and outcome.reason for outcome in turn.told())
+
+
+@tried
+@given(stories)
+@example([*TO_PROBATION, Tick(15.0)])
+@example([*TO_PROBATION, Sickened(ID_1, Reason.SLOW)])
+def test_a_settlement_serves_first_and_reaps_and_deletes_after(story: list[Event]) -> None:
+    for turn in tell(story):
+        kinds = [type(effect) for effect in turn.effects]
+        if has_ended(turn):
+            assert Retire in kinds and Keep in kinds
+        if Serve in kinds and Retire in kinds:
+            assert kinds.index(Serve) < kinds.index(Retire) < kinds.index(Keep)
+        for effect in turn.effects:
+            if isinstance(effect, Keep):
+                assert turn.serving is None or turn.serving in effect.bundles
+                assert set(turn.after.confirmed) <= set(effect.bundles)
+
+
+@tried
+@given(stories)
+@example([*TO_PROBATION, Withdrawn()])
+def test_a_bundle_is_confirmed_by_its_whole_probation_only(story: list[Event]) -> None:
+    for turn in tell(story):
+        gained = set(turn.after.confirmed) - set(turn.before.confirmed)
+        if gained:
+            assert isinstance(turn.before, Probation) and isinstance(turn.event, Tick)
+            assert gained == {turn.before.wanted.bundle}
+            assert turn.event.at_s - turn.before.began_s >= PROBATION_S
+        assert len(turn.after.confirmed) == len(set(turn.after.confirmed)) <= KEPT_BUNDLES
+
+
+@tried
+@given(stories)
+@example(WAY_BACK)
+@example([an_order_for(OTHER, revoked=(NEW,)), Withdrawn()])
+def test_a_deployment_that_fails_falls_back_to_no_revoked_bundle(story: list[Event]) -> None:
+    for turn in tell(story, Idle((OLD, OTHER))):
+        if not has_ended(turn) or isinstance(turn.before, Idle):
+            continue
+        revoked = turn.event.revoked if isinstance(turn.event, Ordered) else turn.before.revoked
+        if turn.told()[0].status is not Status.SUCCEEDED and set(turn.after.confirmed) - revoked:
+            assert turn.after.confirmed[0] not in revoked
+
+
+@tried
+@given(stories)
+def test_an_order_repeated_or_renewed_changes_nothing(story: list[Event]) -> None:
+    for turn in tell(story):
+        current = deployment_of(turn.after)
+        if current is not None:
+            renewed = Wanted(
+                deployment=current.deployment, bundle=current.bundle, probation_s=1, deadline_s=1
+            )
+            assert step(turn.after, Ordered(renewed, 999.0)) == (turn.after, ())
+
+
+@tried
+@given(stories)
+def test_late_news_changes_nothing(story: list[Event]) -> None:
+    other = a_deployment_id("another")
+    late: list[Event] = [
+        Fetched(other),
+        Refused(other, Reason.UNSUITABLE_PROFILE),
+        Loaded(other, 1.0),
+        Sickened(other, Reason.SLOW),
+    ]
+    for turn in tell(story):
+        for event in late:
+            assert step(turn.after, event) == (turn.after, ())
+        if isinstance(turn.after, Idle):
+            assert step(turn.after, Tick(1e9)) == (turn.after, ())
+
+
+@tried
+@given(stories)
+@example(WAY_BACK)
+def test_a_state_survives_the_disk(story: list[Event]) -> None:
+    for turn in tell(story):
+        assert msgspec.json.decode(msgspec.json.encode(turn.after), type=State) == turn.after
+
+
+def test_an_update_passes_through_its_phases() -> None:
+    turns = list(tell([*TO_PROBATION, Tick(14.9), Tick(15.0)]))
+    phases = [phase_of(turn.after) for turn in turns]
+    assert phases == [Phase.FETCHING, Phase.LOADING, Phase.PROBATION, Phase.PROBATION, None]
+    assert [turn.effects for turn in turns] == [
+        (Fetch(a_wish(deployment="1")),),
+        (Load(a_wish(deployment="1")),),
+        (Serve(NEW),),
+        (),
+        (Retire(), Keep((NEW, OLD)), Report(turns[-1].told()[0])),
+    ]
+    assert turns[-1].told()[0].status is Status.SUCCEEDED
+
+
+def test_a_bundle_is_not_confirmed_before_its_probation_ends() -> None:
+    assert isinstance(end_of([*TO_PROBATION, Tick(14.99)]).after, Probation)
+    assert end_of([*TO_PROBATION, Tick(15.0)]).after.confirmed == (NEW, OLD)
+
+
+def test_the_bundle_before_the_last_is_forgotten() -> None:
+    turn = end_of([*TO_PROBATION, Tick(15.0)], Idle((OLD, OTHER)))
+    assert turn.after.confirmed == (NEW, OLD)
+    assert Keep((NEW, OLD)) in turn.effects
+
+
+def test_a_sick_bundle_gives_way_to_the_old_one() -> None:
+    turn = end_of([*TO_PROBATION, Sickened(ID_1, Reason.SLOW, "9 ms")])
+    assert turn.effects[:3] == (Serve(OLD), Retire(), Keep((OLD,)))
+    assert turn.after == Idle((OLD,), turn.told()[0])
+    assert (turn.told()[0].status, turn.told()[0].detail) == (Status.REVERTED, "9 ms")
+
+
+@pytest.mark.parametrize("story", [TO_PROBATION[:1], TO_PROBATION[:2]])
+def test_a_bundle_that_never_served_fails_and_is_not_called_reverted(story: list[Event]) -> None:
+    turn = end_of([*story, Sickened(ID_1, Reason.LOAD_FAILED)])
+    assert turn.told()[0].status is Status.FAILED
+
+
+def test_a_bundle_that_served_before_a_restart_is_called_reverted() -> None:
+    turn = end_of([*TO_PROBATION, Restarted(0.0), Sickened(ID_1, Reason.LOAD_FAILED)])
+    assert turn.told()[0].status is Status.REVERTED
+
+
+def test_a_second_restart_does_not_forget_that_the_bundle_served() -> None:
+    restarts: list[Event] = [Restarted(0.0), Restarted(0.0)]
+    turn = end_of([*TO_PROBATION, *restarts, Sickened(ID_1, Reason.LOAD_FAILED)])
+    assert turn.told()[0].status is Status.REVERTED
+
+
+def test_a_refused_bundle_is_rejected_while_it_is_fetched_and_only_then() -> None:
+    refused = Refused(ID_1, Reason.UNSUITABLE_PROFILE, "needs ARM")
+    turn = end_of([*TO_PROBATION[:1], refused])
+    assert turn.told()[0] == Deployment(
+        deployment=ID_1,
+        bundle=NEW,
+        status=Status.REJECTED,
+        reason=Reason.UNSUITABLE_PROFILE,
+        detail="needs ARM",
+    )
+    for later in (TO_PROBATION[:2], TO_PROBATION):
+        assert end_of([*later, refused]).effects == ()
+
+
+@pytest.mark.parametrize("story", [TO_PROBATION[:1], TO_PROBATION[:2]])
+def test_a_deployment_that_does_not_serve_by_its_deadline_times_out(story: list[Event]) -> None:
+    assert end_of([*story, Tick(DEADLINE_S - 0.1)]).effects == ()
+    turn = end_of([*story, Tick(DEADLINE_S)])
+    assert (turn.told()[0].status, turn.told()[0].reason) == (Status.TIMED_OUT, Reason.DEADLINE)
+    assert "50 s" in turn.told()[0].detail
+
+
+def test_time_spent_fetching_counts_for_the_deadline_of_loading() -> None:
+    story = [*TO_PROBATION[:1], Tick(DEADLINE_S - 1), Fetched(ID_1), Tick(DEADLINE_S)]
+    assert end_of(story).told()[0].status is Status.TIMED_OUT
+
+
+def test_a_restart_begins_the_deadline_anew() -> None:
+    for story in (TO_PROBATION[:1], TO_PROBATION[:2]):
+        assert end_of([*story, Restarted(1000.0), Tick(1000.0 + DEADLINE_S - 1)]).effects == ()
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_withdrawn_deployment_is_canceled_and_the_old_bundle_goes_on(length: int) -> None:
+    turn = end_of([*TO_PROBATION[:length], Withdrawn()])
+    assert turn.serving == OLD
+    assert (turn.told()[0].status, turn.told()[0].reason) == (Status.CANCELED, Reason.WITHDRAWN)
+
+
+def test_what_is_confirmed_outlives_a_withdrawal() -> None:
+    turn = end_of([*TO_PROBATION, Tick(15.0), Withdrawn()])
+    assert turn.effects == ()
+    assert turn.serving == NEW
+
+
+def test_an_order_for_what_serves_succeeds_at_once() -> None:
+    turn = end_of([an_order_for(OLD)])
+    assert [type(effect) for effect in turn.effects] == [Report]
+    assert turn.told()[0].reason is Reason.SERVES_ALREADY
+
+
+def test_a_halt_in_mid_probation_serves_the_old_bundle_at_once() -> None:
+    turn = end_of([*TO_PROBATION, an_order_for(OLD, revoked=(NEW,))])
+    assert [outcome.status for outcome in turn.told()] == [Status.SUPERSEDED, Status.SUCCEEDED]
+    assert turn.effects.index(Serve(OLD)) == 0
+    assert turn.after.confirmed == (OLD,)
+
+
+def test_a_newer_order_that_revokes_decides_what_serves_meanwhile() -> None:
+    turn = end_of([*TO_PROBATION, an_order_for(OTHER, revoked=(OLD,))], Idle((OLD, OTHER)))
+    assert turn.serving == OTHER
+
+
+def test_a_way_back_never_falls_back_to_the_revoked_bundle() -> None:
+    back = an_order_for(OLD, revoked=(NEW,))
+    turn = end_of([back, Sickened(back.wanted.deployment, Reason.LOAD_FAILED)], Idle((NEW, OLD)))
+    assert turn.serving == OLD
+    assert turn.after.confirmed == (OLD, NEW)
+
+
+def test_a_revoked_bundle_serves_rather_than_nothing() -> None:
+    story: list[Event] = [an_order_for(OTHER, revoked=(OLD,)), Restarted(0.0), Withdrawn()]
+    assert end_of(story).serving == OLD
+
+
+def test_a_confirmed_bundle_that_cannot_come_up_gives_way_to_the_one_before() -> None:
+    turn = end_of([Unservable(OLD)], Idle((OLD, OTHER)))
+    assert turn.effects == (Serve(OTHER),)
+    assert end_of([Unservable(OLD)]).effects == (Serve(None),)
+
+
+def test_a_lost_fallback_does_not_disturb_the_bundle_on_probation() -> None:
+    turn = end_of([*TO_PROBATION, Unservable(OLD)])
+    assert turn.effects == ()
+    assert slots_of(turn.after) == Slots(active=NEW, previous=None)
+
+
+def test_the_slots_show_where_each_bundle_stands() -> None:
+    turns = list(tell([*TO_PROBATION, Tick(15.0)], Idle((OLD, OTHER))))
+    assert [slots_of(turn.after) for turn in turns] == [
+        Slots(active=OLD, previous=OTHER, candidate=NEW),
+        Slots(active=OLD, previous=OTHER, candidate=NEW),
+        Slots(active=NEW, previous=OLD),
+        Slots(active=NEW, previous=OLD),
+    ]
+
+
+def test_a_restart_serves_the_confirmed_bundle_first() -> None:
+    assert end_of([Restarted(0.0)]).effects == (Serve(OLD), Keep((OLD,)))
+    assert end_of([*TO_PROBATION[:1], Restarted(0.0)]).effects[0] == Serve(OLD)
+    assert end_of([*TO_PROBATION, Restarted(0.0)]).effects[0] == Serve(OLD)
+
+
+@pytest.mark.parametrize("confirmed", [(OLD,), ()])
+@pytest.mark.parametrize("length", [2, 3])
+def test_a_bundle_that_kills_the_device_is_given_up(
+    confirmed: tuple[Digest, ...], length: int
+) -> None:
+    restarts: list[Event] = [Restarted(0.0)] * MAX_RESTARTS
+    *_, last_try, turn = tell([*TO_PROBATION[:length], *restarts], Idle(confirmed))
+    assert Load(a_wish(deployment="1")) in last_try.effects
+    assert turn.told()[0].reason is Reason.RESTARTED_TOO_OFTEN
+    assert turn.told()[0].status is (Status.REVERTED if length == 3 else Status.FAILED)
+    assert turn.serving == next(iter(confirmed), None)
+
+
+def test_restarts_while_fetching_do_not_count() -> None:
+    turn = end_of([*TO_PROBATION[:1], *[Restarted(0.0)] * 9, Fetched(ID_1), Restarted(0.0)])
+    assert isinstance(turn.after, Loading) and turn.after.restarts == 1
+    assert isinstance(end_of([*TO_PROBATION[:1], *[Restarted(0.0)] * 9]).after, Fetching)
+
+
+@dataclass
+class Device:
+    """Performs what the machine orders, and is killed before each effect that `kills` numbers.
+
+    The state and the reports go to disk in one write; what serves is gone at a kill.
+    """
+
+    kills: frozenset[int] = frozenset()
+    state: State = field(default_factory=lambda: Idle((OLD,)))
+    serving: Digest | None = OLD
+    kept: tuple[Digest, ...] = (OLD,)
+    outbox: list[Deployment] = field(default_factory=list)
+    now_s: float = 0.0
+    performed: int = 0
+
+    def hear(self, event: Event) -> None:
+        news: deque[Event] = deque([event])
+        while news:
+            self.state, effects = step(self.state, news.popleft())
+            self.outbox += [effect.outcome for effect in effects if isinstance(effect, Report)]
+            for effect in effects:
+                self.performed += 1
+                if self.performed in self.kills:
+                    self.serving = None
+                    news = deque([Restarted(self.now_s)])
+                    break
+                news.extend(self._perform(effect))
+
+    def _perform(self, effect: Effect) -> list[Event]:
+        match effect:
+            case Serve(bundle):
+                self.serving = bundle
+            case Keep(bundles):
+                self.kept = bundles
+            case Fetch(wanted):
+                return [Fetched(wanted.deployment)]
+            case Load(wanted):
+                return [Loaded(wanted.deployment, self.now_s)]
+        return []
+
+    def settle(self) -> None:
+        while not isinstance(self.state, Idle):
+            self.now_s += PROBATION_S
+            self.hear(Tick(self.now_s))
+
+
+def test_a_few_kills_between_any_two_effects_change_nothing_but_the_time() -> None:
+    for kills in itertools.combinations(range(1, 18), MAX_RESTARTS - 1):
+        device = Device(frozenset(kills))
+        device.hear(an_order_for(NEW))
+        device.settle()
+        assert device.state.confirmed == device.kept == (NEW, OLD), kills
+        assert device.serving == NEW, kills
+        assert [outcome.status for outcome in device.outbox] == [Status.SUCCEEDED], kills
+
+
+def test_kills_on_the_way_back_change_nothing_but_the_time() -> None:
+    for kills in itertools.combinations(range(1, 14), MAX_RESTARTS - 1):
+        device = Device(frozenset(kills), state=Idle((NEW, OLD)), serving=NEW)
+        device.hear(an_order_for(OLD, revoked=(NEW,)))
+        device.settle()
+        assert device.state.confirmed == (OLD, NEW), kills
+        assert device.serving == OLD, kills
+        assert [outcome.status for outcome in device.outbox] == [Status.SUCCEEDED], kills
