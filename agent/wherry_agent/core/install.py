@@ -26,7 +26,6 @@ from wherry.messages import Deployment, Phase, Reason, Slots, Status, Wanted
 from wherry.names import DeploymentId, Digest
 
 MAX_RESTARTS = 3
-STEADY_S = 20.0
 KEPT_BUNDLES = 2  # The serving one and the one before it, to go back without the network.
 
 
@@ -279,8 +278,6 @@ def _watch(state: InFlight, passed_s: float) -> tuple[State, Effects]:
         return _settle(state, Status.TIMED_OUT, Reason.DEADLINE, took)
     if passed_s >= state.wanted.probation_s:
         return _confirm(state)
-    if passed_s >= STEADY_S and state.restarts:
-        return replace(state, restarts=0), ()
     return state, ()
 
 

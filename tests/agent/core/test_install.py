@@ -377,6 +377,12 @@ def test_a_revoked_bundle_serves_rather_than_nothing() -> None:
     assert end_of(story).serving == OLD
 
 
+def test_a_new_order_for_the_same_bundle_keeps_what_was_fetched() -> None:
+    turn = end_of([*TO_PROBATION, an_order_for(NEW, deployment="again")])
+    assert Keep((OLD, NEW)) in turn.effects
+    assert Fetch(a_wish(deployment="again")) in turn.effects
+
+
 def test_a_confirmed_bundle_that_cannot_come_up_gives_way_to_the_one_before() -> None:
     turn = end_of([Unservable(OLD)], Idle((OLD, OTHER)))
     assert turn.effects == (Serve(OTHER),)
@@ -416,6 +422,14 @@ def test_a_bundle_that_kills_the_device_is_given_up(
     assert turn.told()[0].reason is Reason.RESTARTED_TOO_OFTEN
     assert turn.told()[0].status is (Status.REVERTED if length == 3 else Status.FAILED)
     assert turn.serving == next(iter(confirmed), None)
+
+
+def test_a_bundle_that_kills_the_device_late_in_every_probation_is_given_up() -> None:
+    wish = msgspec.structs.replace(a_wish(deployment="1"), probation_s=60.0)
+    story: list[Event] = [Ordered(wish, 0.0), Fetched(ID_1)]
+    for _ in range(MAX_RESTARTS):
+        story += [Loaded(ID_1, 0.0), Tick(59.0), Restarted(0.0)]
+    assert end_of(story).told()[0].reason is Reason.RESTARTED_TOO_OFTEN
 
 
 def test_restarts_while_fetching_do_not_count() -> None:
