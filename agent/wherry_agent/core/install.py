@@ -249,6 +249,9 @@ def _follow(state: State, order: Ordered) -> tuple[State, Effects]:
         state = replace(state, revoked=order.revoked)
         idle, undo = _settle(state, Status.SUPERSEDED, Reason.NEWER_ORDER)
         after, do = _follow(idle, order)
+        if isinstance(after, Fetching) and wanted.bundle == state.wanted.bundle:
+            keep = Keep((*idle.confirmed, wanted.bundle))  # What was fetched is not fetched again.
+            undo = tuple(keep if isinstance(effect, Keep) else effect for effect in undo)
         return after, undo + do
     if state.confirmed[:1] == (wanted.bundle,):
         done = _outcome(wanted, Status.SUCCEEDED, Reason.SERVES_ALREADY)
