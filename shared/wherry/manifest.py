@@ -7,13 +7,15 @@ on every device. Blobs are named by digest; none of them is code.
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from wherry.blobs import Blob
 from wherry.errors import Malformed
 from wherry.names import Digest, ModelName, VersionName
 from wherry.profile import Precision, Profile
-from wherry.signature import Datatype, Signature, Tensor
+from wherry.signature import SIZE_BYTES, BadSignature, Datatype, Signature, Tensor, batch_of
 
 LARGEST_MANIFEST_BYTES = 512 * 1024
 MODEL_FILE = "model"
@@ -148,3 +150,12 @@ def _check_bindings(bindings: tuple[Binding, ...], tensors: tuple[Tensor, ...]) 
 def _check_golden(golden: tuple[GoldenTensor, ...], tensors: tuple[Tensor, ...]) -> None:
     if [tensor.name for tensor in golden] != [tensor.name for tensor in tensors]:
         raise BadManifest("the golden tensors are not the signature's in order")
+    for found, tensor in zip(golden, tensors, strict=True):
+        try:
+            batch_of(tensor, found.shape)
+        except BadSignature as error:
+            raise BadManifest(f"the golden {error.problem}") from error
+        if found.datatype is not tensor.datatype:
+            raise BadManifest(f"the golden {found.name!r} is not of the signature's datatype")
+        if found.blob.size_bytes != math.prod(found.shape) * SIZE_BYTES[found.datatype]:
+            raise BadManifest(f"the bytes of the golden {found.name!r} do not fill its shape")
