@@ -7,6 +7,7 @@ only ever added. `at` is UNIX time in seconds by the sender's clock, for people 
 from __future__ import annotations
 
 from enum import Enum
+from typing import Annotated
 
 import msgspec
 
@@ -15,6 +16,9 @@ from wherry.names import AliasName, DeploymentId, DeviceId, Digest, ProfileName,
 
 LARGEST_WANTS = 8
 LARGEST_DETAIL = 500
+
+# What every JSON reader takes exactly, and a database's integer holds.
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 
 
 class Status(str, Enum):
@@ -85,7 +89,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="
     """The whole desired state of one device."""
 
     device: DeviceId
-    generation: int
+    generation: Count
     aliases: dict[AliasName, Wanted]
     revoked: tuple[Digest, ...] = ()
     critical: tuple[str, ...] = ()
@@ -114,8 +118,8 @@ class Reported(
     """What a device has: enough by itself, events are history."""
 
     store_id: StoreId
-    report_seq: int
-    generation: int
+    report_seq: Count
+    generation: Count
     profile: ProfileName
     simulated: bool
     slots: dict[AliasName, Slots]
@@ -146,7 +150,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="
     """
 
     store_id: StoreId
-    seq: int
+    seq: Count
     at: float
     kind: EventKind
     alias: AliasName | None = None
@@ -161,34 +165,34 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wh
     """Every event of `store_id` up to `seq` stands in the controller's database."""
 
     store_id: StoreId
-    seq: int
+    seq: Count
     critical: tuple[str, ...] = ()
 
 
 class Feedback(msgspec.Struct, frozen=True):
     """How many answers were labelled, and how many of them were right."""
 
-    labelled: int = 0
-    right: int = 0
+    labelled: Count = 0
+    right: Count = 0
 
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The machine at the end of a window; what it cannot tell is None."""
 
     cpu_percent: float | None = None
-    memory_available_bytes: int | None = None
-    memory_total_bytes: int | None = None
-    disk_free_bytes: int | None = None
+    memory_available_bytes: Count | None = None
+    memory_total_bytes: Count | None = None
+    disk_free_bytes: Count | None = None
     temperature_c: float | None = None
     uptime_s: float | None = None
-    agent_rss_bytes: int | None = None
+    agent_rss_bytes: Count | None = None
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes at the device's sockets to the broker since its agent started."""
 
-    sent_bytes: int = 0
-    received_bytes: int = 0
+    sent_bytes: Count = 0
+    received_bytes: Count = 0
 
 
 class Telemetry(
@@ -200,13 +204,13 @@ class Telemetry(
     """
 
     store_id: StoreId
-    seq: int
+    seq: Count
     at: float
     window_s: float
     alias: AliasName
     bundle: Digest
-    requests: int
-    errors: dict[str, int]
+    requests: Count
+    errors: dict[str, Count]
     latency: Histogram
     compute: Histogram
     feedback: Feedback
