@@ -104,7 +104,7 @@ class Builds:
     def order(
         self, model: ModelName, version: VersionName, profiles: Sequence[ProfileName]
     ) -> Build:
-        """Queue a build; raise `UnknownVersion`, `UnknownProfile` or `VersionRefused` before it begins."""
+        """Queue a build; raise `UnknownVersion`, `UnknownProfile` or `VersionRefused` at once."""
         with self._store.transaction() as tx:
             record = version_of(tx, model, version)
             if record.status is VersionStatus.REFUSED:

@@ -48,7 +48,7 @@ class UnknownProfile(Missing):
 
 
 class UnknownBuild(Missing):
-    kind, remedy = "build", "see `wherry build list`"
+    kind, remedy = "build", "see `wherry model builds`"
 
 
 class UnknownBundle(Missing):

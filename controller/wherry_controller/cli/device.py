@@ -1,0 +1,118 @@
+"""`wherry device`: the machines that run the agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wherry.files import make_folder, write_whole
+from wherry_controller.cli import show
+from wherry_controller.cli.remote import connect
+from wherry_controller.cli.replies import Device, Enrolment, Page, Registered, read
+
+app = typer.Typer(no_args_is_help=True, help="Machines that run the agent.")
+
+Id = Annotated[str, typer.Argument(metavar="DEVICE")]
+
+
+@app.command()
+def add(
+    device: Id,
+    *,
+    profile: Annotated[str, typer.Option("--profile", "-p", help="Its hardware class.")],
+    tags: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="Repeatable.")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="Write the trusted public keys into this folder.")
+    ] = None,
+    json: show.Json = False,
+) -> None:
+    """Add a device, and say what `wherry-agent enrol` needs on it."""
+    pairs = dict(tag.partition("=")[::2] for tag in tags or [])
+    body = connect().post("/devices", {"id": device, "profile": profile, "tags": pairs})
+    enrolment = read(Registered, body).enrolment
+    if keys is not None:
+        _write_keys(enrolment, keys)
+    if json:
+        show.raw(body)
+    else:
+        _say(enrolment, keys)
+
+
+@app.command("list")
+def list_devices(
+    *, json: show.Json = False, limit: show.Limit = 100, cursor: show.Cursor = None
+) -> None:
+    """List the devices with what they serve."""
+    body = connect().get("/devices", limit=limit, cursor=cursor)
+    if json:
+        show.raw(body)
+        return
+    page = read(Page[Device], body)
+    rows = [
+        (one.id, one.profile, _presence(one), show.moment(one.last_seen_at), _serving(one))
+        for one in page.items
+    ]
+    columns = ("device", "profile", "presence", "last seen", "serves")
+    show.table(columns, rows, more=page.next_cursor)
+
+
+@app.command("show")
+def show_device(device: Id, *, json: show.Json = False) -> None:
+    """Show a device with its deployments."""
+    body = connect().get(f"/devices/{device}")
+    if json:
+        show.raw(body)
+        return
+    found = read(Device, body)
+    show.facts(
+        [
+            ("device", found.id),
+            ("profile", found.profile),
+            ("presence", f"{_presence(found)}, last seen {show.moment(found.last_seen_at)}"),
+            ("serves", _serving(found)),
+            *((found.reported.versions if found.reported else {}).items()),
+        ]
+    )
+    rows = [
+        (one.id, one.alias, show.short(one.bundle), one.status, one.reason or "")
+        for one in found.deployments
+    ]
+    show.table(("deployment", "alias", "bundle", "status", "reason"), rows)
+
+
+@app.command()
+def remove(device: Id) -> None:
+    """Remove a device and everything that is known of it."""
+    connect().delete(f"/devices/{device}")
+    show.line(f"device {device} is removed.")
+
+
+def _presence(device: Device) -> str:
+    return "online" if device.online else "offline"
+
+
+def _serving(device: Device) -> str:
+    slots = device.reported.slots if device.reported else {}
+    return ", ".join(f"{alias}={show.short(slot.active)}" for alias, slot in slots.items())
+
+
+def _write_keys(enrolment: Enrolment, folder: Path) -> None:
+    make_folder(folder)
+    write_whole(folder / "director.pem", enrolment.director_pem.encode())
+    write_whole(folder / "bundles.pem", enrolment.bundles_pem.encode())
+
+
+def _say(enrolment: Enrolment, keys: Path | None) -> None:
+    show.line(f"device {enrolment.id} is added; `wherry-agent enrol` on it needs these:")
+    show.facts(
+        [
+            ("id", enrolment.id),
+            ("profile", enrolment.profile),
+            ("broker", enrolment.broker),
+            ("keys", str(keys) if keys else "add --keys FOLDER to have them written"),
+        ]
+    )

@@ -1,0 +1,203 @@
+"""What the commands read of the API's answers; the rest of an answer is left alone."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import msgspec
+
+from wherry_controller.cli.outcome import Ended, Exit
+
+T = TypeVar("T")
+Fact = str | int | float | bool | None
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    items: tuple[T, ...]
+    next_cursor: str | None = None
+
+
+class Model(msgspec.Struct, frozen=True):
+    name: str
+    versions: tuple[str, ...]
+
+
+class Report(msgspec.Struct, frozen=True):
+    accuracy: float
+    reference_accuracy: float
+    p50_ms: float
+    measured_on: str
+
+
+class Variant(msgspec.Struct, frozen=True):
+    model: str
+    version: str
+    profile: str
+    runtime: str
+    precision: str
+    bundle: str
+    size_bytes: int
+    report: Report
+
+
+class Version(msgspec.Struct, frozen=True):
+    model: str
+    name: str
+    status: str
+    reason: str
+    lineage: str
+    claimed_accuracy: float | None
+    created_at: float
+    variants: tuple[Variant, ...] = ()
+
+
+class Profile(msgspec.Struct, frozen=True):
+    name: str
+    arch: str
+    runtime: str
+    precisions: tuple[str, ...]
+    threads: int
+
+
+class Progress(msgspec.Struct, frozen=True):
+    step: str
+    done: int
+    total: int
+
+
+class Build(msgspec.Struct, frozen=True):
+    id: str
+    model: str
+    version: str
+    profiles: tuple[str, ...]
+    status: str
+    reason: str
+    detail: str
+    progress: Progress
+    created_at: float
+    variants: tuple[Variant, ...] = ()
+
+    @property
+    def is_over(self) -> bool:
+        return self.status not in ("queued", "running")
+
+
+class Deployment(msgspec.Struct, frozen=True):
+    id: str
+    alias: str
+    bundle: str
+    status: str
+    reason: str | None
+    ordered_at: float
+
+
+class Slots(msgspec.Struct, frozen=True):
+    active: str | None = None
+    previous: str | None = None
+
+
+class Reported(msgspec.Struct, frozen=True):
+    slots: dict[str, Slots]
+    versions: dict[str, str] = {}
+
+
+class Device(msgspec.Struct, frozen=True):
+    id: str
+    profile: str
+    online: bool
+    last_seen_at: float | None
+    generation: int
+    reported: Reported | None
+    deployments: tuple[Deployment, ...] = ()
+
+
+class Enrolment(msgspec.Struct, frozen=True):
+    """What a new device is told; `wherry-agent enrol` takes it."""
+
+    id: str
+    profile: str
+    broker: str
+    director_pem: str
+    bundles_pem: str
+
+
+class Registered(msgspec.Struct, frozen=True):
+    device: Device
+    enrolment: Enrolment
+
+
+class Group(msgspec.Struct, frozen=True):
+    name: str
+    devices: tuple[str, ...]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    device: str
+    labels: int
+    accuracy: float | None
+    incumbent_accuracy: float | None
+    requests: int
+    median_ms: float | None
+    incumbent_median_ms: float | None
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    decision: str
+    reason: str
+    sentence: str
+    findings: tuple[Finding, ...]
+
+
+class StageDevice(msgspec.Struct, frozen=True):
+    device: str
+    bundle: str
+    status: str
+    reason: str | None
+    detail: str
+
+    @property
+    def is_over(self) -> bool:
+        return self.status not in ("waiting", "queued", "in_progress")
+
+
+class Stage(msgspec.Struct, frozen=True):
+    name: str
+    group: str
+    status: str
+    verdict: Verdict | None
+    devices: tuple[StageDevice, ...]
+
+
+class Rollout(msgspec.Struct, frozen=True):
+    name: str
+    model: str
+    version: str
+    alias: str
+    status: str
+    stopped_by: str | None
+    why: str
+    created_at: float
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in ("halted", "reverted", "succeeded", "canceled")
+
+
+def read(kind: type[T], body: bytes) -> T:
+    """Return what the controller answered; one of another release may answer otherwise."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise Ended(
+            Exit.UNAVAILABLE,
+            f"the controller's answer is not understood ({error}): install the same release.",
+        ) from error
+
+
+def reference(text: str) -> tuple[str, str]:
+    """Return model and version of `MODEL:VERSION`."""
+    model, colon, version = text.partition(":")
+    if not (model and colon and version):
+        raise Ended(Exit.USAGE, f"{text!r} names no version: write it MODEL:VERSION.")
+    return model, version

@@ -1,0 +1,222 @@
+"""`wherry rollout`: one version's way to some groups, stage by stage."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from wherry_controller.cli import show
+from wherry_controller.cli.outcome import Ended, Exit
+from wherry_controller.cli.profile import read_file
+from wherry_controller.cli.remote import Remote, connect
+from wherry_controller.cli.replies import Page, Rollout, Stage, read, reference
+
+app = typer.Typer(no_args_is_help=True, help="Versions on their way through groups.")
+
+POLL_S = 1.0
+Name = Annotated[str, typer.Argument(metavar="ROLLOUT")]
+
+
+@app.command()
+def create(
+    name: Name,
+    version: Annotated[str, typer.Argument(metavar="MODEL:VERSION")],
+    stages: Annotated[
+        list[str],
+        typer.Option(
+            "--stage",
+            "-s",
+            metavar="[NAME=]GROUP",
+            help="A stage, in order; the first is the canary.",
+        ),
+    ],
+    *,
+    alias: Annotated[str, typer.Option(help="The name that applications ask for.")] = "default",
+    gate: Annotated[
+        Path | None, typer.Option(help="What every stage must show, in TOML; else the defaults.")
+    ] = None,
+    probation_s: Annotated[float | None, typer.Option("--probation-s", min=0)] = None,
+    deadline_s: Annotated[float | None, typer.Option("--deadline-s", min=0)] = None,
+    start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,
+    json: show.Json = False,
+) -> None:
+    """Create a rollout; it orders nothing before it is started."""
+    model, version_name = reference(version)
+    wish: dict[str, object] = {
+        "name": name,
+        "model": model,
+        "version": version_name,
+        "alias": alias,
+        "stages": [_stage(text) for text in stages],
+    }
+    given = {"probation_s": probation_s, "deadline_s": deadline_s}
+    wish |= {key: value for key, value in given.items() if value is not None}
+    if gate is not None:
+        wish["gate"] = _read_gate(gate)
+    remote = connect()
+    body = remote.post("/rollouts", wish)
+    if start:
+        body = remote.post(f"/rollouts/{name}/start")
+    _say(body, json)
+
+
+@app.command("list")
+def list_rollouts(
+    *, json: show.Json = False, limit: show.Limit = 100, cursor: show.Cursor = None
+) -> None:
+    """List the rollouts, the newest first."""
+    body = connect().get("/rollouts", limit=limit, cursor=cursor)
+    if json:
+        show.raw(body)
+        return
+    page = read(Page[Rollout], body)
+    rows = [
+        (one.name, f"{one.model}:{one.version}", one.alias, one.status, one.why)
+        for one in page.items
+    ]
+    columns = ("rollout", "version", "alias", "status", "why")
+    show.table(columns, rows, more=page.next_cursor)
+
+
+@app.command()
+def status(name: Name, *, json: show.Json = False) -> None:
+    """Show a rollout: its stages, the verdict on each with the evidence, and the devices."""
+    body = connect().get(f"/rollouts/{name}")
+    if json:
+        show.raw(body)
+    else:
+        _show(read(Rollout, body))
+
+
+@app.command()
+def watch(name: Name, *, json: show.Json = False) -> None:
+    """Follow a rollout to its end; exit status 1 if that is not success."""
+    body = _follow(connect(), name)
+    rollout = read(Rollout, body)
+    if json:
+        show.raw(body)
+    else:
+        _show(rollout)
+    if rollout.status != "succeeded":
+        why = rollout.why or "nobody said why"
+        problem = f"rollout {name} is {rollout.status}: {why}; see `wherry rollout status {name}`."
+        raise Ended(Exit.FAILED, problem)
+
+
+@app.command()
+def start(name: Name, *, json: show.Json = False) -> None:
+    """Begin the first stage."""
+    _say(connect().post(f"/rollouts/{name}/start"), json)
+
+
+@app.command()
+def pause(name: Name, *, json: show.Json = False) -> None:
+    """Begin no further stage until it is resumed."""
+    _say(connect().post(f"/rollouts/{name}/pause"), json)
+
+
+@app.command()
+def resume(name: Name, *, json: show.Json = False) -> None:
+    """Go on where it was paused."""
+    _say(connect().post(f"/rollouts/{name}/resume"), json)
+
+
+@app.command()
+def cancel(name: Name, *, json: show.Json = False) -> None:
+    """End it where it stands: devices under way go back, confirmed ones keep the version."""
+    _say(connect().post(f"/rollouts/{name}/cancel"), json)
+
+
+@app.command()
+def revert(name: Name, *, json: show.Json = False) -> None:
+    """Order every device that it reached back to what it served before."""
+    _say(connect().post(f"/rollouts/{name}/revert"), json)
+
+
+def _stage(text: str) -> dict[str, str]:
+    name, _, group = text.rpartition("=")
+    return {"name": name or group, "group": group}
+
+
+def _read_gate(file: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(read_file(file).decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Ended(Exit.USAGE, f"{file} is no TOML ({error}): correct the file.") from error
+
+
+def _say(body: bytes, json: bool) -> None:  # noqa: FBT001 - it is the option itself
+    if json:
+        show.raw(body)
+    else:
+        rollout = read(Rollout, body)
+        show.line(f"rollout {rollout.name} is {rollout.status}.")
+
+
+def _show(rollout: Rollout) -> None:
+    show.facts(
+        [
+            ("rollout", rollout.name),
+            ("version", f"{rollout.model}:{rollout.version} as {rollout.alias}"),
+            ("status", rollout.status),
+            ("stopped by", rollout.stopped_by or ""),
+            ("why", rollout.why),
+        ]
+    )
+    for stage in rollout.stages:
+        show.line("")
+        show.line(f"stage {stage.name} ({stage.group}): {stage.status}")
+        if stage.verdict is not None:
+            show.line(f"  {stage.verdict.decision}: {stage.verdict.sentence}")
+        _show_devices(stage)
+
+
+def _show_devices(stage: Stage) -> None:
+    findings = {one.device: one for one in stage.verdict.findings} if stage.verdict else {}
+    rows = []
+    for one in stage.devices:
+        row = (one.device, show.short(one.bundle), one.status, one.reason or "")
+        found = findings.get(one.device)
+        evidence = (
+            (
+                f"{show.share(found.accuracy)} / {show.share(found.incumbent_accuracy)}",
+                str(found.labels),
+                f"{show.milliseconds(found.median_ms)} / "
+                f"{show.milliseconds(found.incumbent_median_ms)}",
+            )
+            if found
+            else ("", "", "")
+        )
+        rows.append((*row, *evidence))
+    columns = ("device", "bundle", "status", "reason", "accuracy / before", "labels")
+    show.table((*columns, "median ms / before"), rows)
+
+
+def _follow(remote: Remote, name: str) -> bytes:
+    """Return the rollout's last state, drawing a bar for each stage until then."""
+    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TextColumn("{task.fields[verdict]}", markup=False), console=show.stderr()
+    ) as bars:
+        tasks: dict[str, TaskID] = {}
+        while True:
+            body = remote.get(f"/rollouts/{name}")
+            rollout = read(Rollout, body)
+            for stage in rollout.stages:
+                if stage.name not in tasks:
+                    tasks[stage.name] = bars.add_task(stage.name, verdict="")
+                _draw(bars, tasks[stage.name], stage)
+            if rollout.is_over:
+                return body
+            time.sleep(POLL_S)
+
+
+def _draw(bars: Progress, task: TaskID, stage: Stage) -> None:
+    done = sum(device.is_over for device in stage.devices)
+    verdict = stage.verdict.sentence if stage.verdict else stage.status
+    bars.update(task, total=len(stage.devices), completed=done, verdict=verdict)

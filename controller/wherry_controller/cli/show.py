@@ -1,0 +1,84 @@
+"""What a command prints: the API's own JSON, or a table for people, on stdout and nothing else.
+
+Progress goes to stderr, so that stdout can be piped while a person watches.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+Json = Annotated[bool, typer.Option("--json", help="Print the API's JSON and nothing else.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many to list.")]
+Cursor = Annotated[str | None, typer.Option("--cursor", help="List what comes after this one.")]
+
+
+def stderr() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def raw(body: bytes) -> None:
+    """Print a document as it came."""
+    sys.stdout.buffer.write(body.rstrip(b"\n") + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def line(text: str) -> None:
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+Rows = Iterable[Sequence[str]]
+
+
+def table(columns: Sequence[str], rows: Rows, *, more: str | None = None) -> None:
+    """Print a table, and how to list what follows `more`, the next page's cursor."""
+    drawn = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        drawn.add_column(column, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(_plain(cell) for cell in row))
+    Console(highlight=False).print(drawn)
+    if more is not None:
+        stderr().print(f"there are more: --cursor {more}", markup=False)
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> None:
+    """Print names with their values, one a line."""
+    drawn = Table(box=None, show_header=False, pad_edge=False)
+    drawn.add_column(style="bold")
+    drawn.add_column(overflow="fold")
+    for name, value in pairs:
+        drawn.add_row(name, _plain(value))
+    Console(highlight=False).print(drawn)
+
+
+def moment(at: float | None) -> str:
+    """Return UNIX seconds as local time, for people."""
+    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def share(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def size(value: int) -> str:
+    return f"{value / 1e6:.2f} MB"
+
+
+def short(digest: str | None) -> str:
+    return "" if digest is None else digest[:12]
+
+
+def _plain(text: str) -> str:
+    # A cell is data: brackets in it are no markup.
+    return text.replace("[", r"\[")

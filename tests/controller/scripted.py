@@ -1,0 +1,162 @@
+"""A builder that follows a script, an executor without threads, and a version to register."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import IO, ParamSpec, TypeAlias, TypeVar
+
+from tests.builders import a_bundle_of
+from wherry import codec
+from wherry.blobs import digest_of
+from wherry_controller.core.recipe import (
+    REMEDIES,
+    BuildMessage,
+    BuildReason,
+    BuildRequest,
+    BuildStep,
+    Built,
+    Fault,
+    Progress,
+    Refused,
+)
+from wherry_controller.services.child import BuildCrashed
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Script: TypeAlias = Callable[[BuildRequest], Iterator[BuildMessage]]
+
+CARD = """\
+model = "digits"
+version = "{version}"
+class_output = "scores"
+claimed_accuracy = 0.96
+
+[source]
+factory = "net.py:make_net"
+state_dict = "weights.pt"
+
+[signature]
+inputs = [{{ name = "image", datatype = "FP32", shape = ["batch", 2] }}]
+outputs = [{{ name = "scores", datatype = "FP32", shape = ["batch", 3] }}]
+
+[data]
+evaluation = "evaluation.npz"
+calibration = "calibration.npz"
+
+[goal]
+floor = 0.9
+largest_drop = 0.02
+"""
+FILES = {
+    "net.py": b"def make_net(): ...\n",
+    "weights.pt": b"weights",
+    "evaluation.npz": b"evaluation",
+    "calibration.npz": b"calibration",
+}
+PROFILE = """\
+name = "{name}"
+arch = "x86_64"
+runtime = "onnxruntime"
+runtime_floor = "1.23"
+runtime_below = "2"
+"""
+
+
+def a_card(version: str = "v1") -> bytes:
+    return CARD.format(version=version).encode()
+
+
+def the_files(**changes: bytes) -> list[tuple[str, IO[bytes]]]:
+    """Return the files of `a_card`, some with other bytes: `weights=b"..."` for `weights.pt`."""
+    named = {name: changes.get(name.partition(".")[0], data) for name, data in FILES.items()}
+    return [(name, io.BytesIO(data)) for name, data in named.items()]
+
+
+def write_version(folder: Path, version: str = "v1") -> Path:
+    """Write a version's card and files as a person would keep them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.toml").write_bytes(a_card(version))
+    for name, data in FILES.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def a_profile_file(name: str = "x86-onnx-fp32") -> bytes:
+    return PROFILE.format(name=name).encode()
+
+
+class ScriptedBuilder:
+    """Builds as its script says."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.requests: list[BuildRequest] = []
+
+    def run(self, request: BuildRequest) -> Iterator[BuildMessage]:
+        self.requests.append(request)
+        return self.script(request)
+
+    def stop(self) -> None:
+        self.script = crashes("stopped")
+
+
+def builds_all(request: BuildRequest) -> Iterator[BuildMessage]:
+    """Make a small bundle for each profile."""
+    total = len(request.profiles)
+    for done, profile in enumerate(request.profiles):
+        yield Progress(BuildStep.PACKING, done, total, profile.name)
+        made = a_bundle_of(
+            f"{request.lineage} for {profile.name}".encode(),
+            model=request.card.model,
+            version=request.card.version,
+            lineage=request.lineage,
+            profile=profile,
+        )
+        output = Path(request.output)
+        (output / "blobs").mkdir(exist_ok=True)
+        for digest, data in made.blobs.items():
+            (output / "blobs" / digest).write_bytes(data)
+        (output / f"{profile.name}.manifest.json").write_bytes(codec.encode(made.manifest))
+        yield Built(profile.name, digest_of(codec.encode(made.manifest)), made.manifest.report)
+
+
+def refuses(reason: BuildReason, problem: str = "the scripted net is sick") -> Script:
+    """Return the script that refuses the version."""
+
+    def script(_: BuildRequest) -> Iterator[BuildMessage]:
+        yield Refused(reason, Fault(reason, problem).sentence)
+
+    return script
+
+
+def refuses_profile(reason: BuildReason, profile: str) -> Script:
+    """Return the script that builds all profiles but one."""
+
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        for message in builds_all(request):
+            if not (isinstance(message, Built) and message.profile == profile):
+                yield message
+        (refused,) = (one.name for one in request.profiles if one.name == profile)
+        yield Refused(reason, Fault(reason, REMEDIES[reason]).sentence, refused)
+
+    return script
+
+
+def crashes(last_line: str) -> Script:
+    def script(_: BuildRequest) -> Iterator[BuildMessage]:
+        yield Progress(BuildStep.LOADING, 0, 4)
+        raise BuildCrashed(last_line)
+
+    return script
+
+
+class AtOnce(Executor):
+    """Does the work where it is submitted, before it returns."""
+
+    def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        future.set_result(work(*args, **kwargs))
+        return future
