@@ -235,7 +235,7 @@ def _dispatch(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]
         case Assembled(bundle):
             return replace(agent, fetched=agent.fetched | _fetching(agent, bundle)), ()
         case FetchLink(online, chance):
-            return _link_fetch(agent, online, chance, now_s)
+            return _link_up(agent, now_s) if online else _link_down(agent, chance, now_s)
         case Installed(alias, change):
             return _install(agent, alias, change)
         case Measured():
@@ -266,10 +266,12 @@ def _follow_order(agent: Agent, order: Order, now_s: float) -> tuple[Agent, Effe
     return agent, (*told, session.Announce())
 
 
-def _link_fetch(agent: Agent, online: bool, chance: float, now_s: float) -> tuple[Agent, Effects]:
-    if online:
-        agent = replace(agent, fetch_online=True, fetch_failures=0, open_fetch_at_s=None)
-        return _fetch(agent, download.Connected(now_s))
+def _link_up(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
+    agent = replace(agent, fetch_online=True, fetch_failures=0, open_fetch_at_s=None)
+    return _fetch(agent, download.Connected(now_s))
+
+
+def _link_down(agent: Agent, chance: float, now_s: float) -> tuple[Agent, Effects]:
     again_s = now_s + delay_s(agent.fetch_failures, chance)
     failures = agent.fetch_failures + 1
     agent = replace(agent, fetch_online=False, fetch_failures=failures, open_fetch_at_s=again_s)
@@ -407,7 +409,7 @@ def _pursue(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
     if wanted is None:
         return replace(agent, download=None), (*drop, CloseFetch())
     fresh = download.Download(bundle=wanted, limit_bytes_per_s=agent.limit_bytes_per_s)
-    agent = replace(agent, download=fresh)
+    agent = replace(agent, download=fresh, open_fetch_at_s=None)
     if not agent.fetch_online:
         return agent, (*drop, OpenFetch())
     agent, ask = _fetch(agent, download.Connected(now_s))
@@ -425,9 +427,8 @@ def _fetch(agent: Agent, event: download.Event) -> tuple[Agent, Effects]:
             case download.Complete():
                 told.append(Assemble(after.bundle))
             case download.GiveUp(chunk):
-                spoiled = (
-                    f"chunk {chunk[:12]} came with wrong bytes {download.SPOILS_ALLOWED} times"
-                )
+                times = download.SPOILS_ALLOWED + 1
+                spoiled = f"chunk {chunk[:12]} came with wrong bytes {times} times"
                 for deployment in _fetching(agent, after.bundle):
                     alias = _alias_of(agent, deployment)
                     sickened = install.Sickened(deployment, Reason.WRONG_BYTES, spoiled)

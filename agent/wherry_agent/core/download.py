@@ -210,13 +210,14 @@ def _spoil(state: Download, chunk: Digest) -> tuple[Download, Effects]:
 
 
 def _tick(state: Download) -> tuple[Download, Effects]:
-    if not state.connected or state.now_s - state.progress_s <= stall_s(state):
+    if state.missing is not None and not state.missing:
+        return state, ()  # Complete, and told.
+    awaits = state.connected and (state.missing is None or state.asked)
+    if not awaits or state.now_s - state.progress_s <= stall_s(state):
         return _refill(state)
     again = replace(state, progress_s=state.now_s, window=max(1, state.window // 2))
     if state.missing is None:
         return again, (DropManifest(state.bundle), AskManifest(state.bundle), Want((state.bundle,)))
-    if not state.asked:
-        return _refill(again)
     after, effects = _refill(replace(again, asked=()))
     return after, (DropChunks(state.asked), *effects, Want(state.asked[:LARGEST_WANTS]))
 
