@@ -7,8 +7,20 @@ from fastapi.security import HTTPBearer
 from starlette.types import Lifespan
 
 import wherry
-from wherry_controller.api import builds, bundles, health, models, problems, profiles
+from wherry_controller.api import (
+    builds,
+    bundles,
+    devices,
+    groups,
+    health,
+    models,
+    problems,
+    profiles,
+    rollouts,
+    telemetry,
+)
 from wherry_controller.api.context import PREFIX, Context
+from wherry_controller.api.documents import written_out
 from wherry_controller.api.door import LARGEST_BODY_BYTES, Door
 
 TAGS = [
@@ -17,6 +29,9 @@ TAGS = [
     {"name": "profiles", "description": "The hardware classes that bundles are built for."},
     {"name": "builds", "description": "Versions being exported, quantized and measured."},
     {"name": "bundles", "description": "Signed, content-addressed packages of variants."},
+    {"name": "devices", "description": "The machines that run the agent."},
+    {"name": "groups", "description": "Named sets of devices."},
+    {"name": "rollouts", "description": "One version's way to some groups, stage by stage."},
 ]
 
 PROBLEMS: dict[int | str, dict[str, object]] = {
@@ -60,8 +75,24 @@ def make_api(
     guarded = [Depends(HTTPBearer(auto_error=False, description="From `wherry init`"))]
     for router in _routers():
         api.include_router(router, prefix=PREFIX, dependencies=guarded, responses=PROBLEMS)
+    _describe_problems(api)
     return api
 
 
+def _describe_problems(api: FastAPI) -> None:
+    """Put the schema that `PROBLEMS` refers to into the description, which is made here."""
+    schemas = api.openapi()["components"]["schemas"]
+    schemas["Problem"] = written_out(problems.Problem.model_json_schema())
+
+
 def _routers() -> tuple[APIRouter, ...]:
-    return (models.router, profiles.router, builds.router, bundles.router)
+    return (
+        models.router,
+        profiles.router,
+        builds.router,
+        bundles.router,
+        devices.router,
+        telemetry.router,
+        groups.router,
+        rollouts.router,
+    )

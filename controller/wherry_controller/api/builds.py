@@ -66,7 +66,7 @@ def order_build(here: Here, order: BuildOrder, response: Response) -> BuildDetai
         [parse_profile_name(profile) for profile in order.profiles],
     )
     response.headers["Location"] = f"{PREFIX}/builds/{build.id}"
-    with here.store.transaction() as tx:
+    with here.store.reading() as tx:
         return _detail(tx, build)
 
 
@@ -75,7 +75,7 @@ def list_builds(
     here: Here, asked: Asked, model: Annotated[str | None, Query()] = None
 ) -> Page[Build]:
     """List builds, the newest first; those of one model if it is given."""
-    with here.store.transaction() as tx:
+    with here.store.reading() as tx:
         found = [one for one in models.list_builds(tx) if model in (None, one.model)]
     return page(found, asked, name=lambda one: one.id, show=Build.model_validate)
 
@@ -83,7 +83,7 @@ def list_builds(
 @router.get("/builds/{build}", operation_id="get_build")
 def get_build(here: Here, build: str) -> BuildDetail:
     """Show one build: how far it is, or how it ended."""
-    with here.store.transaction() as tx:
+    with here.store.reading() as tx:
         return _detail(tx, build_of(tx, build))
 
 

@@ -35,7 +35,7 @@ ENVELOPE = {
 @router.get("/bundles", operation_id="list_bundles")
 def list_bundles(here: Here, asked: Asked) -> Page[Variant]:
     """List the bundles with what they are of, the newest first."""
-    with here.store.transaction() as tx:
+    with here.store.reading() as tx:
         return page(
             models.list_bundles(tx),
             asked,
@@ -52,7 +52,7 @@ def list_bundles(here: Here, asked: Asked) -> Page[Variant]:
 )
 def get_manifest(here: Here, digest: str) -> Response:
     """Give a bundle's signed manifest, byte for byte as devices receive it."""
-    with here.store.transaction() as tx:
+    with here.store.reading() as tx:
         envelope = models.get_envelope(tx, parse_digest(digest))
     if envelope is None:
         raise UnknownBundle(digest)

@@ -4,25 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends, Request
 
 from wherry_controller.services.builds import Builds
+from wherry_controller.services.fleet import Fleet
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
+
+T = TypeVar("T")
 
 PREFIX = "/api/v1"
 
 
+class Desk(Protocol):
+    """Where the fleet's course is decided; only the one thread that decides is at it."""
+
+    @property
+    def fleet(self) -> Fleet: ...
+
+
+class Decide(Protocol):
+    """Has the deciding thread do a piece of work, and returns or raises what came of it."""
+
+    def __call__(self, work: Callable[[Desk], T], /) -> T: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """Reads go to the store; what changes the fleet's course is decided by one thread."""
+    """Reads go to the store at once; what changes the fleet's course goes through `decide`."""
 
     store: Store
     blobs: BlobFolder
     builds: Builds
+    decide: Decide
     clock: Callable[[], float]
+    broker_url: str
+    director_pem: str
+    bundles_pem: str
 
 
 def _context_of(request: Request) -> Context:

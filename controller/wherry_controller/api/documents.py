@@ -38,9 +38,14 @@ def struct_of(kind: type[S], document: Json) -> S:
 
 
 def schema_of(kind: type[msgspec.Struct]) -> Json:
-    """Return the struct's JSON schema with every reference written out."""
-    whole: Json = msgspec.json.schema(kind)
-    definitions = whole.pop("$defs")
+    """Return the struct's JSON schema."""
+    return written_out(msgspec.json.schema(kind))
+
+
+def written_out(schema: Json) -> Json:
+    """Return the schema with every reference to its own definitions written out."""
+    whole = dict(schema)
+    definitions = whole.pop("$defs", {})
     assert isinstance(definitions, dict)
     written = _written_out(whole, definitions)
     assert isinstance(written, dict)

@@ -71,7 +71,7 @@ class VersionDetail(Version):
 @router.get("/models", operation_id="list_models")
 def list_models(here: Here, asked: Asked) -> Page[Model]:
     """List the models by name."""
-    with here.store.transaction() as tx:
+    with here.store.reading() as tx:
 
         def show(model: records.Model) -> Model:
             return _model(tx, model)
@@ -82,14 +82,14 @@ def list_models(here: Here, asked: Asked) -> Page[Model]:
 @router.get("/models/{model}", operation_id="get_model")
 def get_model(here: Here, model: str) -> Model:
     """Show one model with the names of its versions."""
-    with here.store.transaction() as tx:
+    with here.store.reading() as tx:
         return _model(tx, _model_of(tx, parse_model_name(model)))
 
 
 @router.get("/models/{model}/versions", operation_id="list_versions")
 def list_versions(here: Here, model: str, asked: Asked) -> Page[Version]:
     """List a model's versions, the oldest first."""
-    with here.store.transaction() as tx:
+    with here.store.reading() as tx:
         found = models.list_versions(tx, _model_of(tx, parse_model_name(model)).name)
     return page(found, asked, name=lambda one: one.name, show=Version.model_validate)
 
@@ -110,21 +110,21 @@ def register_version(
     content = [(file.filename or "", file.file) for file in files]
     toml = card.file.read(LARGEST_FILE_BYTES + 1)
     version = register(here.store, here.blobs, toml, content, now=here.clock())
-    with here.store.transaction() as tx:
+    with here.store.reading() as tx:
         return _detail(tx, version)
 
 
 @router.get("/models/{model}/versions/{version}", operation_id="get_version")
 def get_version(here: Here, model: str, version: str) -> VersionDetail:
     """Show one version with its card, files and variants."""
-    with here.store.transaction() as tx:
+    with here.store.reading() as tx:
         return _detail(tx, version_of(tx, parse_model_name(model), parse_version_name(version)))
 
 
 @router.get("/models/{model}/versions/{version}/variants", operation_id="list_variants")
 def list_variants(here: Here, model: str, version: str) -> Page[Variant]:
     """List what was built of a version, by profile."""
-    with here.store.transaction() as tx:
+    with here.store.reading() as tx:
         found = version_of(tx, parse_model_name(model), parse_version_name(version))
         return Page(items=_variants(tx, found.model, found.name))
 

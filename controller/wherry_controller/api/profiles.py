@@ -78,7 +78,7 @@ def put_profile(
 @router.get("/profiles", operation_id="list_profiles")
 def list_profiles(here: Here, asked: Asked) -> Page[ProfileDocument]:
     """List the profiles by name."""
-    with here.store.transaction() as tx:
+    with here.store.reading() as tx:
         found = models.list_profiles(tx)
     return page(found, asked, name=lambda profile: profile.name, show=json_of)
 
@@ -86,6 +86,6 @@ def list_profiles(here: Here, asked: Asked) -> Page[ProfileDocument]:
 @router.get("/profiles/{profile}", operation_id="get_profile")
 def get_profile(here: Here, profile: str) -> ProfileDocument:
     """Show one profile."""
-    with here.store.transaction() as tx:
+    with here.store.reading() as tx:
         (found,) = known_profiles(tx, [parse_profile_name(profile)])
     return json_of(found)

@@ -151,13 +151,13 @@ class Verdict(msgspec.Struct, frozen=True):
 class StageDevice(msgspec.Struct, frozen=True):
     device: str
     bundle: str
-    status: str
+    status: str | None
     reason: str | None
     detail: str
 
     @property
     def is_over(self) -> bool:
-        return self.status not in ("waiting", "queued", "in_progress")
+        return self.status not in (None, "queued", "in_progress")
 
 
 class Stage(msgspec.Struct, frozen=True):

@@ -180,7 +180,7 @@ def _show_devices(stage: Stage) -> None:
     findings = {one.device: one for one in stage.verdict.findings} if stage.verdict else {}
     rows = []
     for one in stage.devices:
-        row = (one.device, show.short(one.bundle), one.status, one.reason or "")
+        row = (one.device, show.short(one.bundle), one.status or "", one.reason or "")
         found = findings.get(one.device)
         evidence = (
             (

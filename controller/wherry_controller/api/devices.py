@@ -1,0 +1,156 @@
+"""Devices over HTTP: add one, see what it says and was told, see what it did, remove it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response, status
+from pydantic import BaseModel, ConfigDict, Field
+
+from wherry.messages import Phase, Reason, Status
+from wherry.names import DeviceId, parse_device_id, parse_profile_name
+from wherry_controller.api.context import PREFIX, Here
+from wherry_controller.api.documents import ReportedDocument, json_of
+from wherry_controller.api.pages import Asked, Page, page
+from wherry_controller.services.fleet import device_of
+from wherry_controller.store import devices, records
+from wherry_controller.store.database import Transaction
+
+router = APIRouter(tags=["devices"])
+
+MOST_DEPLOYMENTS_SHOWN = 20
+WINDOWS_SUMMED = 1000
+
+
+class DeviceWish(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(examples=["pi-1"])
+    profile: str = Field(examples=["pi-int8"])
+    tags: dict[str, str] = Field(default_factory=dict, max_length=50, examples=[{"site": "oslo"}])
+
+
+class Enrolment(BaseModel):
+    """What `wherry-agent enrol` needs on the device; nothing of it is secret."""
+
+    id: str = Field(examples=["pi-1"])
+    profile: str = Field(examples=["pi-int8"])
+    broker: str = Field(examples=["mqtt://10.0.0.5:1883"])
+    director_pem: str = Field(description="The public key that orders are signed with")
+    bundles_pem: str = Field(description="The public key that bundles are signed with")
+
+
+class Device(BaseModel):
+    """`reported` is what the device last said of itself, `generation` what was last ordered."""
+
+    id: str = Field(examples=["pi-1"])
+    profile: str = Field(examples=["pi-int8"])
+    tags: dict[str, str]
+    registered_at: float
+    online: bool
+    last_seen_at: float | None
+    generation: int
+    reported: ReportedDocument | None
+
+
+class Deployment(BaseModel):
+    """One journey of the device to one bundle."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    rollout: str | None
+    alias: str = Field(examples=["default"])
+    bundle: str
+    status: Status
+    phase: Phase | None
+    reason: Reason | None
+    detail: str
+    ordered_at: float
+    started_at: float | None
+    ended_at: float | None
+
+
+class DeviceDetail(Device):
+    deployments: list[Deployment] = Field(
+        description=f"The newest {MOST_DEPLOYMENTS_SHOWN}, the newest first"
+    )
+
+
+class Registered(BaseModel):
+    device: Device
+    enrolment: Enrolment
+
+
+@router.post("/devices", operation_id="add_device", status_code=status.HTTP_201_CREATED)
+def add_device(here: Here, wish: DeviceWish, response: Response) -> Registered:
+    """Add a device, and say what its agent must be enrolled with."""
+    device, profile = parse_device_id(wish.id), parse_profile_name(wish.profile)
+    added = here.decide(
+        lambda desk: desk.fleet.add_device(device, profile, wish.tags, now=here.clock())
+    )
+    response.headers["Location"] = f"{PREFIX}/devices/{device}"
+    with here.store.reading() as tx:
+        shown = _device(tx, added)
+    return Registered(device=shown, enrolment=_enrolment(here, added))
+
+
+@router.get("/devices", operation_id="list_devices")
+def list_devices(here: Here, asked: Asked) -> Page[Device]:
+    """List the devices by id."""
+    with here.store.reading() as tx:
+        return page(
+            devices.list_devices(tx),
+            asked,
+            name=lambda device: device.id,
+            show=lambda device: _device(tx, device),
+        )
+
+
+@router.get("/devices/{device}", operation_id="get_device")
+def get_device(here: Here, device: str) -> DeviceDetail:
+    """Show a device with its newest deployments."""
+    with here.store.reading() as tx:
+        found = device_of(tx, parse_device_id(device))
+        journeys = devices.journeys_of_device(tx, found.id)[:MOST_DEPLOYMENTS_SHOWN]
+        return DeviceDetail(
+            **_device(tx, found).model_dump(),
+            deployments=[Deployment.model_validate(journey) for journey in journeys],
+        )
+
+
+@router.get("/devices/{device}/enrolment", operation_id="get_enrolment")
+def get_enrolment(here: Here, device: str) -> Enrolment:
+    """Say again what a device's agent must be enrolled with."""
+    with here.store.reading() as tx:
+        return _enrolment(here, device_of(tx, parse_device_id(device)))
+
+
+@router.delete(
+    "/devices/{device}", operation_id="remove_device", status_code=status.HTTP_204_NO_CONTENT
+)
+def remove_device(here: Here, device: str) -> None:
+    """Remove a device and everything that is known of it."""
+    known: DeviceId = parse_device_id(device)
+    here.decide(lambda desk: desk.fleet.remove_device(known, now=here.clock()))
+
+
+def _device(tx: Transaction, device: records.Device) -> Device:
+    return Device(
+        id=device.id,
+        profile=device.profile,
+        tags=device.tags,
+        registered_at=device.registered_at,
+        online=device.online,
+        last_seen_at=device.last_seen_at,
+        generation=devices.get_desired(tx, device.id).generation,
+        reported=json_of(device.reported) if device.reported else None,
+    )
+
+
+def _enrolment(here: Here, device: records.Device) -> Enrolment:
+    return Enrolment(
+        id=device.id,
+        profile=device.profile,
+        broker=here.broker_url,
+        director_pem=here.director_pem,
+        bundles_pem=here.bundles_pem,
+    )
