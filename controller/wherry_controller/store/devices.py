@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from sqlmodel import col, delete, select
+from sqlmodel import col, delete, or_, select, update
 
 from wherry.names import DeploymentId, DeviceId, GroupName, RolloutName
 from wherry_controller.store.convert import get, save, to_record
@@ -33,6 +33,27 @@ def save_device(tx: Transaction, device: Device) -> None:
 def remove_device(tx: Transaction, device: DeviceId) -> None:
     """Remove a device with all that it sent and all that was wanted of it."""
     tx.exec(delete(DeviceRow).where(col(DeviceRow.id) == device))
+
+
+def known_devices(tx: Transaction) -> frozenset[DeviceId]:
+    return frozenset(DeviceId(device) for device in tx.exec(select(DeviceRow.id)))
+
+
+def note_alive(tx: Transaction, devices: Collection[DeviceId], now: float) -> None:
+    """Note that devices were heard of now: whatever their presence says, they are online."""
+    tx.exec(
+        update(DeviceRow)
+        .where(col(DeviceRow.id).in_(devices))
+        .values(last_seen_at=now, online=True)
+    )
+
+
+def note_silent(tx: Transaction, before: float) -> Sequence[DeviceId]:
+    """Count as offline, and return, the devices that were last heard of before a time."""
+    is_silent = or_(col(DeviceRow.last_seen_at).is_(None), col(DeviceRow.last_seen_at) < before)
+    silent = tx.exec(select(DeviceRow.id).where(col(DeviceRow.online), is_silent)).all()
+    tx.exec(update(DeviceRow).where(col(DeviceRow.id).in_(silent)).values(online=False))
+    return [DeviceId(device) for device in silent]
 
 
 def list_devices(tx: Transaction) -> Sequence[Device]:
@@ -88,6 +109,16 @@ def get_journey(tx: Transaction, deployment: DeploymentId) -> Journey | None:
 
 def save_journey(tx: Transaction, journey: Journey) -> None:
     save(tx, DeploymentRow, journey)
+
+
+def open_journeys(tx: Transaction, device: DeviceId) -> Sequence[Journey]:
+    """Return the device's deployments that have not ended."""
+    rows = tx.exec(
+        select(DeploymentRow).where(
+            DeploymentRow.device == device, col(DeploymentRow.ended_at).is_(None)
+        )
+    )
+    return [to_record(row, Journey) for row in rows]
 
 
 def journeys_of_device(tx: Transaction, device: DeviceId) -> Sequence[Journey]:

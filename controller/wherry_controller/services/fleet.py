@@ -1,0 +1,199 @@
+"""Devices, groups and orders: what an operator or a rollout wants of the fleet.
+
+An order is a device's whole desired state. It is saved first and published by difference, so
+what a kill left unpublished is published at the next connect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from wherry import signing
+from wherry.errors import Unsuitable
+from wherry.messages import Order, Wanted
+from wherry.names import AliasName, DeviceId, Digest, GroupName, ProfileName, RolloutName
+from wherry_controller.core import device as core
+from wherry_controller.services import machines
+from wherry_controller.services.missing import (
+    Taken,
+    UnknownBundle,
+    UnknownDevice,
+    UnknownGroup,
+    UnknownProfile,
+)
+from wherry_controller.services.publisher import Publisher, Shelved, SignedOrder, shelve
+from wherry_controller.store import devices, models
+from wherry_controller.store.database import Store, Transaction
+from wherry_controller.store.records import Desired, Device, Group, Journey
+
+
+class InARollout(Unsuitable):
+    """A device that an open rollout reaches."""
+
+    def __init__(self, device: str, rollout: str) -> None:
+        super().__init__(device, rollout)
+        self.device, self.rollout = device, rollout
+
+    def __str__(self) -> str:
+        return (
+            f"device {self.device!r} is in the open rollout {self.rollout!r}: "
+            "wait until that has ended, or cancel it."
+        )
+
+
+class Fleet:
+    """The devices of this controller; one thread calls it."""
+
+    def __init__(self, store: Store, publisher: Publisher, director: Ed25519PrivateKey) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._director = director
+        self._signed: dict[DeviceId, tuple[Order, SignedOrder]] = {}
+        self._shelved: dict[Digest, Shelved] = {}
+
+    def add_device(
+        self, device: DeviceId, profile: ProfileName, tags: Mapping[str, str], *, now: float
+    ) -> Device:
+        """Add a device; raise `Taken` or `UnknownProfile`."""
+        record = Device(id=device, profile=profile, tags=dict(tags), registered_at=now)
+        with self._store.transaction() as tx:
+            if devices.get_device(tx, device) is not None:
+                raise Taken("device", device)
+            if models.get_profile(tx, profile) is None:
+                raise UnknownProfile(profile, [one.name for one in models.list_profiles(tx)])
+            devices.save_device(tx, record)
+        return record
+
+    def remove_device(self, device: DeviceId, *, now: float) -> None:
+        """Remove a device and clear its topics; raise `UnknownDevice` or `InARollout`."""
+        with self._store.transaction() as tx:
+            device_of(tx, device)
+            rollout = machines.rollout_of_device(tx, device)
+            if rollout is not None:
+                raise InARollout(device, rollout)
+            devices.remove_device(tx, device)
+        self._publisher.forget(device)
+        self.publish(now)
+
+    def set_group(self, name: GroupName, members: Iterable[DeviceId]) -> Group:
+        """Make a group hold exactly these devices; raise `UnknownDevice`."""
+        group = Group(name, tuple(sorted(set(members))))
+        with self._store.transaction() as tx:
+            for device in group.devices:
+                device_of(tx, device)
+            devices.save_group(tx, group)
+        return group
+
+    def remove_group(self, name: GroupName) -> None:
+        """Remove a group, not its devices; raise `UnknownGroup`."""
+        with self._store.transaction() as tx:
+            group_of(tx, name)
+            devices.remove_group(tx, name)
+
+    def publish(self, now: float) -> None:
+        """Have the broker retain every order, and every bundle that a device may need."""
+        with self._store.reading() as tx:
+            desired = devices.list_desired(tx)
+            bundles = {digest: self.shelved(tx, digest) for digest in sorted(needed_bundles(tx))}
+        orders = {one.device: self._sign(order_of(one)) for one in desired}
+        self._publisher.want(orders, bundles, now)
+
+    def shelved(self, tx: Transaction, digest: Digest) -> Shelved:
+        """Return what a bundle takes on the broker; raise `UnknownBundle`."""
+        if digest not in self._shelved:
+            envelope = models.get_envelope(tx, digest)
+            if envelope is None:
+                raise UnknownBundle(digest)
+            self._shelved[digest] = shelve(envelope)
+        return self._shelved[digest]
+
+    def _sign(self, order: Order) -> SignedOrder:
+        """Sign an order once: the same order has the same bytes."""
+        known = self._signed.get(order.device)
+        if known is not None and known[0] == order:
+            return known[1]
+        bundles = frozenset(wanted.bundle for wanted in order.aliases.values())
+        signed = SignedOrder(signing.sign(order, self._director), bundles)
+        self._signed[order.device] = (order, signed)
+        return signed
+
+
+def needed_bundles(tx: Transaction) -> frozenset[Digest]:
+    """Return the bundles that some order names, or the way back of an open rollout."""
+    ordered = devices.list_desired(tx)
+    named = frozenset(wanted.bundle for one in ordered for wanted in one.aliases.values())
+    return named | machines.bundles_of_ways_back(tx)
+
+
+def device_of(tx: Transaction, device: DeviceId) -> Device:
+    """Return a device; raise `UnknownDevice`."""
+    record = devices.get_device(tx, device)
+    if record is None:
+        raise UnknownDevice(device)
+    return record
+
+
+def group_of(tx: Transaction, name: GroupName) -> Group:
+    """Return a group; raise `UnknownGroup`."""
+    group = devices.get_group(tx, name)
+    if group is None:
+        raise UnknownGroup(name)
+    return group
+
+
+def order(
+    tx: Transaction,
+    device: DeviceId,
+    alias: AliasName,
+    wanted: Wanted,
+    *,
+    rollout: RolloutName | None,
+    now: float,
+) -> None:
+    """Want a bundle of a device from now on; wanting it twice is wanting it once."""
+    before = order_of(devices.get_desired(tx, device))
+    after = core.want(before, alias, wanted)
+    if after == before:
+        return
+    _save_order(tx, after)
+    if devices.get_journey(tx, wanted.deployment) is None:
+        journey = Journey(
+            id=wanted.deployment,
+            device=device,
+            rollout=rollout,
+            alias=alias,
+            bundle=wanted.bundle,
+            ordered_at=now,
+        )
+        devices.save_journey(tx, journey)
+
+
+def withdraw(tx: Transaction, device: DeviceId, alias: AliasName) -> None:
+    """Want nothing of a device under an alias from now on."""
+    before = order_of(devices.get_desired(tx, device))
+    after = core.withdraw(before, alias)
+    if after != before:
+        _save_order(tx, after)
+
+
+def serving(
+    tx: Transaction, members: Sequence[DeviceId], alias: AliasName
+) -> Mapping[DeviceId, Digest | None]:
+    """Return the bundle that each device says it serves under an alias."""
+    active: dict[DeviceId, Digest | None] = {}
+    for device in members:
+        record = devices.get_device(tx, device)
+        slots = record.reported.slots.get(alias) if record and record.reported else None
+        active[device] = slots.active if slots else None
+    return active
+
+
+def order_of(desired: Desired) -> Order:
+    return Order(device=desired.device, generation=desired.generation, aliases=desired.aliases)
+
+
+def _save_order(tx: Transaction, order: Order) -> None:
+    desired = Desired(device=order.device, generation=order.generation, aliases=order.aliases)
+    devices.save_desired(tx, desired)

@@ -1,0 +1,375 @@
+"""Rollouts: created by an operator, moved by evidence, performed as orders to devices.
+
+Each wish, report and verdict is an event of the machine in `core.rollout`. Its new state and the
+effects that it orders are one write; the effects are then performed and struck off in a second,
+together with the orders that they make. A controller that dies in between finds them at its next
+start, and performing them twice changes nothing. What devices say is read from their deployments
+in the database, so nothing that was taken in is lost on the way to the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import assert_never
+
+import msgspec
+
+from wherry.errors import Unsuitable
+from wherry.messages import Wanted
+from wherry.names import (
+    AliasName,
+    DeviceId,
+    Digest,
+    GroupName,
+    ModelName,
+    ProfileName,
+    RolloutName,
+    VersionName,
+)
+from wherry_controller.core import rollout as core
+from wherry_controller.core.gate import Evidence, Gate, judge
+from wherry_controller.core.group import devices_of_stages
+from wherry_controller.core.rollout import (
+    Canceled,
+    DeviceReported,
+    Effect,
+    Event,
+    Judged,
+    Order,
+    Paused,
+    Plan,
+    Resumed,
+    RevertOrdered,
+    Rollout,
+    RolloutStatus,
+    Stage,
+    Started,
+    Tick,
+    Withdraw,
+    devices_of,
+    stage_devices,
+)
+from wherry_controller.services import fleet
+from wherry_controller.services.fleet import Fleet, InARollout, device_of, group_of
+from wherry_controller.services.machines import (
+    effects_of,
+    open_machines,
+    state_of,
+    written,
+)
+from wherry_controller.services.missing import Taken, UnknownRollout
+from wherry_controller.services.models import version_of
+from wherry_controller.services.publisher import size_of_all
+from wherry_controller.services.telemetry import side_of
+from wherry_controller.store import devices, models, rollouts
+from wherry_controller.store.database import Store, Transaction
+from wherry_controller.store.records import RolloutRecord, Version, VersionStatus
+
+
+class NoVariant(Unsuitable):
+    """Devices whose profile the version was not built for."""
+
+    def __init__(self, version: str, profiles: Sequence[ProfileName], waiting: int) -> None:
+        super().__init__(version, profiles, waiting)
+        self.version, self.profiles, self.waiting = version, tuple(profiles), waiting
+
+    def __str__(self) -> str:
+        return (
+            f"{self.version} has no variant for {', '.join(self.profiles)}, "
+            f"and {self.waiting} devices of the groups need one: "
+            f"build it with `wherry build {self.version}`, or take the devices out of the groups."
+        )
+
+
+class RefusedVersion(Unsuitable):
+    """A version that a build refused."""
+
+    def __init__(self, version: str, reason: str) -> None:
+        super().__init__(version, reason)
+        self.version, self.reason = version, reason
+
+    def __str__(self) -> str:
+        return f"{self.version} was refused ({self.reason}): register and build a corrected one."
+
+
+class OverBudget(Unsuitable):
+    """More bundles than the broker may retain at once."""
+
+    def __init__(self, needed_bytes: int, budget_bytes: int) -> None:
+        super().__init__(needed_bytes, budget_bytes)
+        self.needed_bytes, self.budget_bytes = needed_bytes, budget_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"the version's bundles take {self.needed_bytes} bytes on the broker, whose budget is "
+            f"{self.budget_bytes}: raise broker.budget_bytes in wherry.toml."
+        )
+
+
+class StageWish(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage as an operator wishes it; without a gate of its own it has the rollout's."""
+
+    name: str
+    group: GroupName
+    gate: Gate | None = None
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout as an operator wishes it."""
+
+    name: RolloutName
+    model: ModelName
+    version: VersionName
+    alias: AliasName
+    stages: tuple[StageWish, ...]
+    gate: Gate = Gate()
+    probation_s: float = 60.0
+    deadline_s: float = 3600.0
+
+
+class Rollouts:
+    """The rollouts of this controller; one thread calls it."""
+
+    def __init__(
+        self, store: Store, the_fleet: Fleet, *, incumbent_span_s: float, budget_bytes: int
+    ) -> None:
+        self._store = store
+        self._fleet = the_fleet
+        self._incumbent_span_s = incumbent_span_s
+        self._budget_bytes = budget_bytes
+
+    def create(self, wish: Wish, now: float) -> RolloutRecord:
+        """Create a rollout that has not started.
+
+        Raises `Taken`, `UnknownVersion`, `RefusedVersion`, `UnknownGroup`, `EmptyStage`,
+        `NoVariant`, `OverBudget`, or `InARollout` where a device is in an open one.
+        """
+        with self._store.transaction() as tx:
+            if rollouts.get_rollout(tx, wish.name) is not None:
+                raise Taken("rollout", wish.name)
+            version = version_of(tx, wish.model, wish.version)
+            if version.status is VersionStatus.REFUSED:
+                raise RefusedVersion(f"{version.model}:{version.name}", version.reason)
+            plan = _plan(tx, wish, version)
+            _check_free(tx, devices_of(plan), but=wish.name)
+            self._check_budget(tx, plan)
+            record = RolloutRecord(
+                name=wish.name,
+                model=wish.model,
+                version=wish.version,
+                alias=wish.alias,
+                groups=tuple(stage.group for stage in wish.stages),
+                status="",
+                state="",
+                effects="",
+                created_at=now,
+            )
+            record = written(record, Rollout(plan=plan), (), now=now)
+            rollouts.save_rollout(tx, record)
+        return record
+
+    def start(self, name: RolloutName, now: float) -> RolloutRecord:
+        """Begin the first stage; raise `UnknownRollout` or `NotNow`, as the others do."""
+        with self._store.reading() as tx:
+            plan = state_of(rollout_of(tx, name)).plan
+            serving = fleet.serving(tx, sorted(devices_of(plan)), plan.alias)
+        return self._step(name, Started(now, serving), now)
+
+    def pause(self, name: RolloutName, now: float) -> RolloutRecord:
+        return self._step(name, Paused(), now)
+
+    def resume(self, name: RolloutName, now: float) -> RolloutRecord:
+        return self._step(name, Resumed(), now)
+
+    def cancel(self, name: RolloutName, now: float) -> RolloutRecord:
+        return self._step(name, Canceled(now), now)
+
+    def revert(self, name: RolloutName, now: float) -> RolloutRecord:
+        """Order every device back; raises `InARollout` where a newer one has begun on a device."""
+        with self._store.reading() as tx:
+            plan = state_of(rollout_of(tx, name)).plan
+            _check_free(tx, devices_of(plan), but=name)
+        return self._step(name, RevertOrdered(now), now)
+
+    def resume_all(self, now: float) -> None:
+        """Perform what an earlier process left undone, and hear what devices said since."""
+        with self._store.reading() as tx:
+            names = [record.name for record in rollouts.list_rollouts(tx)]
+        for name in names:
+            self._perform(name, now)
+        self.follow(names, now)
+
+    def follow(self, names: Iterable[RolloutName], now: float) -> None:
+        """Tell machines how far the deployments that they ordered have come."""
+        for name in names:
+            with self._store.reading() as tx:
+                state = state_of(rollout_of(tx, name))
+                news = _news(tx, state, now)
+            for event in news:
+                self._step(name, event, now)
+
+    def tick(self, now: float) -> None:
+        """Judge the stages of running rollouts, and the way back of those that revert."""
+        with self._store.reading() as tx:
+            machines = open_machines(tx)
+        self.follow(machines, now)
+        for name in machines:
+            self._step(name, self._verdict(name, now) or Tick(now), now)
+
+    def _verdict(self, name: RolloutName, now: float) -> Judged | None:
+        """Judge the stage that runs, if one does."""
+        with self._store.reading() as tx:
+            state = state_of(rollout_of(tx, name))
+            if state.status is not RolloutStatus.RUNNING:
+                return None
+            number = len(state.records) - 1
+            began_s = state.records[number].began_s
+            verdict = judge(
+                state.plan.stages[number].gate,
+                [self._evidence(tx, state, device, now) for device in stage_devices(state)],
+                since_s=began_s,
+                now_s=now,
+            )
+            serving = fleet.serving(tx, sorted(devices_of(state.plan)), state.plan.alias)
+        return Judged(number, verdict, now, serving)
+
+    def _evidence(self, tx: Transaction, state: Rollout, device: DeviceId, now: float) -> Evidence:
+        journey = state.journeys[device]
+        began_s = state.records[-1].began_s
+        earlier = None
+        if journey.before is not None:
+            since = began_s - self._incumbent_span_s
+            earlier = side_of(tx, device, journey.before, since=since, until=now)
+        return Evidence(
+            device=device,
+            status=journey.status,
+            reason=journey.reason,
+            ended_s=journey.ended_s,
+            candidate=side_of(tx, device, journey.bundle, since=began_s, until=now),
+            incumbent=earlier,
+        )
+
+    def _step(self, name: RolloutName, event: Event, now: float) -> RolloutRecord:
+        """Feed one event: state and effects in one write, then the effects."""
+        with self._store.transaction() as tx:
+            record = rollout_of(tx, name)
+            before = state_of(record)
+            state, effects = core.step(before, event)
+            if state == before and not effects:
+                return record
+            record = written(record, state, (*effects_of(record), *effects), now=now)
+            rollouts.save_rollout(tx, record)
+        return self._perform(name, now)
+
+    def _perform(self, name: RolloutName, now: float) -> RolloutRecord:
+        """Make the orders that effects ask for, and strike the effects off."""
+        with self._store.transaction() as tx:
+            record = rollout_of(tx, name)
+            effects = effects_of(record)
+            for effect in effects:
+                _perform(tx, name, effect, now)
+            if effects:
+                record = written(record, state_of(record), (), now=now)
+                rollouts.save_rollout(tx, record)
+        if effects:
+            self._fleet.publish(now)
+        return record
+
+    def _check_budget(self, tx: Transaction, plan: Plan) -> None:
+        bundles = {digest for stage in plan.stages for digest in stage.bundles.values()}
+        needed = bundles | fleet.needed_bundles(tx)
+        size_bytes = size_of_all(self._fleet.shelved(tx, digest) for digest in needed)
+        if size_bytes > self._budget_bytes:
+            raise OverBudget(size_bytes, self._budget_bytes)
+
+
+def rollout_of(tx: Transaction, name: RolloutName) -> RolloutRecord:
+    """Return a rollout; raise `UnknownRollout`."""
+    record = rollouts.get_rollout(tx, name)
+    if record is None:
+        raise UnknownRollout(name)
+    return record
+
+
+def _plan(tx: Transaction, wish: Wish, version: Version) -> Plan:
+    groups = [stage.group for stage in wish.stages]
+    members = {group: group_of(tx, group).devices for group in groups}
+    parts = devices_of_stages(groups, members)
+    bundles = _bundles(tx, version, [device for part in parts for device in part])
+    stages = tuple(
+        Stage(
+            name=stage.name,
+            bundles={device: bundles[device] for device in part},
+            gate=stage.gate or wish.gate,
+        )
+        for stage, part in zip(wish.stages, parts, strict=True)
+    )
+    return Plan(
+        name=wish.name,
+        alias=wish.alias,
+        stages=stages,
+        probation_s=wish.probation_s,
+        deadline_s=wish.deadline_s,
+    )
+
+
+def _bundles(
+    tx: Transaction, version: Version, members: Sequence[DeviceId]
+) -> dict[DeviceId, Digest]:
+    """Return each device's bundle of a version; raise `NoVariant`."""
+    variants = models.list_variants(tx, version.model, version.name)
+    built = {variant.profile: variant.bundle for variant in variants}
+    profiles = {device: device_of(tx, device).profile for device in members}
+    waiting = [device for device, profile in profiles.items() if profile not in built]
+    if waiting:
+        missing = sorted({profiles[device] for device in waiting})
+        raise NoVariant(f"{version.model}:{version.name}", missing, len(waiting))
+    return {device: built[profile] for device, profile in profiles.items()}
+
+
+def _check_free(tx: Transaction, wanted: frozenset[DeviceId], *, but: RolloutName) -> None:
+    for name, state in open_machines(tx).items():
+        taken = wanted & devices_of(state.plan)
+        if taken and name != but:
+            raise InARollout(min(taken), name)
+
+
+def _news(tx: Transaction, state: Rollout, now: float) -> list[DeviceReported]:
+    """Return what the database knows of the rollout's deployments and its machine does not."""
+    known = {
+        journey.deployment: journey
+        for journeys in (state.journeys, state.ways_back)
+        for journey in journeys.values()
+    }
+    return [
+        DeviceReported(
+            device=row.device,
+            deployment=row.id,
+            status=row.status,
+            at_s=row.ended_at or now,
+            reason=row.reason,
+            detail=row.detail,
+        )
+        for row in devices.journeys_of_rollout(tx, state.plan.name)
+        if row.id in known
+        and not known[row.id].status.is_final
+        and row.status is not known[row.id].status
+    ]
+
+
+def _perform(tx: Transaction, name: RolloutName, effect: Effect, now: float) -> None:
+    if devices.get_device(tx, effect.device) is None:
+        return  # It was removed since; a revert ends without it at its deadline.
+    match effect:
+        case Order():
+            wanted = Wanted(
+                deployment=effect.deployment,
+                bundle=effect.bundle,
+                probation_s=effect.probation_s,
+                deadline_s=effect.deadline_s,
+            )
+            fleet.order(tx, effect.device, effect.alias, wanted, rollout=name, now=now)
+        case Withdraw():
+            fleet.withdraw(tx, effect.device, effect.alias)
+        case _:
+            assert_never(effect)
