@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from wherry_controller.services.builds import Builds
 from wherry_controller.services.fleet import Fleet
+from wherry_controller.services.rollouts import Rollouts
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
 
@@ -23,6 +24,9 @@ class Desk(Protocol):
 
     @property
     def fleet(self) -> Fleet: ...
+
+    @property
+    def rollouts(self) -> Rollouts: ...
 
 
 class Decide(Protocol):

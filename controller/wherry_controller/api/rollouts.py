@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
+from typing import TypeAlias
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response, status
 from pydantic import BaseModel, ConfigDict, Field
 
 from wherry.messages import Reason, Status
-from wherry.names import parse_rollout_name
-from wherry_controller.api.context import Here
-from wherry_controller.api.documents import GateDocument, VerdictDocument, json_of
+from wherry.names import (
+    RolloutName,
+    parse_alias_name,
+    parse_group_name,
+    parse_model_name,
+    parse_rollout_name,
+    parse_version_name,
+)
+from wherry_controller.api.context import PREFIX, Context, Here
+from wherry_controller.api.documents import GateDocument, VerdictDocument, json_of, struct_of
 from wherry_controller.api.pages import Asked, Page, page
 from wherry_controller.core import rollout as core
-from wherry_controller.core.gate import Decision
+from wherry_controller.core.gate import Decision, Gate
 from wherry_controller.core.rollout import RolloutStatus, StoppedBy
+from wherry_controller.services import rollouts as service
 from wherry_controller.services.machines import state_of
-from wherry_controller.services.missing import UnknownRollout
+from wherry_controller.services.rollouts import Rollouts, Wish, rollout_of
 from wherry_controller.store import records, rollouts
-from wherry_controller.store.database import Transaction
 
 router = APIRouter(tags=["rollouts"])
 
@@ -102,12 +111,46 @@ class RolloutDetail(Rollout):
     ways_back: list[Journey] = Field(description="Of the devices that were ordered back")
 
 
-class Action(StrEnum):
-    START = "start"
-    PAUSE = "pause"
-    RESUME = "resume"
-    CANCEL = "cancel"
-    REVERT = "revert"
+Action: TypeAlias = Callable[[Rollouts, RolloutName, float], records.RolloutRecord]
+
+
+@router.post("/rollouts", operation_id="create_rollout", status_code=status.HTTP_201_CREATED)
+def create_rollout(here: Here, wish: RolloutWish, response: Response) -> RolloutDetail:
+    """Create a rollout; it orders nothing before it is started."""
+    wanted = _wish(wish)
+    record = here.decide(lambda desk: desk.rollouts.create(wanted, here.clock()))
+    response.headers["Location"] = f"{PREFIX}/rollouts/{record.name}"
+    return _detail(record)
+
+
+@router.post("/rollouts/{rollout}/start", operation_id="start_rollout")
+def start_rollout(here: Here, rollout: str) -> RolloutDetail:
+    """Begin the first stage."""
+    return _act(here, rollout, Rollouts.start)
+
+
+@router.post("/rollouts/{rollout}/pause", operation_id="pause_rollout")
+def pause_rollout(here: Here, rollout: str) -> RolloutDetail:
+    """Begin no further stage until it is resumed."""
+    return _act(here, rollout, Rollouts.pause)
+
+
+@router.post("/rollouts/{rollout}/resume", operation_id="resume_rollout")
+def resume_rollout(here: Here, rollout: str) -> RolloutDetail:
+    """Go on where it was paused."""
+    return _act(here, rollout, Rollouts.resume)
+
+
+@router.post("/rollouts/{rollout}/cancel", operation_id="cancel_rollout")
+def cancel_rollout(here: Here, rollout: str) -> RolloutDetail:
+    """End it where it stands: devices under way go back, confirmed ones keep the version."""
+    return _act(here, rollout, Rollouts.cancel)
+
+
+@router.post("/rollouts/{rollout}/revert", operation_id="revert_rollout")
+def revert_rollout(here: Here, rollout: str) -> RolloutDetail:
+    """Order every device that it reached back to what it served before."""
+    return _act(here, rollout, Rollouts.revert)
 
 
 @router.get("/rollouts", operation_id="list_rollouts")
@@ -122,14 +165,33 @@ def list_rollouts(here: Here, asked: Asked) -> Page[Rollout]:
 def get_rollout(here: Here, rollout: str) -> RolloutDetail:
     """Show a rollout: its stages with verdicts, evidence and devices."""
     with here.store.reading() as tx:
-        return _detail(_record_of(tx, rollout))
+        return _detail(rollout_of(tx, parse_rollout_name(rollout)))
 
 
-def _record_of(tx: Transaction, rollout: str) -> records.RolloutRecord:
-    record = rollouts.get_rollout(tx, parse_rollout_name(rollout))
-    if record is None:
-        raise UnknownRollout(rollout)
-    return record
+def _wish(wish: RolloutWish) -> Wish:
+    return Wish(
+        name=parse_rollout_name(wish.name),
+        model=parse_model_name(wish.model),
+        version=parse_version_name(wish.version),
+        alias=parse_alias_name(wish.alias),
+        stages=tuple(_stage_wish(stage) for stage in wish.stages),
+        gate=struct_of(Gate, wish.gate),
+        probation_s=wish.probation_s,
+        deadline_s=wish.deadline_s,
+    )
+
+
+def _stage_wish(stage: StageWish) -> service.StageWish:
+    return service.StageWish(
+        name=stage.name,
+        group=parse_group_name(stage.group),
+        gate=None if stage.gate is None else struct_of(Gate, stage.gate),
+    )
+
+
+def _act(here: Context, rollout: str, action: Action) -> RolloutDetail:
+    name = parse_rollout_name(rollout)
+    return _detail(here.decide(lambda desk: action(desk.rollouts, name, here.clock())))
 
 
 def _rollout(record: records.RolloutRecord) -> Rollout:
