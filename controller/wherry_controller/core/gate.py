@@ -160,7 +160,7 @@ def _missing(
             sentence = f"{one.device} has {have} of {gate.min_labels} labelled answers a side"
             return GateReason.TOO_FEW_LABELS, sentence
         latency = _latency(gate, one)
-        if latency is not None and latency.windows < gate.latency.successive_windows:
+        if latency is not None and not _is_measured(gate, latency):
             sentence = f"{one.device} has answered too few requests to compare its latency"
             return GateReason.TOO_FEW_REQUESTS, sentence
     return None
@@ -194,6 +194,12 @@ def _latency(gate: Gate, one: Evidence) -> Comparison | None:
     if one.incumbent is None or not gate.latency.window_requests:
         return None
     return compare(one.candidate.compute, _whole(one.incumbent), gate.latency)
+
+
+def _is_measured(gate: Gate, latency: Comparison) -> bool:
+    """Say whether both sides have the requests that the rule takes to compare them."""
+    enough = latency.windows >= gate.latency.successive_windows
+    return enough and latency.incumbent_ms is not None
 
 
 def _whole(side: Side) -> Histogram:

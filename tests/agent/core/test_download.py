@@ -140,6 +140,8 @@ def play(link: Link, story: list[Move]) -> None:
                 link.hear(Disconnected())
             case "join":
                 link.hear(Connected(link.now_s))
+            case _:
+                pass  # Nothing is subscribed.
 
 
 def finish(link: Link) -> None:

@@ -476,6 +476,8 @@ class Device:
                 return [Fetched(wanted.deployment)]
             case Load(wanted):
                 return [Loaded(wanted.deployment, self.now_s)]
+            case _:
+                pass
         return []
 
     def settle(self) -> None:

@@ -53,6 +53,8 @@ class Line:
                     assert until <= self.acked, "forgotten before its ack"
                     assert until > self.forgotten
                     self.forgotten = until
+                case _:
+                    pass
         return effects
 
     def store(self, seq: int) -> Effects:
@@ -101,6 +103,8 @@ def test_every_event_passes_and_is_forgotten_only_after_its_ack(
                 line.hear(Lost(line.now_s, 0.5))
             case "tick":
                 line.tick(float(number))
+            case _:
+                pass
     line.join()
     while line.forgotten < stored:
         line.ack(max(line.passed))

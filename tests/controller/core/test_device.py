@@ -1,0 +1,77 @@
+"""What the controller wants of a device, and how it reads what the device says."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import a_device_id, a_store_id, a_wanted, an_alias, an_order
+from tests.laws import tried
+from wherry_controller.core.device import (
+    Position,
+    contiguous,
+    first_order,
+    is_news,
+    is_silent,
+    want,
+    withdraw,
+)
+
+
+def test_the_first_order_wants_nothing() -> None:
+    order = first_order(a_device_id())
+    assert (order.generation, order.aliases) == (0, {})
+
+
+def test_a_change_raises_the_generation_and_a_repetition_does_not() -> None:
+    order = want(first_order(a_device_id()), an_alias(), a_wanted())
+    assert (order.generation, order.aliases) == (1, {an_alias(): a_wanted()})
+    assert want(order, an_alias(), a_wanted()) is order
+    assert want(order, an_alias(), a_wanted("another")).generation == 2
+
+
+def test_other_aliases_and_revocations_stay_as_they_are() -> None:
+    order = an_order(revoked=(a_wanted().bundle,))
+    both = want(order, an_alias("detector"), a_wanted("another"))
+    assert both.aliases == {**order.aliases, an_alias("detector"): a_wanted("another")}
+    assert both.revoked == order.revoked
+    assert withdraw(both, an_alias("detector")).aliases == order.aliases
+
+
+def test_a_withdrawal_raises_the_generation_once() -> None:
+    bare = withdraw(an_order(), an_alias())
+    assert (bare.generation, bare.aliases) == (an_order().generation + 1, {})
+    assert withdraw(bare, an_alias()) is bare
+
+
+@pytest.mark.parametrize(
+    ("known", "said", "news"),
+    [
+        (None, (1, 0), True),
+        ((1, 4), (1, 5), True),
+        ((1, 4), (1, 4), False),
+        ((1, 4), (1, 3), False),
+        ((1, 4), (2, 1), True),
+    ],
+)
+def test_news_has_a_higher_number_or_comes_from_a_store_made_anew(
+    known: tuple[int, int] | None, said: tuple[int, int], news: bool
+) -> None:
+    before = Position(a_store_id(known[0]), known[1]) if known else None
+    assert is_news(before, Position(a_store_id(said[0]), said[1])) == news
+
+
+@tried
+@given(st.integers(0, 9), st.frozensets(st.integers(1, 20)))
+def test_an_ack_covers_everything_up_to_the_first_gap(acked: int, stored: frozenset[int]) -> None:
+    reached = contiguous(acked, stored)
+    assert reached >= acked
+    assert set(range(acked + 1, reached + 1)) <= stored
+    assert reached + 1 not in stored
+
+
+def test_a_device_is_silent_once_it_was_not_heard_of_for_longer_than_the_deadline() -> None:
+    assert not is_silent(100.0, 160.0, 60.0)
+    assert is_silent(100.0, 160.1, 60.0)
+    assert is_silent(None, 0.0, 60.0)
