@@ -82,7 +82,7 @@ def refuse_overlap(calibration: Rows, evaluation: Rows) -> None:
     """Refuse data of which a row serves to calibrate and to evaluate: no figure would show it."""
     shared = row_digests(calibration) & row_digests(evaluation)
     if shared:
-        problem = f"{len(shared)} rows stand in the calibration and in the evaluation file"
+        problem = f"{len(shared)} of the evaluation rows stand in the calibration file too"
         refuse(BuildReason.DATA_OVERLAP, problem)
 
 
@@ -132,4 +132,6 @@ def _labels(path: Path, arrays: dict[str, Array]) -> npt.NDArray[np.int64]:
     labels = arrays.get(LABELS)
     if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
         refuse(BuildReason.MALFORMED_DATA, f"{path.name} has no row of whole numbers {LABELS!r}")
+    if labels.min() < 0:
+        refuse(BuildReason.MALFORMED_DATA, f"{path.name} has a label below 0")
     return labels.astype(np.int64)

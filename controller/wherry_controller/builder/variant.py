@@ -38,7 +38,7 @@ def load(variant: Variant, profile: Profile) -> Run:
     """Load the variant on the profile's runtime; what is returned takes any number of rows."""
     opener = open_onnx if profile.runtime is Runtime.ONNXRUNTIME else open_lite
     invoke = opener(variant.file, profile)
-    return lambda inputs: _run(variant, invoke, inputs)
+    return lambda inputs: run(variant, invoke, inputs)
 
 
 def inward(binding: Binding, array: Array) -> Array:
@@ -61,7 +61,8 @@ def outward(binding: Binding, array: Array, wanted: np.dtype[np.generic]) -> Arr
     return np.ascontiguousarray(turned, wanted)
 
 
-def _run(variant: Variant, invoke: Invoke, inputs: Tensors) -> Tensors:
+def run(variant: Variant, invoke: Invoke, inputs: Tensors) -> Tensors:
+    """Ask the loaded model in signature terms."""
     ready = {
         binding.runtime_name: inward(binding, inputs[binding.name]) for binding in variant.inputs
     }

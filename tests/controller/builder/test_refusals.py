@@ -1,0 +1,76 @@
+"""Tests of what the builder refuses: each by its name, with a sentence, and with exit status 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from tests.controller.builder.versions import (
+    SIGNATURE,
+    a_card,
+    a_profile_named,
+    run_build,
+    with_budgets,
+)
+from wherry.names import parse_profile_name
+from wherry.profile import Precision, Profile, Runtime
+from wherry.signature import BATCH, Datatype, Tensor
+from wherry_controller.core.card import Card
+from wherry_controller.core.recipe import REMEDIES, BuildReason
+
+pytestmark = pytest.mark.system
+
+FP32 = a_profile_named("x86-onnx-fp32")
+INT8 = a_profile_named("x86-onnx-int8")
+TWO_SCORES = replace(SIGNATURE, outputs=(Tensor("scores", Datatype.FP32, (BATCH, 2)),))
+
+SICK_VERSIONS = [
+    (a_card(factory="unimportable.py:make_net"), BuildReason.FACTORY_NOT_IMPORTABLE),
+    (a_card(factory="quits.py:make_net"), BuildReason.FACTORY_NOT_IMPORTABLE),
+    (a_card(factory="net.py:make_nothing"), BuildReason.FACTORY_NOT_IMPORTABLE),
+    (a_card(factory="net.py:make_number"), BuildReason.FACTORY_NOT_IMPORTABLE),
+    (a_card(factory="net.py:make_other_net"), BuildReason.STATE_DICT_MISFIT),
+    (a_card(state_dict="garbage.pt"), BuildReason.STATE_DICT_UNREADABLE),
+    (a_card(state_dict="nan.pt"), BuildReason.OUTPUT_NOT_FINITE),
+    (a_card(state_dict="damaged.pt"), BuildReason.BELOW_FLOOR),
+    (a_card(claimed_accuracy=0.5), BuildReason.CLAIM_DIFFERS),
+    (a_card(signature=TWO_SCORES), BuildReason.SIGNATURE_MISFIT),
+    (a_card(calibration="overlapping.npz"), BuildReason.DATA_OVERLAP),
+]
+
+
+@pytest.mark.parametrize(("card", "reason"), SICK_VERSIONS, ids=lambda value: str(value)[:40])
+def test_a_sick_version_is_refused_by_name(
+    version: Path, tmp_path: Path, card: Card, reason: BuildReason
+) -> None:
+    build = run_build(card, version, tmp_path / "output", [FP32])
+    (refused,) = build.refused
+    assert (refused.reason, refused.profile) == (reason, None)
+    assert refused.detail.endswith(f"{REMEDIES[reason]}.")
+    assert not build.built
+    assert [path.name for path in build.output.iterdir()] == ["request.json"]
+
+
+def test_one_build_refuses_each_profile_by_its_own_reason(version: Path, tmp_path: Path) -> None:
+    sick: dict[Profile, BuildReason] = {
+        _named("uncalibrated", INT8): BuildReason.CALIBRATION_MISSING,
+        _named("too-big", with_budgets(FP32, size_bytes=1000)): BuildReason.OVER_BUDGET,
+        _named("too-slow", with_budgets(FP32, latency_ms=1e-6)): BuildReason.OVER_BUDGET,
+        _named("old", replace(FP32, runtime_floor="1", runtime_below="1.2")): (
+            BuildReason.RUNTIME_DIFFERS
+        ),
+        _named("tflite", replace(FP32, runtime=Runtime.TFLITE)): BuildReason.NO_RECIPE,
+    }
+    either = replace(FP32, precisions=(Precision.INT8, Precision.FP32))
+    profiles = [*sick, _named("good", FP32), _named("silent-fall", either)]
+    build = run_build(a_card(calibration=None), version, tmp_path / "output", profiles)
+    expected = {profile.name: reason for profile, reason in sick.items()}
+    expected[parse_profile_name("silent-fall")] = BuildReason.CALIBRATION_MISSING
+    assert {item.profile: item.reason for item in build.refused} == expected
+    assert set(build.built) == {"good"}
+
+
+def _named(name: str, profile: Profile) -> Profile:
+    return replace(profile, name=parse_profile_name(name))
