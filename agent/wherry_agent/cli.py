@@ -1,0 +1,205 @@
+"""The command `wherry-agent`: enrol a device, run its agent, look at it, ask its model.
+
+Exit codes: 0 done; 1 it was refused or went wrong; 2 the words of the command are off.
+A refusal is one line on standard error that ends with what to do next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from wherry import __version__
+from wherry.errors import REFUSALS, Malformed
+from wherry.logs import log_to_stderr
+from wherry.names import parse_alias_name, parse_device_id, parse_profile_name
+from wherry_agent.client import Client, Input, NotReachable
+from wherry_agent.core.install import deployment_of, slots_of
+from wherry_agent.settings import (
+    ApiSettings,
+    FetchSettings,
+    Settings,
+    TelemetrySettings,
+    default_home,
+    enrol,
+    read_settings,
+)
+from wherry_agent.store import read_saved
+
+
+class BadInput(Malformed):
+    """A file of inputs that is not what `infer` takes."""
+
+    def __init__(self, place: str, problem: str) -> None:
+        super().__init__(place, problem)
+        self.place, self.problem = place, problem
+
+    def __str__(self) -> str:
+        return f'{self.place}: {self.problem}; give a JSON object like {{"image": [[…]]}}.'
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except REFUSALS as error:
+        print(f"wherry-agent: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"wherry-agent: {error}; check the path and its rights.", file=sys.stderr)
+        return 1
+
+
+def _enrol(options: argparse.Namespace) -> int:
+    settings = Settings(
+        id=parse_device_id(options.id),
+        profile=parse_profile_name(options.profile),
+        broker=options.broker,
+        simulate=options.simulate,
+        api=ApiSettings(port=options.port),
+        fetch=FetchSettings(max_bytes_per_s=options.max_bytes_per_s),
+        telemetry=TelemetrySettings(window_s=options.window_s),
+    )
+    enrol(
+        options.home,
+        settings,
+        director_pem=options.director_key.read_bytes(),
+        bundles_pem=options.bundles_key.read_bytes(),
+    )
+    print(f"{settings.id} is enrolled in {options.home}: start it with `wherry-agent run`.")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from wherry_agent.app import App  # The other commands start without the loop's libraries.
+
+    log_to_stderr()
+    app = App(options.home, read_settings(options.home))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: app.stop())
+    app.run()
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    settings = read_settings(options.home)
+    saved = read_saved(options.home / "state")
+    status = {
+        "device": settings.id,
+        "profile": settings.profile,
+        "broker": settings.broker,
+        "running": _is_running(options.home / settings.api.socket),
+        "generation": saved.generation,
+        "aliases": {
+            alias: {
+                "slots": msgspec.to_builtins(slots_of(state)),
+                "deployment": msgspec.to_builtins(deployment_of(state)),
+            }
+            for alias, state in saved.aliases.items()
+        },
+    }
+    print(json.dumps(status, indent=2) if options.json else _table(status))
+    return 0
+
+
+def _is_running(socket: Path) -> bool:
+    with Client(socket) as client:
+        try:
+            client.is_ready("default")
+        except NotReachable:
+            return False
+        return True
+
+
+def _infer(options: argparse.Namespace) -> int:
+    settings = read_settings(options.home)
+    rows = _read_rows(options.input)
+    alias = parse_alias_name(options.alias)
+    with Client(options.home / settings.api.socket) as client:
+        model = msgspec.convert(client.metadata(alias), _Model)
+        inputs = {
+            tensor.name: Input(tensor.datatype, _shape(rows[tensor.name]), rows[tensor.name])
+            for tensor in model.inputs
+            if tensor.name in rows
+        }
+        answer = client.infer(alias, inputs)
+    print(msgspec.json.encode(answer).decode())
+    return 0
+
+
+class _Tensor(msgspec.Struct):
+    name: str
+    datatype: str
+
+
+class _Model(msgspec.Struct):
+    inputs: list[_Tensor]
+
+
+def _read_rows(place: str) -> dict[str, list[object]]:
+    data = sys.stdin.buffer.read() if place == "-" else Path(place).read_bytes()
+    try:
+        return msgspec.json.decode(data, type=dict[str, list[object]])
+    except msgspec.DecodeError as error:
+        raise BadInput(place, str(error)) from error
+
+
+def _shape(rows: list[object]) -> tuple[int, ...]:
+    """Return the lengths of nested lists along their first elements."""
+    inner = rows[0] if rows else None
+    return (len(rows), *(_shape(inner) if isinstance(inner, list) else ()))
+
+
+def _table(status: dict[str, object]) -> str:
+    rows = [(name, value) for name, value in status.items() if name != "aliases"]
+    lines = [f"{name:<12}{value}" for name, value in rows]
+    aliases = status["aliases"]
+    for alias, facts in aliases.items() if isinstance(aliases, dict) else ():
+        slots, deployment = facts["slots"], facts["deployment"] or {}
+        lines.append(f"\nalias {alias}")
+        lines += [f"  {slot:<12}{(digest or '-')[:12]}" for slot, digest in slots.items()]
+        words = [deployment.get(key) for key in ("status", "phase", "reason", "detail")]
+        lines.append(f"  {'deployment':<12}{' '.join(word for word in words if word) or '-'}")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wherry-agent", description="Runs the models that a Wherry controller sends."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, what: str, run: object) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=what, description=what)
+        sub.add_argument(
+            "--home", type=Path, default=default_home(), help="folder of settings and state"
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("enrol", "Make this machine a device of a controller.", _enrol)
+    sub.add_argument("--id", required=True, help="the device id that the controller knows")
+    sub.add_argument("--profile", required=True, help="the hardware class it belongs to")
+    sub.add_argument("--broker", required=True, help="mqtt://host:port")
+    sub.add_argument("--director-key", type=Path, required=True, help="PEM that signs orders")
+    sub.add_argument("--bundles-key", type=Path, required=True, help="PEM that signs bundles")
+    sub.add_argument("--port", type=int, help="also answer on this loopback HTTP port")
+    sub.add_argument("--max-bytes-per-s", type=float, help="fetch no faster than this")
+    sub.add_argument("--window-s", type=float, default=10.0, help="seconds a telemetry window")
+    sub.add_argument(
+        "--simulate", action="store_true", help="stand in for other hardware (loopback only)"
+    )
+    command("run", "Serve what was confirmed and follow the controller.", _run)
+    sub = command("status", "Show what this device has.", _status)
+    sub.add_argument("--json", action="store_true", help="print JSON for scripts")
+    sub = command("infer", "Ask the running agent's model.", _infer)
+    sub.add_argument("alias", help="the name the model serves under")
+    sub.add_argument("--input", default="-", help="JSON file of input name to rows; - is stdin")
+    return parser

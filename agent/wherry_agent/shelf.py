@@ -1,0 +1,100 @@
+"""The bundles on this device: judged on the way in, verified again on the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from wherry.bundle import open_manifest
+from wherry.errors import REFUSALS, Untrusted
+from wherry.manifest import Manifest
+from wherry.messages import Reason, detail
+from wherry.names import Digest
+from wherry.signing import Keyring
+from wherry_agent.core.agent import Assembled, BundleRefused, ManifestAccepted
+from wherry_agent.core.suitability import Machine, find_unfit
+from wherry_agent.link import BundlePlace
+from wherry_agent.store import Store
+
+
+class Shelf:
+    """Manifests by digest, trusted only through `builders`, the key that signs bundles."""
+
+    def __init__(self, store: Store, builders: Keyring, machine: Machine) -> None:
+        self._store = store
+        self._builders = builders
+        self._machine = machine
+        self._manifests: dict[Digest, Manifest] = {}
+
+    def accept(self, bundle: Digest, envelope: bytes) -> ManifestAccepted | BundleRefused:
+        """Verify, then parse, then judge; only then is anything of the bundle fetched."""
+        try:
+            manifest = open_manifest(envelope, self._builders, bundle)
+        except REFUSALS as error:
+            return BundleRefused(bundle, reason_of(error), detail(str(error)))
+        missing = self._store.missing_chunks(manifest)
+        unfit = find_unfit(
+            manifest,
+            self._machine,
+            missing_bytes=sum(missing.values()),
+            free_bytes=self._store.free_bytes(),
+        )
+        if unfit is not None:
+            return BundleRefused(bundle, unfit.reason, unfit.detail)
+        self._store.put_manifest(bundle, envelope)
+        self._manifests[bundle] = manifest
+        return ManifestAccepted(bundle, missing)
+
+    def accept_again(self, bundle: Digest) -> ManifestAccepted | BundleRefused | None:
+        """Accept the manifest that is on disk already; None where it must be fetched."""
+        envelope = self._store.manifest_envelope(bundle)
+        return self.accept(bundle, envelope) if envelope else None
+
+    def assemble(self, bundle: Digest) -> Assembled | BundleRefused:
+        """Make the bundle's blobs of the chunks on disk."""
+        manifest = self.find(bundle)
+        if manifest is None:
+            gone = "its manifest is gone from the disk"
+            return BundleRefused(bundle, Reason.MALFORMED_MANIFEST, gone)
+        try:
+            self._store.assemble(manifest)
+        except Untrusted as error:
+            return BundleRefused(bundle, Reason.MALFORMED_MANIFEST, detail(str(error)))
+        return Assembled(bundle)
+
+    def place(self, bundle: Digest) -> BundlePlace | None:
+        """Return where the engine finds the bundle; None where it is gone or damaged."""
+        manifest = self.find(bundle)
+        if manifest is None:
+            return None
+        return BundlePlace(
+            digest=bundle,
+            manifest_path=self._store.manifest_path(bundle),
+            blobs_folder=self._store.blobs,
+            manifest=manifest,
+        )
+
+    def keep(self, bundles: Iterable[Digest]) -> None:
+        """Delete from the disk what none of these bundles needs."""
+        names = frozenset(bundles)
+        self._manifests = {d: m for d, m in self._manifests.items() if d in names}
+        manifests = [manifest for bundle in names if (manifest := self.find(bundle))]
+        self._store.keep(manifests, names)
+
+    def find(self, bundle: Digest) -> Manifest | None:
+        """Return the manifest, verified again when it is read; None where there is none."""
+        if bundle not in self._manifests:
+            envelope = self._store.manifest_envelope(bundle)
+            if envelope is None:
+                return None
+            try:
+                self._manifests[bundle] = open_manifest(envelope, self._builders, bundle)
+            except REFUSALS:
+                return None
+        return self._manifests[bundle]
+
+
+def reason_of(error: Exception) -> Reason:
+    """Return the reason code for bytes that were refused at the door."""
+    if isinstance(error, Untrusted):
+        return Reason.UNTRUSTED_SIGNATURE
+    return Reason.MALFORMED_MANIFEST
