@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from tests import builders
 from tests.builders import a_digest, a_telemetry, a_wants, an_ack, an_event, an_order
+from tests.shared.altered import altered
 from wherry.codec import BadDocument, decode, encode
+from wherry.errors import Malformed
 from wherry.histogram import BadHistogram
 from wherry.messages import (
     LARGEST_DETAIL,
@@ -60,6 +63,17 @@ def test_every_document_refuses_what_is_critical_and_unknown(document: msgspec.S
     strange = msgspec.structs.replace(document, critical=("escrow",))
     with pytest.raises(BadDocument, match="it needs escrow"):
         decode(type(document), encode(strange))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda value: type(value).__name__)
+@given(choose=st.data())
+def test_a_document_with_any_value_replaced_is_whole_or_malformed(
+    document: msgspec.Struct, choose: st.DataObject
+) -> None:
+    data = choose.draw(altered(document))
+    with suppress(Malformed):
+        value = decode(type(document), data)
+        assert decode(type(document), encode(value)) == value
 
 
 def test_a_status_is_final_once_nothing_follows_it() -> None:
