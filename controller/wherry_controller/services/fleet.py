@@ -92,6 +92,11 @@ class Fleet:
             group_of(tx, name)
             devices.remove_group(tx, name)
 
+    def note_silent(self, before: float) -> None:
+        """Count as offline who was last heard of before a time: a will may never come."""
+        with self._store.transaction() as tx:
+            devices.note_silent(tx, before)
+
     def publish(self, now: float) -> None:
         """Have the broker retain every order, and every bundle that a device may need."""
         with self._store.reading() as tx:

@@ -33,10 +33,15 @@ from wherry.messages import (
 )
 from wherry.names import DeviceId, Digest, RolloutName
 from wherry.topics import (
+    AcksTopic,
+    BlobTopic,
+    BundleTopic,
+    DesiredTopic,
     EventsTopic,
     PresenceTopic,
     ReportedTopic,
     TelemetryTopic,
+    Topic,
     WantsTopic,
     parse_topic,
 )
@@ -52,6 +57,14 @@ LARGEST_MESSAGE_BYTES = 256 * 1024
 _PHASES = tuple(Phase)
 
 Said = Reported | Event | Telemetry | Presence | Wants
+
+_KINDS: Mapping[type[Topic], type[Said]] = {
+    ReportedTopic: Reported,
+    EventsTopic: Event,
+    TelemetryTopic: Telemetry,
+    PresenceTopic: Presence,
+    WantsTopic: Wants,
+}
 
 
 class Drop(Enum):
@@ -87,8 +100,13 @@ class Ingest:
         self._store = store
         self.dropped: Counter[Drop] = Counter()
 
-    def read(self, topic: str, payload: bytes, *, retained: bool) -> Message | None:
-        """Return what a payload says; None, and counted, where it says nothing sound."""
+    def read(
+        self, topic: str, payload: bytes, *, retained: bool
+    ) -> Message | DesiredTopic | BundleTopic | None:
+        """Return what a device says, or the topic of what the controller said itself.
+
+        None, and counted, where a payload is not what its topic promises.
+        """
         try:
             return _read(topic, payload, retained=retained)
         except Malformed as error:
@@ -140,30 +158,21 @@ class Ingest:
         return known
 
 
-def _read(topic: str, payload: bytes, *, retained: bool) -> Message | None:
-    """Parse at the door; raise a `Malformed`. A cleared topic says nothing."""
+def _read(
+    topic: str, payload: bytes, *, retained: bool
+) -> Message | DesiredTopic | BundleTopic | None:
+    """Parse at the door; raise a `Malformed`. A topic that was cleared says nothing."""
     parsed = parse_topic(topic)
-    if not payload:
-        return None
-    kinds: Mapping[type, type[Said]] = {
-        ReportedTopic: Reported,
-        EventsTopic: Event,
-        TelemetryTopic: Telemetry,
-        PresenceTopic: Presence,
-        WantsTopic: Wants,
-    }
     match parsed:
-        case (
-            ReportedTopic(device)
-            | EventsTopic(device)
-            | TelemetryTopic(device)
-            | PresenceTopic(device)
-            | WantsTopic(device)
-        ):
-            said = codec.decode(kinds[type(parsed)], payload, limit_bytes=LARGEST_MESSAGE_BYTES)
-            return Message(device, said, live=not retained)
-        case _:
+        case DesiredTopic() | BundleTopic():
+            return parsed
+        case BlobTopic() | AcksTopic():
             return None
+        case _ if not payload:
+            return None
+        case _:
+            said = codec.decode(_KINDS[type(parsed)], payload, limit_bytes=LARGEST_MESSAGE_BYTES)
+            return Message(parsed.device, said, live=not retained)
 
 
 def _note_sign_of_life(tx: Transaction, messages: Iterable[Message], now: float) -> None:

@@ -1,0 +1,315 @@
+"""The controller, wired by hand: one thread decides, the others put events on its queue.
+
+    paho's thread --Arrived, Connected--> queue --> deciding thread --> store, publisher
+    HTTP threads  --decide(work)-------->
+
+Messages of devices are taken in batches, one transaction for all that waits. Importing this
+loads no torch: builds are child processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from wherry.errors import REFUSALS, Unavailable
+from wherry.topics import (
+    BundleTopic,
+    DesiredTopic,
+    EventsTopic,
+    PresenceTopic,
+    ReportedTopic,
+    TelemetryTopic,
+    WantsTopic,
+    filter_of,
+)
+from wherry_controller.broker import EmbeddedBroker, start_broker
+from wherry_controller.foundation import Keys, read_keys
+from wherry_controller.mqtt import (
+    Arrived,
+    Connected,
+    Delivered,
+    Disconnected,
+    Inbound,
+    Link,
+    Subscribed,
+    Traffic,
+)
+from wherry_controller.services.acks import Acks
+from wherry_controller.services.builds import Builds
+from wherry_controller.services.child import ChildBuilder
+from wherry_controller.services.fleet import Fleet
+from wherry_controller.services.ingest import Drop, Ingest, Message
+from wherry_controller.services.publisher import Pace, Publisher
+from wherry_controller.services.rollouts import Rollouts
+from wherry_controller.settings import EMBEDDED, Settings
+from wherry_controller.store.blobs import BlobFolder
+from wherry_controller.store.database import Store, open_store
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+HEARD = (ReportedTopic, EventsTopic, TelemetryTopic, PresenceTopic, WantsTopic)
+LONGEST_QUEUE = 20_000
+LARGEST_BATCH = 1000
+TURN_S = 0.1
+
+
+class Closing(Unavailable):
+    """The controller stopped before it came to a piece of work."""
+
+    def __str__(self) -> str:
+        return "the controller is stopping: ask again when it is back."
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What only the deciding thread touches."""
+
+    fleet: Fleet
+    rollouts: Rollouts
+    ingest: Ingest
+    publisher: Publisher
+    acks: Acks
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A piece of work for the deciding thread: it hands its outcome over by itself."""
+
+    perform: Callable[[Desk], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Nothing comes after this."""
+
+
+Queued: TypeAlias = Inbound | Work | Stop
+
+
+@dataclass(slots=True)
+class Due:
+    """A thing to do again and again, `every_s` apart."""
+
+    every_s: float
+    last: float = 0.0
+
+    def is_now(self, now: float) -> bool:
+        if now - self.last < self.every_s:
+            return False
+        self.last = now
+        return True
+
+
+class Controller:
+    """A controller on its folder; `start` and `close` once each."""
+
+    def __init__(
+        self, settings: Settings, store: Store, keys: Keys, *, clock: Callable[[], float]
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.keys = keys
+        self.clock = clock
+        self.blobs = BlobFolder(settings.blob_folder, limit_bytes=settings.largest_blob_bytes)
+        self._queue: queue.Queue[Queued] = queue.Queue(LONGEST_QUEUE)
+        self._link = _link(settings, self._queue.put)
+        self._desk = _desk(settings, store, self.blobs, keys, self._link)
+        self.builds = Builds(
+            store,
+            self.blobs,
+            keys.bundles,
+            builder=ChildBuilder(),
+            executor=ThreadPoolExecutor(1, thread_name_prefix="build"),
+            workspace=Path(settings.folder) / "builds",
+            clock=clock,
+        )
+        self._broker: EmbeddedBroker | None = None
+        self._thread = threading.Thread(target=self._decide_on, name="decide", daemon=True)
+        self._is_closing = threading.Event()
+        self._judge = Due(settings.gates.judge_s)
+        self._look_for_silent = Due(settings.fleet.online_deadline_s / 4)
+
+    def start(self) -> None:
+        """Take up what an earlier process left, and begin; raises what `start_broker` raises."""
+        if self.settings.broker.url == EMBEDDED:
+            log_folder = self.settings.log_folder
+            self._broker = start_broker(log_folder, self.settings.broker.embedded_port)
+        self.builds.start()
+        self._thread.start()
+        self._link.start()
+
+    def close(self) -> None:
+        """End every thread and child; work that comes too late is refused with `Closing`."""
+        self.builds.stop()
+        self._link.close()
+        if self._thread.is_alive():
+            self._is_closing.set()
+            self._queue.put(Stop())
+            self._thread.join()
+        if self._broker is not None:
+            self._broker.stop()
+        self.store.close()
+
+    def decide(self, work: Callable[[Desk], T], /) -> T:
+        """Have the deciding thread do `work`; return or raise what came of it, or `Closing`."""
+        outcome: Future[T] = Future()
+        self._queue.put(Work(partial(_perform, work, outcome)))
+        if self._is_closing.is_set() and outcome.cancel():
+            raise Closing
+        try:
+            return outcome.result()
+        except CancelledError as error:
+            raise Closing from error
+
+    def traffic(self) -> Traffic:
+        """Return the bytes at the controller's sockets to the broker since it started."""
+        return self._link.traffic()
+
+    def _decide_on(self) -> None:
+        """Decide until `Stop`: the outermost loop of the deciding thread."""
+        self._guarded(lambda: self._desk.rollouts.resume_all(self.clock()))
+        self._guarded(lambda: self._desk.fleet.publish(self.clock()))
+        is_over = False
+        while not is_over:
+            batch = self._next_batch()
+            is_over = any(isinstance(one, Stop) for one in batch)
+            self._guarded(partial(self._handle, batch))
+            self._guarded(self._tick)
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception:
+            log.exception("turn.broke")
+
+    def _next_batch(self) -> list[Queued]:
+        """Wait a turn for the first event, and take all that wait with it."""
+        batch: list[Queued] = []
+        with contextlib.suppress(queue.Empty):
+            batch.append(self._queue.get(timeout=TURN_S))
+            while len(batch) < LARGEST_BATCH:
+                batch.append(self._queue.get_nowait())
+        return batch
+
+    def _handle(self, batch: list[Queued]) -> None:
+        desk, now = self._desk, self.clock()
+        said: list[Message] = []
+        for event in batch:
+            match event:
+                case Arrived():
+                    said += self._read(event, now)
+                case Delivered():
+                    desk.publisher.on_delivered(now)
+                case Subscribed(request):
+                    desk.publisher.on_subscribed(request, now)
+                case Connected():
+                    log.info("broker.connected")
+                    desk.publisher.on_connected(now)
+                case Disconnected(reason):
+                    log.warning("broker.disconnected", extra={"reason": reason})
+                    desk.publisher.on_disconnected()
+                case Work(perform):
+                    self._take(said, now)
+                    said = []
+                    perform(desk)
+                case Stop():
+                    pass
+        self._take(said, now)
+
+    def _read(self, arrived: Arrived, now: float) -> Iterator[Message]:
+        read = self._desk.ingest.read(arrived.topic, arrived.payload, retained=arrived.retained)
+        match read:
+            case Message():
+                yield read
+            case DesiredTopic() | BundleTopic():
+                self._desk.publisher.on_read_back(read, arrived.payload, now)
+            case None:
+                pass
+
+    def _take(self, said: list[Message], now: float) -> None:
+        """Take messages into the database, then do what follows from them."""
+        if not said:
+            return
+        desk = self._desk
+        taken = desk.ingest.take(said, now)
+        desk.acks.note(taken.acks)
+        for device, digests in taken.wants:
+            refused = desk.publisher.say_again(device, digests, now)
+            if refused:
+                desk.ingest.drop(Drop.WANTS_REFUSED, device, f"{refused} digests")
+        desk.rollouts.follow(taken.moved, now)
+
+    def _tick(self) -> None:
+        desk, now = self._desk, self.clock()
+        desk.publisher.tick(now)
+        desk.acks.tick(now)
+        if self._judge.is_now(now):
+            desk.rollouts.tick(now)
+        if self._look_for_silent.is_now(now):
+            desk.fleet.note_silent(now - self.settings.fleet.online_deadline_s)
+
+
+def open_controller(settings: Settings, *, clock: Callable[[], float] = time.time) -> Controller:
+    """Open the controller's database, keys and folders; nothing runs before `start`.
+
+    Raises `NoKeys`, `BadKey`, `NoDatabase`, `NewerDatabase` and `BadSetting`.
+    """
+    keys = read_keys(settings)
+    return Controller(settings, open_store(settings.database_url), keys, clock=clock)
+
+
+def _perform(work: Callable[[Desk], T], outcome: Future[T], desk: Desk) -> None:
+    if not outcome.set_running_or_notify_cancel():
+        return
+    try:
+        result = work(desk)
+    except REFUSALS as error:
+        outcome.set_exception(error)
+    except Exception as error:
+        log.exception("work.broke")
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(result)
+
+
+def _link(settings: Settings, inbox: Callable[[Inbound], None]) -> Link:
+    return Link(
+        settings.broker_address,
+        inbox,
+        client_id=settings.broker.client_id,
+        subscriptions=tuple(filter_of(kind) for kind in HEARD),
+        inflight=settings.broker.inflight,
+        keepalive_s=settings.broker.keepalive_s,
+        longest_backoff_s=settings.broker.longest_backoff_s,
+    )
+
+
+def _desk(settings: Settings, store: Store, blobs: BlobFolder, keys: Keys, link: Link) -> Desk:
+    pace = Pace(
+        inflight=settings.broker.inflight,
+        reconcile_s=settings.broker.reconcile_s,
+        collect_s=settings.broker.collect_s,
+        want_again_s=settings.broker.want_again_s,
+    )
+    publisher = Publisher(link, blobs, pace)
+    fleet = Fleet(store, publisher, keys.director)
+    rollouts = Rollouts(
+        store,
+        fleet,
+        incumbent_span_s=settings.gates.incumbent_span_s,
+        budget_bytes=settings.broker.budget_bytes,
+    )
+    acks = Acks(publisher, every_s=settings.fleet.ack_s)
+    return Desk(fleet, rollouts, Ingest(store), publisher, acks)
