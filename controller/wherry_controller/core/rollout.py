@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from wherry.errors import Unsuitable
 from wherry.messages import Reason, Status
 from wherry.names import AliasName, DeploymentId, DeviceId, Digest, RolloutName
-from wherry_controller.core.gate import Decision, Gate, Verdict
+from wherry_controller.core.gate import Decision, Gate, GateReason, Verdict
 
 Serving: TypeAlias = Mapping[DeviceId, Digest | None]
 
@@ -119,7 +119,10 @@ class StageRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
-    """The state. `records[i]` is of stage i; `ways_back` are the deployments of a revert."""
+    """The state. `records[i]` is of stage i; `ways_back` are the deployments of a revert.
+
+    `reverts` counts how often it was ordered back: each time has deployments of its own.
+    """
 
     plan: Plan
     status: RolloutStatus = RolloutStatus.DRAFT
@@ -129,6 +132,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     stopped_by: StoppedBy | None = None
     why: str = ""
     reverting_since_s: float | None = None
+    reverts: int = 0
 
 
 # Events: what happened
@@ -301,16 +305,19 @@ def _follow(
         return replace(state, records=(*state.records[:-1], record)), ()
     state = replace(state, records=(*state.records[:-1], replace(record, ended_s=at_s)))
     if verdict.decision is Decision.HALT:
-        by = StoppedBy.DEVICE if _a_device_went_back(state) else StoppedBy.GATE
+        by = StoppedBy.DEVICE if _devices_decided(state, verdict) else StoppedBy.GATE
         return _go_back(state, by, verdict.sentence, at_s)
     if len(state.records) == len(state.plan.stages):
         return replace(state, status=RolloutStatus.SUCCEEDED), ()
     return _begin_stage(state, at_s, serving)
 
 
-def _a_device_went_back(state: Rollout) -> bool:
+def _devices_decided(state: Rollout, verdict: Verdict) -> bool:
+    """Say whether it halted because a device refused it, and not only beside one that did."""
     refused = (Status.REVERTED, Status.REJECTED, Status.FAILED)
-    return any(state.journeys[device].status in refused for device in stage_devices(state))
+    return verdict.reason is GateReason.DEVICES_FAILED and any(
+        state.journeys[device].status in refused for device in stage_devices(state)
+    )
 
 
 def _cancel(state: Rollout, at_s: float) -> tuple[Rollout, Effects]:
@@ -343,24 +350,29 @@ def _revert_by_operator(state: Rollout, at_s: float) -> tuple[Rollout, Effects]:
 
 
 def _go_back(state: Rollout, by: StoppedBy, why: str, at_s: float) -> tuple[Rollout, Effects]:
-    """Order every device that was ordered back to what it served before."""
-    ways_back = _ways_back(state.journeys)
+    """Order every device that was ordered, and is not back yet, to what it served before."""
+    home = {d: way for d, way in state.ways_back.items() if way.status is Status.SUCCEEDED}
+    away = {d: journey for d, journey in state.journeys.items() if d not in home}
+    ways_back = _ways_back(away, state.reverts + 1)
     reverting = replace(
         state,
         status=RolloutStatus.REVERTING,
-        ways_back=ways_back,
+        ways_back=home | ways_back,
+        reverts=state.reverts + 1,
         stopped_by=state.stopped_by or by,
         why=state.why or why,
         reverting_since_s=at_s,
     )
-    effects = _send_back(state.plan, state.journeys, ways_back)
+    effects = _send_back(state.plan, away, ways_back)
     return _settle_reverting(reverting, at_s), effects
 
 
-def _ways_back(journeys: Mapping[DeviceId, Journey]) -> dict[DeviceId, Journey]:
+def _ways_back(journeys: Mapping[DeviceId, Journey], attempt: int = 1) -> dict[DeviceId, Journey]:
+    """Return the ways back; a further attempt needs new ids, or devices would take it for done."""
+    back = "back" if attempt == 1 else f"back:{attempt}"
     return {
         device: Journey(
-            deployment=DeploymentId(f"{journey.deployment}:back"),
+            deployment=DeploymentId(f"{journey.deployment}:{back}"),
             bundle=journey.before,
             before=journey.bundle,
         )

@@ -168,7 +168,7 @@ def test_each_device_has_one_vote_however_many_labels_it_sends() -> None:
 @pytest.mark.parametrize("side", ["candidate", "incumbent"])
 def test_too_few_labels_on_either_side_wait_and_are_no_evidence(side: str) -> None:
     short = a_side(0 if side == "candidate" else LABELS - 1, labelled=LABELS - 1)
-    one = a_success(**{side: short})
+    one = msgspec.structs.replace(a_success(), **{side: short})
     verdict = verdict_on(one)
     assert summary(verdict) == (Decision.WAIT, GateReason.TOO_FEW_LABELS)
     assert verdict.sentence == "a has 199 of 200 labelled answers a side"

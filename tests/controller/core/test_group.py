@@ -21,7 +21,7 @@ def test_a_device_belongs_to_the_first_stage_that_names_it() -> None:
 
 
 def test_a_stage_without_a_device_of_its_own_is_refused_by_name() -> None:
-    with pytest.raises(EmptyStage, match="'field'.*leave the stage out"):
+    with pytest.raises(EmptyStage, match=r"'field'.*leave the stage out"):
         devices_of_stages([CANARY, FIELD], {CANARY: [A, B], FIELD: [B]})
     with pytest.raises(EmptyStage, match="'canary'"):
         devices_of_stages([CANARY], {CANARY: []})
