@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from wherry import codec, signing
 from wherry.blobs import check_digest, digest_of
-from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest
+from wherry.manifest import LARGEST_MANIFEST_BYTES, BadManifest, Manifest, blobs_of
 from wherry.names import Digest
 
 
@@ -28,7 +28,12 @@ class Bundle:
 
 
 def seal(manifest: Manifest, blobs: Mapping[Digest, bytes], key: Ed25519PrivateKey) -> Bundle:
-    """Sign `manifest` and return the bundle that it and `blobs` make."""
+    """Sign `manifest` and return the bundle that it and `blobs` make.
+
+    Raises `BadManifest` where `blobs` are not those that it names, `WrongBytes` where they lie.
+    """
+    if set(blobs) != {blob.digest for blob in blobs_of(manifest)}:
+        raise BadManifest("the blobs are not those that it names")
     for digest, data in blobs.items():
         check_digest(data, digest)
     digest = digest_of(codec.encode(manifest))

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import MODEL_BYTES, a_bundle_of, a_digest, a_key, a_manifest, an_order
+from tests.builders import (
+    INPUT_BYTES,
+    MODEL_BYTES,
+    OUTPUT_BYTES,
+    a_bundle_of,
+    a_digest,
+    a_key,
+    a_manifest,
+    an_order,
+)
 from wherry import signing
 from wherry.blobs import WrongBytes, digest_of
 from wherry.bundle import open_manifest, seal
@@ -17,6 +26,7 @@ from wherry.manifest import LARGEST_MANIFEST_BYTES, BadManifest
 from wherry.signing import NotSignedByTrusted, keyring, sign
 
 TRUSTED = keyring(a_key().public_key())
+BLOBS = {digest_of(data): data for data in (INPUT_BYTES, OUTPUT_BYTES, MODEL_BYTES)}
 
 
 def test_what_was_sealed_is_opened() -> None:
@@ -49,14 +59,22 @@ def test_two_models_make_two_bundles(one: bytes, other: bytes) -> None:
 
 def test_a_blob_that_is_not_what_its_name_says_is_not_sealed() -> None:
     with pytest.raises(WrongBytes):
-        seal(a_manifest(), {a_digest("good"): b"evil"}, a_key())
+        seal(a_manifest(), {**BLOBS, digest_of(MODEL_BYTES): b"evil"}, a_key())
+
+
+def test_a_bundle_has_exactly_the_blobs_that_its_manifest_names() -> None:
+    for digest in BLOBS:
+        with pytest.raises(BadManifest, match="the blobs are not those"):
+            seal(a_manifest(), {name: BLOBS[name] for name in BLOBS if name != digest}, a_key())
+    with pytest.raises(BadManifest, match="the blobs are not those"):
+        seal(a_manifest(), {**BLOBS, digest_of(b"more"): b"more"}, a_key())
 
 
 def test_the_blobs_of_a_bundle_do_not_follow_the_caller_s() -> None:
-    blobs = {digest_of(MODEL_BYTES): MODEL_BYTES}
+    blobs = dict(BLOBS)
     bundle = seal(a_manifest(), blobs, a_key())
     blobs.clear()
-    assert bundle.blobs == {digest_of(MODEL_BYTES): MODEL_BYTES}
+    assert bundle.blobs == BLOBS
 
 
 def test_another_bundle_than_was_expected_is_refused_although_it_is_signed() -> None:
