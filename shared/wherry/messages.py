@@ -16,6 +16,7 @@ from wherry.names import AliasName, DeploymentId, DeviceId, Digest, ProfileName,
 
 LARGEST_WANTS = 8
 LARGEST_DETAIL = 500
+LARGEST_ERROR_CLASSES = 64
 
 # What every JSON reader takes exactly, and a database's integer holds.
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
@@ -210,7 +211,7 @@ class Telemetry(
     alias: AliasName
     bundle: Digest
     requests: Count
-    errors: dict[str, Count]
+    errors: Annotated[dict[str, Count], msgspec.Meta(max_length=LARGEST_ERROR_CLASSES)]
     latency: Histogram
     compute: Histogram
     feedback: Feedback

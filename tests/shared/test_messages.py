@@ -133,6 +133,13 @@ def test_a_number_that_no_database_holds_is_refused(number: int) -> None:
             decode(type(document), encode(document))
 
 
+def test_errors_are_of_few_classes_so_that_their_sum_fits_as_well() -> None:
+    classes = {f"class_{number}": (1 << 53) - 1 for number in range(64)}
+    assert sum(decode(Telemetry, encode(a_telemetry(errors=classes))).errors.values()) < 1 << 63
+    with pytest.raises(BadDocument):
+        decode(Telemetry, encode(a_telemetry(errors={**classes, "one_more": 1})))
+
+
 def test_the_largest_number_that_json_holds_exactly_is_taken() -> None:
     assert decode(Ack, encode(an_ack((1 << 53) - 1))) == an_ack((1 << 53) - 1)
 
