@@ -8,6 +8,7 @@ from starlette.types import Lifespan
 
 import wherry
 from wherry_controller.api import (
+    broker,
     builds,
     bundles,
     devices,
@@ -32,6 +33,7 @@ TAGS = [
     {"name": "devices", "description": "The machines that run the agent."},
     {"name": "groups", "description": "Named sets of devices."},
     {"name": "rollouts", "description": "One version's way to some groups, stage by stage."},
+    {"name": "broker", "description": "The controller's link to the broker."},
 ]
 
 PROBLEMS: dict[int | str, dict[str, object]] = {
@@ -95,4 +97,5 @@ def _routers() -> tuple[APIRouter, ...]:
         telemetry.router,
         groups.router,
         rollouts.router,
+        broker.router,
     )

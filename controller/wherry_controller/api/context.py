@@ -8,6 +8,7 @@ from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends, Request
 
+from wherry_controller.mqtt import Traffic
 from wherry_controller.services.builds import Builds
 from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.rollouts import Rollouts
@@ -43,6 +44,7 @@ class Context:
     blobs: BlobFolder
     builds: Builds
     decide: Decide
+    traffic: Callable[[], Traffic]
     clock: Callable[[], float]
     broker_url: str
     director_pem: str

@@ -78,7 +78,7 @@ def status_of(error: Exception) -> HTTPStatus:
 
 def reason_of(error: Exception) -> str:
     """Return the error's class in words: `UnknownProfile` is `unknown_profile`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(error).__name__).lower()
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
 
 
 def problem_of(error: Exception) -> Problem:

@@ -40,10 +40,11 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     return app
 
 
-def main() -> None:
-    """Run one command; each ends with an exit status of `outcome`."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command, the process's own by default; it ends with a status of `outcome`."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        make_app(sys.argv[1:])()
+        make_app(given)(given, prog_name="wherry")
     except Ended as ended:
         _end(ended.sentence, ended.code)
     except REFUSALS as error:

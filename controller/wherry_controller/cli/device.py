@@ -14,6 +14,7 @@ from wherry_controller.cli.replies import Device, Enrolment, Page, Registered, r
 
 app = typer.Typer(no_args_is_help=True, help="Machines that run the agent.")
 
+DIRECTOR, BUNDLES = "director.pub.pem", "bundles.pub.pem"
 Id = Annotated[str, typer.Argument(metavar="DEVICE")]
 
 
@@ -102,17 +103,17 @@ def _serving(device: Device) -> str:
 
 def _write_keys(enrolment: Enrolment, folder: Path) -> None:
     make_folder(folder)
-    write_whole(folder / "director.pem", enrolment.director_pem.encode())
-    write_whole(folder / "bundles.pem", enrolment.bundles_pem.encode())
+    write_whole(folder / DIRECTOR, enrolment.director_pem.encode())
+    write_whole(folder / BUNDLES, enrolment.bundles_pem.encode())
 
 
 def _say(enrolment: Enrolment, keys: Path | None) -> None:
-    show.line(f"device {enrolment.id} is added; `wherry-agent enrol` on it needs these:")
-    show.facts(
-        [
-            ("id", enrolment.id),
-            ("profile", enrolment.profile),
-            ("broker", enrolment.broker),
-            ("keys", str(keys) if keys else "add --keys FOLDER to have them written"),
-        ]
+    if keys is None:
+        show.line(f"device {enrolment.id} is added; for what to enrol it with: --keys FOLDER")
+        return
+    show.line(f"device {enrolment.id} is added; copy {keys} to it, and run there:")
+    show.line(
+        f"wherry-agent enrol --id {enrolment.id} --profile {enrolment.profile} "
+        f"--broker {enrolment.broker} "
+        f"--director-key {keys / DIRECTOR} --bundles-key {keys / BUNDLES}"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
@@ -35,7 +37,7 @@ def test_the_right_token_opens(client: TestClient) -> None:
     [None, "", "right", "Bearer", "Bearer ", "Bearer wrong", "Basic right", "Bearer ríght"],
 )
 def test_nothing_else_opens(client: TestClient, header: str | None) -> None:
-    headers = {} if header is None else {"Authorization": header.encode()}
+    headers = {} if header is None else {b"Authorization": header.encode()}
     answer = client.post("/length", headers=headers)
     assert (answer.status_code, answer.json()["reason"]) == (401, "not_logged_in")
     assert answer.headers["WWW-Authenticate"] == "Bearer"
@@ -48,7 +50,7 @@ def test_a_stranger_learns_of_no_route(client: TestClient) -> None:
 
 @pytest.mark.parametrize("more", [0, 1])
 def test_a_body_may_be_as_long_as_the_limit_and_no_longer(client: TestClient, more: int) -> None:
-    def pieces() -> object:
+    def pieces() -> Iterator[bytes]:
         yield b"x" * 600
         yield b"x" * (LIMIT_BYTES - 600 + more)
 

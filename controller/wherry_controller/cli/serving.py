@@ -1,0 +1,79 @@
+"""A controller behind its API in one process: what `wherry serve` runs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from wherry import signing
+from wherry_controller.api.application import make_api
+from wherry_controller.api.context import Context
+from wherry_controller.app import Controller, open_controller
+from wherry_controller.cli.outcome import Ended, Exit
+from wherry_controller.foundation import read_token_digest
+from wherry_controller.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def serve_forever(settings: Settings) -> None:
+    """Serve until a signal ends it; raises what opening and starting the controller raise."""
+    token_sha256 = read_token_digest(settings)
+    with _listen(settings.http.host, settings.http.port) as listener:
+        controller = open_controller(settings)
+        controller.start()
+        api = make_api(
+            context_of(controller), token_sha256=token_sha256, lifespan=_closing(controller)
+        )
+        config = uvicorn.Config(api, log_config=None, access_log=False, lifespan="on")
+        log.info("controller.serves", extra={"http": address_of(listener)})
+        with contextlib.suppress(KeyboardInterrupt):  # It has shut down in order by then.
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def context_of(controller: Controller) -> Context:
+    keys = controller.keys
+    return Context(
+        store=controller.store,
+        blobs=controller.blobs,
+        builds=controller.builds,
+        decide=controller.decide,
+        traffic=controller.traffic,
+        clock=controller.clock,
+        broker_url="mqtt://{}:{}".format(*controller.settings.broker_address),
+        director_pem=signing.public_pem(keys.director.public_key()).decode(),
+        bundles_pem=signing.public_pem(keys.bundles.public_key()).decode(),
+    )
+
+
+def address_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{host}:{port}"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        problem = f"{host}:{port} cannot be listened on ({error.strerror})"
+        step = "end what listens there, or set http.port in wherry.toml"
+        raise Ended(Exit.UNAVAILABLE, f"{problem}: {step}.") from error
+
+
+def _closing(
+    controller: Controller,
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Return the lifespan that closes the controller: a signal ends the process right after it."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        controller.close()
+
+    return lifespan

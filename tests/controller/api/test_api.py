@@ -1,0 +1,339 @@
+"""The HTTP API over a real server: what each address answers, and how it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.builders import a_reported
+from tests.controller.scripted import FILES, a_card, a_profile_file, crashes, refuses
+from tests.controller.served import Served
+from wherry.bundle import open_manifest
+from wherry.messages import Reason, Status
+from wherry.names import parse_digest
+from wherry.signing import keyring, parse_public_pem
+from wherry_controller.core.recipe import BuildReason
+
+PROFILE = "x86-onnx-fp32"
+GATE = {"soak_s": 0, "min_labels": 0, "latency": {"window_requests": 0}}
+
+
+@pytest.fixture
+def api(served: Served) -> Iterator[httpx.Client]:
+    with served.client() as client:
+        yield client
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    """Return status and reason of a problem document whose sentence has a next step."""
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    said = answer.json()
+    assert said["status"] == answer.status_code
+    assert ":" in said["detail"] and said["detail"].endswith(".")
+    return said["status"], said["reason"]
+
+
+def register(api: httpx.Client, version: str = "v1", **changes: bytes) -> httpx.Response:
+    named = {name: changes.get(name.partition(".")[0], data) for name, data in FILES.items()}
+    parts = [("files", (name, data)) for name, data in named.items()]
+    return api.post("/versions", files=[("card", ("model.toml", a_card(version))), *parts])
+
+
+def declare(api: httpx.Client, profile: str = PROFILE) -> httpx.Response:
+    toml = {"Content-Type": "application/toml"}
+    return api.put(f"/profiles/{profile}", content=a_profile_file(profile), headers=toml)
+
+
+def order(api: httpx.Client, *profiles: str, version: str = "v1") -> httpx.Response:
+    wish = {"model": "digits", "version": version, "profiles": profiles or (PROFILE,)}
+    return api.post("/builds", json=wish)
+
+
+def add(api: httpx.Client, device: str) -> httpx.Response:
+    return api.post("/devices", json={"id": device, "profile": PROFILE})
+
+
+def create(api: httpx.Client, name: str = "r1", version: str = "v1") -> httpx.Response:
+    stages = [{"name": group, "group": group} for group in ("canary", "field")]
+    wish = {"name": name, "model": "digits", "version": version, "stages": stages, "gate": GATE}
+    return api.post("/rollouts", json=wish)
+
+
+@pytest.fixture
+def ready(api: httpx.Client) -> httpx.Client:
+    """The API of a controller with a built version and two groups of one device."""
+    answers = [register(api), declare(api), order(api)]
+    for group, device in (("canary", "pi-1"), ("field", "pi-2")):
+        answers += [add(api, device), api.put(f"/groups/{group}", json={"devices": [device]})]
+    assert all(answer.is_success for answer in answers)
+    return api
+
+
+def test_health_needs_no_token(served: Served) -> None:
+    with served.client("wrong") as stranger:
+        assert stranger.get("/health").json()["status"] == "ok"
+
+
+def test_every_other_operation_needs_a_token(served: Served) -> None:
+    with served.client("wrong") as stranger:
+        paths = stranger.get("/openapi.json").json()["paths"]
+        operations = [(method, path) for path, methods in paths.items() for method in methods]
+        assert len(operations) > 25
+        for method, path in operations:
+            if path != "/api/v1/health":
+                answer = stranger.request(method, served.url + path)
+                assert refusal(answer) == (401, "not_logged_in"), f"{method} {path}"
+
+
+def test_the_description_is_complete(served: Served) -> None:
+    with served.client() as client:
+        described = client.get("/openapi.json").json()
+    operations = [one for methods in described["paths"].values() for one in methods.values()]
+    names = [one["operationId"] for one in operations]
+    assert len(set(names)) == len(names)
+    assert all(one["tags"] and one["description"] for one in operations)
+    assert {tag for one in operations for tag in one["tags"]} == {
+        tag["name"] for tag in described["tags"]
+    }
+    guarded = [one for one in operations if one["operationId"] != "get_health"]
+    assert all(one["security"] and "401" in one["responses"] for one in guarded)
+    assert "Problem" in described["components"]["schemas"]
+
+
+def test_an_unknown_address_is_a_problem(api: httpx.Client) -> None:
+    assert refusal(api.get("/boats")) == (404, "not_found")
+
+
+def test_a_registered_version_is_shown_with_its_card_and_files(api: httpx.Client) -> None:
+    assert register(api).status_code == 201
+    shown = api.get("/models/digits/versions/v1").json()
+    assert shown["card"]["claimed_accuracy"] == 0.96
+    assert {file["name"] for file in shown["files"]} == set(FILES)
+    assert api.get("/models").json()["items"] == [
+        {"name": "digits", "created_at": 1000.0, "versions": ["v1"]}
+    ]
+
+
+def test_a_version_without_its_calibration_file_is_refused(api: httpx.Client) -> None:
+    parts = [("files", (name, data)) for name, data in FILES.items() if name != "calibration.npz"]
+    answer = api.post("/versions", files=[("card", ("model.toml", a_card())), *parts])
+    assert refusal(answer) == (422, "missing_files")
+    assert "calibration.npz" in answer.json()["detail"]
+
+
+def test_a_card_that_is_none_is_refused(api: httpx.Client) -> None:
+    parts = [("card", ("model.toml", b"model = 7")), ("files", ("net.py", b""))]
+    assert refusal(api.post("/versions", files=parts)) == (422, "bad_file")
+
+
+def test_other_bytes_under_a_name_that_is_taken_are_refused(api: httpx.Client) -> None:
+    register(api)
+    assert refusal(register(api, weights=b"other")) == (409, "taken")
+
+
+def test_a_profile_is_the_same_as_toml_and_as_json(api: httpx.Client) -> None:
+    document = declare(api).json()
+    assert api.get(f"/profiles/{PROFILE}").json() == document
+    assert api.put(f"/profiles/{PROFILE}", json=document).json() == document
+
+
+def test_a_profile_with_an_unknown_key_is_refused(api: httpx.Client) -> None:
+    toml = a_profile_file() + b"treads = 2\n"
+    answer = api.put(f"/profiles/{PROFILE}", content=toml)
+    assert refusal(answer) == (422, "bad_file")
+    assert "treads" in answer.json()["detail"]
+
+
+def test_a_profile_has_one_name(api: httpx.Client) -> None:
+    answer = api.put("/profiles/other", content=a_profile_file())
+    assert refusal(answer) == (422, "other_name")
+
+
+def test_a_build_leaves_bundles_whose_manifests_devices_can_trust(ready: httpx.Client) -> None:
+    (bundle,) = ready.get("/bundles").json()["items"]
+    envelope = ready.get(f"/bundles/{bundle['bundle']}/manifest").content
+    key = parse_public_pem(ready.get("/devices/pi-1/enrolment").json()["bundles_pem"].encode())
+    manifest = open_manifest(envelope, keyring(key), parse_digest(bundle["bundle"]))
+    assert manifest.profile.name == bundle["profile"] == PROFILE
+
+
+def test_a_build_is_followed_at_its_location(api: httpx.Client) -> None:
+    register(api)
+    declare(api)
+    answer = order(api)
+    assert answer.status_code == 202
+    shown = api.get(f"/builds/{answer.json()['id']}").json()
+    assert answer.headers["Location"] == f"/api/v1/builds/{shown['id']}"
+    assert (shown["status"], len(shown["variants"])) == ("succeeded", 1)
+
+
+def test_an_unknown_profile_is_not_found_and_the_known_ones_are_named(api: httpx.Client) -> None:
+    register(api)
+    declare(api)
+    answer = order(api, "tpu")
+    assert refusal(answer) == (404, "unknown_profile")
+    assert PROFILE in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        BuildReason.CALIBRATION_MISSING,
+        BuildReason.FACTORY_NOT_IMPORTABLE,
+        BuildReason.STATE_DICT_MISFIT,
+        BuildReason.OUTPUT_NOT_FINITE,
+    ],
+)
+def test_a_refused_build_says_why(api: httpx.Client, served: Served, reason: BuildReason) -> None:
+    register(api)
+    declare(api)
+    served.builder.script = refuses(reason)
+    shown = api.get(f"/builds/{order(api).json()['id']}").json()
+    assert (shown["status"], shown["reason"]) == ("refused", reason.value)
+    assert shown["detail"].endswith(".")
+    assert refusal(order(api)) == (409, "version_refused")
+
+
+def test_a_crashed_build_says_the_last_line(api: httpx.Client, served: Served) -> None:
+    register(api)
+    declare(api)
+    served.builder.script = crashes("Segmentation fault")
+    shown = api.get(f"/builds/{order(api).json()['id']}").json()
+    assert (shown["status"], shown["reason"]) == ("failed", "build_crashed")
+    assert "Segmentation fault" in shown["detail"]
+
+
+def test_a_new_device_is_told_what_its_agent_needs(api: httpx.Client) -> None:
+    declare(api)
+    answer = add(api, "pi-1")
+    assert (answer.status_code, answer.headers["Location"]) == (201, "/api/v1/devices/pi-1")
+    enrolment = answer.json()["enrolment"]
+    assert enrolment["broker"].startswith("mqtt://")
+    pems = (enrolment["director_pem"], enrolment["bundles_pem"])
+    assert len(keyring(*(parse_public_pem(pem.encode()) for pem in pems))) == 2
+
+
+def test_a_device_is_added_once_and_of_a_known_profile(api: httpx.Client) -> None:
+    assert refusal(add(api, "pi-1")) == (404, "unknown_profile")
+    declare(api)
+    add(api, "pi-1")
+    assert refusal(add(api, "pi-1")) == (409, "taken")
+
+
+def test_a_name_that_is_none_is_refused(api: httpx.Client) -> None:
+    assert refusal(add(api, "Pi 1")) == (422, "bad_name")
+
+
+def test_a_device_shows_what_it_reported(ready: httpx.Client, served: Served) -> None:
+    assert ready.get("/devices/pi-1").json()["reported"] is None
+    served.device_says("pi-1", a_reported())
+    shown = ready.get("/devices/pi-1").json()
+    assert shown["online"]
+    assert shown["reported"]["format"] == "wherry.reported/1"
+
+
+def test_a_removed_device_is_gone(ready: httpx.Client) -> None:
+    assert ready.delete("/devices/pi-2").status_code == 204
+    assert refusal(ready.get("/devices/pi-2")) == (404, "unknown_device")
+
+
+def test_a_device_without_telemetry_has_no_summaries(ready: httpx.Client) -> None:
+    assert ready.get("/devices/pi-1/telemetry").json()["summaries"] == []
+
+
+def test_a_group_holds_only_devices_that_there_are(ready: httpx.Client) -> None:
+    answer = ready.put("/groups/canary", json={"devices": ["pi-9"]})
+    assert refusal(answer) == (404, "unknown_device")
+    assert ready.get("/groups/canary").json()["devices"] == ["pi-1"]
+
+
+def test_lists_come_a_page_at_a_time(ready: httpx.Client) -> None:
+    first = ready.get("/devices", params={"limit": 1}).json()
+    second = ready.get("/devices", params={"limit": 1, "cursor": first["next_cursor"]}).json()
+    assert [one["id"] for one in first["items"] + second["items"]] == ["pi-1", "pi-2"]
+    assert second["next_cursor"] is None
+    answer = ready.get("/devices", params={"cursor": "nothing"})
+    assert refusal(answer) == (422, "bad_cursor")
+
+
+def test_a_rollout_goes_from_stage_to_stage(ready: httpx.Client, served: Served) -> None:
+    assert create(ready).json()["status"] == "draft"
+    assert ready.post("/rollouts/r1/start").json()["status"] == "running"
+    served.device_ends("r1:pi-1", Status.SUCCEEDED, Reason.CONFIRMED)
+    canary, field = ready.get("/rollouts/r1").json()["stages"]
+    assert (canary["status"], field["status"]) == ("passed", "running")
+    assert canary["verdict"]["findings"][0]["device"] == "pi-1"
+    served.device_ends("r1:pi-2", Status.SUCCEEDED, Reason.CONFIRMED)
+    assert ready.get("/rollouts/r1").json()["status"] == "succeeded"
+    (deployment,) = ready.get("/devices/pi-2").json()["deployments"]
+    assert (deployment["status"], deployment["reason"]) == ("succeeded", "confirmed")
+
+
+def test_a_rollout_that_a_device_refuses_halts(ready: httpx.Client, served: Served) -> None:
+    create(ready)
+    ready.post("/rollouts/r1/start")
+    served.device_ends("r1:pi-1", Status.REVERTED, Reason.SLOW)
+    shown = ready.get("/rollouts/r1").json()
+    assert (shown["status"], shown["stopped_by"]) == ("reverted", "device")
+    assert "slow" in shown["why"]
+    assert [stage["status"] for stage in shown["stages"]] == ["halted", "waiting"]
+    assert shown["stages"][1]["devices"][0]["status"] is None
+
+
+def test_an_offline_device_keeps_its_order_until_it_comes(ready: httpx.Client) -> None:
+    create(ready)
+    (device,) = ready.post("/rollouts/r1/start").json()["stages"][0]["devices"]
+    assert device["status"] == "queued"
+    assert ready.get("/devices/pi-1").json()["generation"] == 1
+
+
+def test_a_group_has_one_open_rollout(ready: httpx.Client) -> None:
+    create(ready)
+    assert refusal(create(ready, "r2")) == (409, "in_a_rollout")
+    assert refusal(create(ready)) == (409, "taken")
+
+
+def test_a_device_in_an_open_rollout_stays(ready: httpx.Client) -> None:
+    create(ready)
+    assert refusal(ready.delete("/devices/pi-1")) == (409, "in_a_rollout")
+
+
+def test_a_wish_that_does_not_fit_the_status_is_refused(ready: httpx.Client) -> None:
+    create(ready)
+    assert refusal(ready.post("/rollouts/r1/resume")) == (409, "not_now")
+    assert ready.post("/rollouts/r1/cancel").json()["status"] == "canceled"
+    assert refusal(ready.post("/rollouts/r1/start")) == (409, "not_now")
+
+
+def test_a_version_must_be_built_for_every_device(ready: httpx.Client) -> None:
+    register(ready, "v2")
+    assert refusal(create(ready, version="v2")) == (409, "no_variant")
+
+
+def test_a_gate_with_an_unknown_key_is_refused(ready: httpx.Client) -> None:
+    stages = [{"name": "canary", "group": "canary", "gate": {"soak_hours": 1}}]
+    wish = {"name": "r1", "model": "digits", "version": "v1", "stages": stages}
+    answer = ready.post("/rollouts", json=wish)
+    assert refusal(answer) == (422, "bad_document")
+    assert "soak_hours" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/models/none", "unknown_model"),
+        ("/models/none/versions/v1", "unknown_version"),
+        ("/models/none/versions", "unknown_model"),
+        ("/profiles/none", "unknown_profile"),
+        ("/builds/none", "unknown_build"),
+        (f"/bundles/{'0' * 64}/manifest", "unknown_bundle"),
+        ("/devices/none", "unknown_device"),
+        ("/devices/none/telemetry", "unknown_device"),
+        ("/groups/none", "unknown_group"),
+        ("/rollouts/none", "unknown_rollout"),
+    ],
+)
+def test_what_is_not_there_is_said_by_its_kind(api: httpx.Client, path: str, reason: str) -> None:
+    assert refusal(api.get(path)) == (404, reason)

@@ -1,0 +1,160 @@
+"""A controller's API on a real server, with everything real but the broker and the builder.
+
+Nobody listens behind the broker, as when all devices are offline; what devices would have said
+is put into the database by the test. Time stands still until a test moves it.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+import uvicorn
+from msgspec.structs import replace
+
+from tests.builders import a_key, a_reported
+from tests.controller.scripted import AtOnce, ScriptedBuilder, builds_all
+from wherry import signing
+from wherry.messages import Reason, Reported, Slots, Status
+from wherry.names import (
+    AliasName,
+    Digest,
+    parse_alias_name,
+    parse_deployment_id,
+    parse_device_id,
+    parse_rollout_name,
+)
+from wherry_controller.api.application import make_api
+from wherry_controller.api.context import Context
+from wherry_controller.api.door import token_digest
+from wherry_controller.mqtt import Traffic
+from wherry_controller.services.builds import Builds
+from wherry_controller.services.fleet import Fleet
+from wherry_controller.services.publisher import Pace, Publisher
+from wherry_controller.services.rollouts import Rollouts, rollout_of
+from wherry_controller.store import devices
+from wherry_controller.store.blobs import BlobFolder
+from wherry_controller.store.database import Store, open_store
+
+T = TypeVar("T")
+
+TOKEN = "the right token"
+BUDGET_BYTES = 1 << 20
+
+
+class DeafBroker:
+    """A broker that nobody ever connects to."""
+
+    backlog = 0
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        pass
+
+    def subscribe(self, filters: Sequence[str]) -> int | None:
+        return None
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        pass
+
+
+@dataclass
+class Served:
+    """The controller behind `url`; `now` is its clock."""
+
+    store: Store
+    blobs: BlobFolder
+    fleet: Fleet
+    rollouts: Rollouts
+    builds: Builds
+    builder: ScriptedBuilder
+    url: str = ""
+    now: float = 1000.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def decide(self, work: Callable[[Served], T], /) -> T:
+        with self.lock:
+            return work(self)
+
+    def client(self, token: str = TOKEN) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers)
+
+    def device_says(self, device: str, reported: Reported) -> None:
+        with self.store.transaction() as tx:
+            record = devices.get_device(tx, parse_device_id(device))
+            assert record is not None
+            devices.save_device(tx, replace(record, reported=reported, online=True))
+
+    def device_serves(self, device: str, bundle: Digest) -> None:
+        slots: dict[AliasName, Slots] = {parse_alias_name("default"): Slots(active=bundle)}
+        self.device_says(device, replace(a_reported(), slots=slots))
+
+    def device_ends(self, deployment: str, status: Status, reason: Reason) -> None:
+        """Let a deployment end, and the gate judge by it."""
+        with self.store.transaction() as tx:
+            journey = devices.get_journey(tx, parse_deployment_id(deployment))
+            assert journey is not None
+            devices.save_journey(
+                tx, replace(journey, status=status, reason=reason, ended_at=self.now)
+            )
+        self.decide(lambda desk: desk.rollouts.tick(self.now))
+
+    def status_of(self, rollout: str) -> str:
+        with self.store.reading() as tx:
+            return rollout_of(tx, parse_rollout_name(rollout)).status
+
+
+@contextmanager
+def a_served_controller(folder: Path) -> Iterator[Served]:
+    store = open_store(f"sqlite:///{folder / 'wherry.db'}")
+    blobs = BlobFolder(folder / "blobs")
+    fleet = Fleet(store, Publisher(DeafBroker(), blobs, Pace()), a_key(1))
+    rollouts = Rollouts(store, fleet, incumbent_span_s=86_400.0, budget_bytes=BUDGET_BYTES)
+    builder = ScriptedBuilder(builds_all)
+    builds = Builds(
+        store,
+        blobs,
+        a_key(2),
+        builder=builder,
+        executor=AtOnce(),
+        workspace=folder / "builds",
+        clock=lambda: served.now,
+    )
+    builds.start()
+    served = Served(store, blobs, fleet, rollouts, builds, builder)
+    context = Context(
+        store=store,
+        blobs=blobs,
+        builds=builds,
+        decide=served.decide,
+        traffic=Traffic,
+        clock=lambda: served.now,
+        broker_url="mqtt://127.0.0.1:1883",
+        director_pem=signing.public_pem(a_key(1).public_key()).decode(),
+        bundles_pem=signing.public_pem(a_key(2).public_key()).decode(),
+    )
+    try:
+        with _listening(context) as served.url:
+            yield served
+    finally:
+        store.close()
+
+
+@contextmanager
+def _listening(context: Context) -> Iterator[str]:
+    api = make_api(context, token_sha256=token_digest(TOKEN))
+    server = uvicorn.Server(uvicorn.Config(api, log_config=None, lifespan="off"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
