@@ -161,22 +161,22 @@ class Client:
         return _decode(dict[str, object], self._send("GET", f"/v2/models/{alias}"))
 
     def is_ready(self, alias: str) -> bool:
-        try:
-            self._send("GET", f"/v2/models/{alias}/ready")
-        except (NotServing, RequestRefused):
-            return False
-        return True
+        """Say whether a bundle answers under an alias; raises `NotReachable`."""
+        return self._reach("GET", f"/v2/models/{alias}/ready")[0] < 400
 
     def _send(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        try:
-            status, data = self._exchange(method, path, body)
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            raise NotReachable(self.address, str(error) or type(error).__name__) from error
+        status, data = self._reach(method, path, body)
         if status < 400:
             return data
         sentence = _decode(_Error, data).error.rstrip(".")
         raise (NotServing if status >= 500 else RequestRefused)(status, sentence)
+
+    def _reach(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        try:
+            return self._exchange(method, path, body)
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise NotReachable(self.address, str(error) or type(error).__name__) from error
 
     def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         fresh = self._connection.sock is None

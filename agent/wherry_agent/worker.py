@@ -90,6 +90,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _work(link, Place(asked.bundle, asked.manifest, asked.blobs))
 
 
+def read_manifest(place: Place) -> Manifest:
+    """Return the bundle's manifest; raise `WrongBytes` where the file holds another one."""
+    envelope = codec.decode(
+        _Envelope, place.manifest.read_bytes(), limit_bytes=2 * LARGEST_MANIFEST_BYTES
+    )
+    signed = check_digest(bytes(envelope.signed), place.bundle)
+    return codec.decode(Manifest, signed, limit_bytes=LARGEST_MANIFEST_BYTES)
+
+
 def load(place: Place, manifest: Manifest) -> Loaded:
     """Bring up the bundle at `place` and check it.
 
@@ -182,19 +191,11 @@ def _load_apart(link: socket.socket, place: Place) -> Future[Loaded]:
 
 
 def _load_gently(place: Place) -> Loaded:
-    manifest = _read_manifest(place)
+    manifest = read_manifest(place)
     if manifest.profile.threads == 1:
         # A runtime's own threads are made while it loads, and would keep the low priority.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
     return load(place, manifest)
-
-
-def _read_manifest(place: Place) -> Manifest:
-    envelope = codec.decode(
-        _Envelope, place.manifest.read_bytes(), limit_bytes=2 * LARGEST_MANIFEST_BYTES
-    )
-    signed = check_digest(bytes(envelope.signed), place.bundle)
-    return codec.decode(Manifest, signed, limit_bytes=LARGEST_MANIFEST_BYTES)
 
 
 def _check_file(path: Path, blob: Blob) -> None:

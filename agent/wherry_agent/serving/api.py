@@ -128,13 +128,14 @@ class Api:
             if tensor.name == place.manifest.class_output:
                 classes = v2.classes_of(tensor, numbers)
                 self._answers.keep(alias, asked.request, outcome.bundle, classes)
-        respond(Response(v2.encode_answer(alias, outcome.bundle, asked, outputs)))
+        response = Response(v2.encode_answer(alias, outcome.bundle, asked, outputs))
         self._recorder.answered(
             alias,
             outcome.bundle,
             latency_ns=time.perf_counter_ns() - request.received_ns,
             compute_ns=outcome.compute_ns,
         )
+        respond(response)
 
     def _label(self, alias: AliasName, body: bytes) -> Response:
         sent = v2.decode_feedback(body)

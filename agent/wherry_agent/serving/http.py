@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
             if not isinstance(error.__context__, _Refused):
                 raise
             self._refuse(error.__context__.response)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        except httptools.HttpParserError:
             sentence = (
                 "this is no HTTP/1.1 request that this server reads; send one as RFC 9112 says"
             )
@@ -202,6 +202,9 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         arriving = self._arriving
         arriving.in_head = False
+        if self._parser.should_upgrade():
+            sentence = "this server speaks HTTP/1.1 only; ask without an upgrade"
+            raise _Refused(refusal(HTTPStatus.BAD_REQUEST, sentence))
         self._bound_body(arriving.announced_bytes)
         if arriving.expects_continue and not self._exchanges and self._transport:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -199,8 +199,8 @@ def _input_of(sent: _Input, wanted: signature.Tensor) -> Tensor:
         raise BadSignature(f"{wanted.name!r} came with an axis below 1", "send at least one row")
     batch_of(wanted, shape)
     try:
-        numbers = _decode_numbers(bytes(sent.data), wanted.datatype, shape)
-        data = _pack(numbers, wanted.datatype)
+        numbers = decode_numbers(bytes(sent.data), wanted.datatype, shape)
+        data = pack(numbers, wanted.datatype)
     except (msgspec.DecodeError, OverflowError, struct.error, RecursionError) as error:
         problem = f"the data of {wanted.name!r} are not {wanted.datatype.value}: {error}"
         raise BadRequest(problem, "send numbers of that type") from error
@@ -222,7 +222,8 @@ def _outputs_of(sent: _Infer, manifest: Manifest) -> tuple[str, ...]:
     return chosen
 
 
-def _decode_numbers(data: bytes, datatype: Datatype, shape: tuple[int, ...]) -> Numbers:
+def decode_numbers(data: bytes, datatype: Datatype, shape: tuple[int, ...]) -> Numbers:
+    """Return the values of a JSON list, flat, or nested as `shape` says."""
     if data[:1] == b"[" and data[1:].lstrip()[:1] == b"[":
         data = _encode(_flattened(msgspec.json.decode(data), shape))
     if datatype in _FLOATS:
@@ -241,7 +242,8 @@ def _flattened(nested: object, shape: tuple[int, ...]) -> list[object]:
     return level
 
 
-def _pack(numbers: Numbers, datatype: Datatype) -> bytes:
+def pack(numbers: Numbers, datatype: Datatype) -> bytes:
+    """Return the values as little-endian bytes; OverflowError where the type is too small."""
     if datatype is Datatype.BOOL:
         return bytes(numbers)  # type: ignore[arg-type]
     if datatype is Datatype.FP16:

@@ -1,0 +1,35 @@
+"""The processes that this one has started, by Linux's /proc."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def worker_pids(bundle: str, *, of: int | None = None) -> list[int]:
+    """Return the workers of one bundle that live and that a process (this one) has started."""
+    threads = Path(f"/proc/{of or os.getpid()}/task").glob("*/children")
+    pids = [int(pid) for children in threads for pid in children.read_text().split()]
+    return [pid for pid in pids if bundle in _command(pid)]
+
+
+def niceness(pids: list[int]) -> set[int]:
+    """Return the nice values of the threads of some processes."""
+    found = set()
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(ProcessLookupError):  # A thread that ended meanwhile.
+                found.add(os.getpriority(os.PRIO_PROCESS, int(task.name)))
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    return bool(_command(pid))
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""  # It ended meanwhile.

@@ -1,0 +1,309 @@
+"""HTTP on one connection, byte by byte: order, bounds, half-closed and slow clients."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from http import HTTPStatus
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tests.agent.benches import a_get, a_post
+from wherry_agent.serving.http import Connection, HttpLimits, Request, Respond, Response
+
+LIMITS = HttpLimits(body_bytes=1000, head_bytes=500, pipelined=4, request_s=30, idle_s=60)
+
+
+class Pipe(asyncio.Transport):
+    """The other end of a connection, in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.open, self.half_closed, self.reads = True, False, True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert self.open
+        assert not self.half_closed
+        self.written += data
+
+    def write_eof(self) -> None:
+        self.half_closed = True
+
+    def close(self) -> None:
+        self.open = False
+
+    def abort(self) -> None:
+        self.open = False
+
+    def is_closing(self) -> bool:
+        return not self.open
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+
+class Peer:
+    """A connection to a server that echoes bodies, or leaves requests open until it is told."""
+
+    def __init__(self, *, answers: bool = True) -> None:
+        self.pipe, self.asked, self.gone = Pipe(), list[tuple[Request, Respond]](), False
+        self.answers = answers
+        self.connection = Connection(self._handle, LIMITS, self._end)
+        self.connection.connection_made(self.pipe)
+
+    def send(self, data: bytes) -> None:
+        self.connection.data_received(data)
+
+    def answer(self, index: int) -> None:
+        request, respond = self.asked[index]
+        respond(Response(request.body))
+
+    @property
+    def statuses(self) -> list[int]:
+        return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", self.pipe.written)]
+
+    def _handle(self, request: Request, respond: Respond) -> None:
+        self.asked.append((request, respond))
+        if self.answers:
+            respond(Response(request.body))
+
+    def _end(self, connection: Connection) -> None:
+        self.gone = True
+
+
+def on_a_loop(story: Callable[[], None]) -> None:
+    async def run() -> None:
+        story()
+
+    asyncio.run(run())
+
+
+def test_requests_are_read_however_their_bytes_arrive() -> None:
+    def story() -> None:
+        peer = Peer()
+        for byte in a_post("/a", b"body") + a_get("/b"):
+            peer.send(bytes([byte]))
+        assert [(r.method, r.path, r.body) for r, _ in peer.asked] == [
+            ("POST", "/a", b"body"),
+            ("GET", "/b", b""),
+        ]
+        assert peer.statuses == [200, 200]
+
+    on_a_loop(story)
+
+
+def test_responses_go_out_in_the_order_of_the_requests() -> None:
+    def story() -> None:
+        peer = Peer(answers=False)
+        peer.send(a_post("/", b"first") + a_post("/", b"second"))
+        peer.answer(1)
+        assert peer.pipe.written == b""
+        peer.answer(0)
+        assert peer.pipe.written.index(b"first") < peer.pipe.written.index(b"second")
+
+    on_a_loop(story)
+
+
+def test_a_client_that_asks_too_far_ahead_is_read_no_further() -> None:
+    def story() -> None:
+        peer = Peer(answers=False)
+        peer.send(a_get("/") * LIMITS.pipelined)
+        assert not peer.pipe.reads
+        peer.answer(0)
+        assert peer.pipe.reads
+
+    on_a_loop(story)
+
+
+def test_a_half_closed_client_gets_what_it_is_owed() -> None:
+    def story() -> None:
+        peer = Peer(answers=False)
+        peer.send(a_get("/"))
+        assert peer.connection.eof_received()
+        peer.answer(0)
+        assert (peer.statuses, peer.pipe.open) == ([200], False)
+
+    on_a_loop(story)
+
+
+def test_a_client_that_has_gone_costs_nothing_more() -> None:
+    def story() -> None:
+        peer = Peer(answers=False)
+        peer.send(a_get("/"))
+        peer.connection.connection_lost(None)
+        peer.answer(0)
+        assert peer.gone
+        assert peer.pipe.written == b""
+
+    on_a_loop(story)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nx: " + b"y" * 600, 431),
+        (b"GET /" + b"y" * 600 + b" HTTP/1.1\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 300 + b"\r\n", 431),
+        (b"POST / HTTP/1.1\r\ncontent-length: 1001\r\n\r\n", 413),
+        (b"POST / HTTP/1.1\r\ncontent-length: 99999999999999999999999\r\n\r\n", 400),
+        (
+            b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3e9\r\n" + b"x" * 1001,
+            413,
+        ),
+    ],
+)
+def test_what_breaks_the_protocol_gets_one_answer_and_no_further_reading(
+    sent: bytes, status: int
+) -> None:
+    def story() -> None:
+        peer = Peer()
+        peer.send(sent)
+        assert (peer.statuses, peer.pipe.half_closed) == ([status], True)
+        peer.send(a_get("/"))
+        assert peer.statuses == [status]
+        assert not peer.connection.eof_received()
+
+    on_a_loop(story)
+
+
+def test_what_came_before_nonsense_is_answered_first() -> None:
+    def story() -> None:
+        peer = Peer(answers=False)
+        peer.send(a_get("/") + b"nonsense\r\n\r\n")
+        assert peer.statuses == []
+        peer.answer(0)
+        assert peer.statuses == [200, 400]
+
+    on_a_loop(story)
+
+
+@pytest.mark.parametrize(
+    ("sent", "stays_open"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", True),
+        (b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n", False),
+        (b"GET / HTTP/1.0\r\n\r\n", False),
+        (b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n", True),
+    ],
+)
+def test_the_client_says_whether_the_connection_stays(sent: bytes, *, stays_open: bool) -> None:
+    def story() -> None:
+        peer = Peer()
+        peer.send(sent)
+        assert (peer.statuses, peer.pipe.open) == ([200], stays_open)
+
+    on_a_loop(story)
+
+
+def test_a_client_that_waits_for_leave_to_send_its_body_gets_it() -> None:
+    def story() -> None:
+        peer = Peer()
+        peer.send(b"POST / HTTP/1.1\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n")
+        assert peer.statuses == [100]
+        peer.send(b"ok")
+        assert peer.statuses == [100, 200]
+
+    on_a_loop(story)
+
+
+def test_the_answer_to_head_has_no_body() -> None:
+    def story() -> None:
+        peer = Peer(answers=False)
+        peer.send(b"HEAD / HTTP/1.1\r\n\r\n")
+        peer.asked[0][1](Response(b"unseen", HTTPStatus.OK))
+        assert b"content-length: 6\r\n" in peer.pipe.written
+        assert peer.pipe.written.endswith(b"\r\n\r\n")
+
+    on_a_loop(story)
+
+
+@pytest.mark.parametrize(
+    ("sent", "patience_s"),
+    [(b"", LIMITS.idle_s), (b"GET / HT", LIMITS.request_s), (a_get("/"), LIMITS.idle_s)],
+    ids=["silent", "slow", "idle"],
+)
+def test_a_client_that_lets_the_server_wait_is_left(sent: bytes, patience_s: float) -> None:
+    def story() -> None:
+        peer = Peer()
+        if sent:
+            peer.send(sent)
+        now_s = asyncio.get_running_loop().time()
+        peer.connection.close_if_late(now_s + patience_s - 1)
+        assert peer.pipe.open
+        peer.connection.close_if_late(now_s + patience_s + 1)
+        assert not peer.pipe.open
+
+    on_a_loop(story)
+
+
+def test_a_client_that_does_not_read_is_read_no_further_and_then_left() -> None:
+    def story() -> None:
+        peer = Peer()
+        reads = []
+        for turn in (peer.connection.pause_writing, peer.connection.resume_writing) * 2:
+            turn()
+            reads.append(peer.pipe.reads)
+        assert reads == [False, True] * 2
+        peer.connection.pause_writing()
+        now_s = asyncio.get_running_loop().time()
+        peer.connection.close_if_late(now_s + LIMITS.request_s + 1)
+        assert not peer.pipe.open
+
+    on_a_loop(story)
+
+
+def test_a_request_that_is_computed_for_long_is_waited_for() -> None:
+    def story() -> None:
+        peer = Peer(answers=False)
+        peer.send(a_get("/"))
+        peer.connection.close_if_late(asyncio.get_running_loop().time() + 1000)
+        assert peer.pipe.open
+
+    on_a_loop(story)
+
+
+PIECES = st.sampled_from(
+    [
+        a_get("/v2"),
+        a_post("/v2/models/default/infer", b"{}"),
+        b"GET / HTTP/1.1\r\n",
+        b"transfer-encoding: chunked\r\n",
+        b"content-length: 5\r\n",
+        b"connection: close\r\n",
+        b"5\r\nhello\r\n0\r\n\r\n",
+        b"\r\n",
+        b"\x00\xff",
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(PIECES | st.binary(max_size=20), max_size=8), st.integers(1, 50))
+@example([b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n" + a_get("/")], 500)
+def test_any_bytes_are_answered_or_waited_for(pieces: list[bytes], step: int) -> None:
+    def story() -> None:
+        peer = Peer()
+        sent = b"".join(pieces)
+        for at in range(0, len(sent), step):
+            if peer.pipe.open:
+                peer.send(sent[at : at + step])
+        refused = [status for status in peer.statuses if status >= 400]
+        assert len(refused) <= 1
+        assert len(peer.statuses) <= len(peer.asked) + 1
+        if refused:
+            assert peer.statuses[-1] == refused[0]
+            assert peer.pipe.half_closed
+
+    on_a_loop(story)
