@@ -1,0 +1,493 @@
+"""The whole agent as one machine: its parts keep in step, and a kill changes only the time."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import a_digest, a_histogram, a_wanted, an_alias, an_order
+from tests.laws import tried
+from wherry.messages import Deployment, Order, Phase, Reason, Status
+from wherry.names import AliasName, Digest
+from wherry_agent.core import download, install, session
+from wherry_agent.core.agent import (
+    RECENT_WINDOWS,
+    Agent,
+    Assemble,
+    Assembled,
+    BundleRefused,
+    CloseFetch,
+    Effect,
+    Effects,
+    Event,
+    FetchLink,
+    For,
+    Installed,
+    ManifestAccepted,
+    Measured,
+    OpenFetch,
+    OrderCame,
+    Saved,
+    Tell,
+    Tick,
+    must_save,
+    saved_of,
+    step,
+    wake,
+)
+from wherry_agent.core.health import FEWEST_ERRORS, PROBATION_LATENCY
+
+DEFAULT, DETECTOR = an_alias(), an_alias("detector")
+OLD, NEW, OTHER = a_digest("old"), a_digest("new"), a_digest("other")
+PROBATION_S = 5.0
+WINDOW = PROBATION_LATENCY.window_requests
+
+
+def chunks_of(bundle: Digest) -> dict[Digest, int]:
+    return {a_digest(f"{bundle} {part}"): 1000 for part in range(3)}
+
+
+def an_order_for(
+    generation: int, bundles: dict[AliasName, Digest], *, round_of: str = "first"
+) -> Order:
+    aliases = {
+        alias: a_wanted(f"{round_of}:{alias}:{bundle[:8]}", bundle=bundle, probation_s=PROBATION_S)
+        for alias, bundle in bundles.items()
+    }
+    return an_order(generation=generation, aliases=aliases)
+
+
+@dataclass
+class Device:
+    """Performs what the agent orders, and is killed before each effect that `kills` numbers.
+
+    The state and what it tells go to disk in one write; the broker keeps the newest order.
+    `deaf` names effects that get no answer.
+    """
+
+    kills: frozenset[int] = frozenset()
+    deaf: tuple[type[object], ...] = ()
+    disk: Saved = field(default_factory=lambda: Saved(aliases={DEFAULT: install.Idle((OLD,))}))
+    chunks: set[Digest] = field(default_factory=set)
+    outbox: list[tuple[AliasName, Deployment]] = field(default_factory=list)
+    broker: Order | None = None
+    agent: Agent = field(init=False)
+    serving: dict[AliasName, Digest | None] = field(default_factory=dict)
+    performed: list[Effect] = field(default_factory=list)
+    received: list[Digest] = field(default_factory=list)
+    now_s: float = 1000.0
+
+    def __post_init__(self) -> None:
+        self._carry_on(self._wake())
+
+    def hear(self, event: Event) -> Effects:
+        effects = self._step(event)
+        self._carry_on(effects)
+        return effects
+
+    def _step(self, event: Event) -> Effects:
+        before = self.agent
+        self.agent, effects = step(before, event, self.now_s)
+        told = [(effect.alias, effect.deployment) for effect in effects if isinstance(effect, Tell)]
+        self.outbox += told
+        if must_save(before, self.agent):
+            self.disk = saved_of(self.agent)
+        return effects
+
+    def _wake(self) -> Effects:
+        self.serving = {}
+        self.agent, effects = wake(
+            self.disk, self.now_s, outbox_first=1, outbox_last=len(self.outbox)
+        )
+        if self.agent.aliases != self.disk.aliases:
+            self.outbox += [(e.alias, e.deployment) for e in effects if isinstance(e, Tell)]
+            self.disk = saved_of(self.agent)
+        return effects
+
+    def _carry_on(self, first: Effects) -> None:
+        effects, news = deque(first), deque[Event]()
+        while effects or news:
+            if not effects:
+                effects.extend(self._step(news.popleft()))
+                continue
+            effect = effects.popleft()
+            self.performed.append(effect)
+            if len(self.performed) in self.kills:
+                news.clear()
+                effects = deque(self._wake())
+            elif not isinstance(effect, self.deaf):
+                news.extend(self._perform(effect))
+
+    def _perform(self, effect: Effect) -> list[Event]:
+        match effect:
+            case session.Connect():
+                orders = [OrderCame(self.broker)] if self.broker else []
+                return [session.Connected(self.now_s), *orders]
+            case OpenFetch() | CloseFetch():
+                return [FetchLink(isinstance(effect, OpenFetch))]
+            case download.AskManifest(bundle):
+                missing = {c: s for c, s in chunks_of(bundle).items() if c not in self.chunks}
+                return [ManifestAccepted(bundle, missing)]
+            case download.AskChunks(chunks):
+                self.received += chunks
+                self.chunks |= set(chunks)
+                return [download.ChunkCame(chunk, self.now_s) for chunk in chunks]
+            case Assemble(bundle):
+                assert chunks_of(bundle).keys() <= self.chunks
+                return [Assembled(bundle)]
+            case For(alias, install.Load(wanted)):
+                return [Installed(alias, install.Loaded(wanted.deployment, self.now_s))]
+            case For(alias, install.Serve(bundle)):
+                self.serving[alias] = bundle
+                return []
+            case _:
+                return []
+
+    def order(self, order: Order) -> Effects:
+        self.broker = order
+        return self.hear(OrderCame(order))
+
+    def tick(self, seconds: float = 1.0) -> Effects:
+        self.now_s += seconds
+        return self.hear(Tick())
+
+    def state(self, alias: AliasName = DEFAULT) -> install.State:
+        return self.agent.aliases[alias]
+
+    def downloads(self) -> Digest | None:
+        return self.agent.download.bundle if self.agent.download else None
+
+    def measure(
+        self, bundle: Digest, median_ms: float, *, errors: int = 0, requests: int = WINDOW
+    ) -> Effects:
+        errors_by_class = {"runtime": errors} if errors else {}
+        compute = a_histogram(*[median_ms] * requests)
+        window = Measured(
+            alias=DEFAULT, bundle=bundle, requests=requests, errors=errors_by_class, compute=compute
+        )
+        return self.hear(window)
+
+    def told(self, alias: AliasName = DEFAULT) -> list[tuple[Status, Phase | None]]:
+        return [(told.status, told.phase) for name, told in self.outbox if name == alias]
+
+    def outcomes(self) -> list[Status]:
+        return [told.status for _, told in self.outbox if told.status.is_final]
+
+
+def online(**facts: object) -> Device:
+    device = Device(**facts)  # type: ignore[arg-type]
+    device.tick(0.0)
+    return device
+
+
+def on_probation() -> Device:
+    """Return a device that tries `NEW` out, after windows of `OLD` of a millisecond."""
+    device = online()
+    for _ in range(3):
+        device.measure(OLD, 1.0)
+    device.order(an_order_for(1, {DEFAULT: NEW}))
+    return device
+
+
+IN_PROGRESS = Status.IN_PROGRESS
+THE_WAY = [
+    (IN_PROGRESS, Phase.FETCHING),
+    (IN_PROGRESS, Phase.LOADING),
+    (IN_PROGRESS, Phase.PROBATION),
+    (Status.SUCCEEDED, None),
+]
+
+
+def test_an_order_leads_to_a_confirmed_bundle_and_each_step_is_told_once() -> None:
+    device = on_probation()
+    assert device.serving[DEFAULT] == NEW
+    device.tick(PROBATION_S - 0.1)
+    assert device.told() == THE_WAY[:3]
+    device.tick(0.1)
+    assert device.told() == THE_WAY
+    assert device.state().confirmed == (NEW, OLD)
+    device.tick()
+    assert device.told() == THE_WAY
+
+
+def test_a_device_serves_what_it_had_before_it_has_a_connection() -> None:
+    device = Device(deaf=(session.Connect,))
+    assert device.serving == {DEFAULT: OLD}
+
+
+def test_an_order_is_announced_and_the_same_one_again_is_not() -> None:
+    device = on_probation()
+    before = device.agent
+    order = an_order_for(1, {DEFAULT: NEW})
+    assert device.hear(OrderCame(order)) == ()
+    assert device.agent == before
+    renewed = an_order_for(2, {DEFAULT: NEW})
+    assert device.hear(OrderCame(renewed)) == (session.Announce(),)
+    assert device.agent.aliases == before.aliases
+
+
+def test_an_order_of_an_older_generation_is_refused() -> None:
+    device = on_probation()
+    device.order(an_order_for(5, {DEFAULT: NEW}))
+    before = device.agent
+    old = an_order_for(4, {DEFAULT: OTHER})
+    assert device.hear(OrderCame(old)) == (session.RefuseOrder(4),)
+    assert device.agent == before
+
+
+def test_an_alias_that_the_order_names_no_more_is_withdrawn() -> None:
+    device = on_probation()
+    device.order(an_order_for(2, {}))
+    assert device.outcomes() == [Status.CANCELED]
+    assert device.serving[DEFAULT] == OLD
+
+
+def test_the_download_follows_the_states() -> None:
+    device = online(deaf=(download.AskChunks,))
+    assert device.downloads() is None
+    effects = device.order(an_order_for(1, {DEFAULT: NEW}))
+    assert OpenFetch() in effects
+    assert device.downloads() == NEW
+    effects = device.order(an_order_for(2, {DEFAULT: OTHER}))
+    assert download.DropChunks(tuple(chunks_of(NEW))) in effects
+    assert download.AskManifest(OTHER) in effects
+    assert device.downloads() == OTHER
+    effects = device.order(an_order_for(3, {}))
+    assert CloseFetch() in effects
+    assert device.downloads() is None
+
+
+def test_a_manifest_that_is_wanted_no_more_is_dropped() -> None:
+    device = online(deaf=(download.AskManifest,))
+    device.order(an_order_for(1, {DEFAULT: NEW}))
+    assert download.DropManifest(NEW) in device.order(an_order_for(2, {DEFAULT: OTHER}))
+    late = ManifestAccepted(NEW, {})
+    assert device.hear(late) == ()
+
+
+def test_a_fetch_connection_that_broke_is_opened_again_after_a_wait() -> None:
+    device = online(deaf=(download.AskChunks, OpenFetch))
+    device.order(an_order_for(1, {DEFAULT: NEW}))
+    device.hear(FetchLink(False, 0.5))
+    assert OpenFetch() not in device.tick(0.4)
+    assert OpenFetch() in device.tick(0.2)
+    assert OpenFetch() not in device.tick(100.0)
+    device.hear(FetchLink(False, 0.5))
+    assert OpenFetch() not in device.tick(0.9)
+    assert OpenFetch() in device.tick(0.2)
+    device.hear(FetchLink(True))
+    assert device.agent.download is not None and device.agent.download.connected
+    device.hear(FetchLink(False, 0.5))
+    assert OpenFetch() in device.tick(0.6)
+
+
+def test_a_closed_fetch_connection_stays_closed_and_the_next_order_opens_one() -> None:
+    device = on_probation()
+    device.tick(PROBATION_S)
+    assert OpenFetch() not in device.tick(500.0)
+    opened = device.order(an_order_for(2, {DEFAULT: OTHER}))
+    assert opened.count(OpenFetch()) == 1
+
+
+def test_a_chunk_of_which_every_copy_is_spoiled_fails_the_deployment() -> None:
+    device = online(deaf=(download.AskChunks,))
+    device.order(an_order_for(1, {DEFAULT: NEW}))
+    chunk = next(iter(chunks_of(NEW)))
+    for _ in range(download.SPOILS_ALLOWED + 1):
+        device.hear(download.ChunkSpoiled(chunk, device.now_s))
+        device.tick(100.0)
+    outcome = device.outbox[-1][1]
+    assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.WRONG_BYTES)
+    assert outcome.detail.endswith(f"{download.SPOILS_ALLOWED + 1} times")
+    assert device.agent.download is None
+
+
+def test_a_refused_bundle_is_rejected_for_every_alias_that_fetches_it() -> None:
+    device = online(deaf=(download.AskManifest,))
+    device.order(an_order_for(1, {DEFAULT: NEW, DETECTOR: NEW}))
+    device.hear(BundleRefused(OTHER, Reason.UNSUITABLE_PROFILE, "needs ARM"))
+    assert device.outcomes() == []
+    device.hear(BundleRefused(NEW, Reason.UNSUITABLE_PROFILE, "needs ARM"))
+    assert device.outcomes() == [Status.REJECTED, Status.REJECTED]
+    assert device.outbox[-1][1].detail == "needs ARM"
+
+
+def test_one_alias_at_a_time_is_past_fetching_and_the_other_waits_on_disk() -> None:
+    device = online()
+    device.order(an_order_for(1, {DEFAULT: NEW, DETECTOR: OTHER}))
+    assert isinstance(device.state(DEFAULT), install.Probation)
+    assert isinstance(device.state(DETECTOR), install.Fetching)
+    assert set(device.received) == chunks_of(NEW).keys() | chunks_of(OTHER).keys()
+    assert device.agent.download is None
+    device.tick(PROBATION_S)
+    assert isinstance(device.state(DETECTOR), install.Probation)
+    device.tick(PROBATION_S)
+    assert device.outcomes() == [Status.SUCCEEDED, Status.SUCCEEDED]
+    assert device.serving == {DEFAULT: NEW, DETECTOR: OTHER}
+
+
+def test_a_waiting_bundle_whose_deployment_ended_does_not_load() -> None:
+    device = online()
+    device.order(an_order_for(1, {DEFAULT: NEW, DETECTOR: OTHER}))
+    device.order(an_order_for(2, {DEFAULT: NEW}))
+    device.tick(PROBATION_S)
+    assert device.agent.fetched == frozenset()
+    assert isinstance(device.state(DETECTOR), install.Idle)
+
+
+def test_one_slow_window_is_no_reason_and_two_in_a_row_revert_the_bundle() -> None:
+    device = on_probation()
+    device.measure(NEW, 5.0)
+    device.measure(NEW, 1.0)
+    device.measure(NEW, 5.0)
+    assert isinstance(device.state(), install.Probation)
+    device.measure(NEW, 5.0)
+    outcome = device.outbox[-1][1]
+    assert (outcome.status, outcome.reason) == (Status.REVERTED, Reason.SLOW)
+    assert device.serving[DEFAULT] == OLD
+
+
+def test_errors_in_probation_revert_the_bundle() -> None:
+    device = on_probation()
+    device.measure(NEW, 1.0, errors=FEWEST_ERRORS, requests=100)
+    assert device.outbox[-1][1].reason is Reason.ERRORS
+
+
+def test_the_windows_of_another_bundle_are_no_evidence() -> None:
+    device = on_probation()
+    for _ in range(3):
+        device.measure(OLD, 9.0)
+        device.measure(OTHER, 9.0)
+    assert isinstance(device.state(), install.Probation)
+    incumbent = device.agent.trials[DEFAULT].incumbent
+    assert incumbent.total == 3 * WINDOW
+
+
+def test_a_confirmed_bundle_is_the_next_ones_incumbent() -> None:
+    device = on_probation()
+    device.measure(NEW, 1.5)
+    device.tick(PROBATION_S)
+    device.measure(NEW, 1.5)
+    assert [window.total for window in device.agent.recent[DEFAULT]] == [WINDOW, WINDOW]
+    device.order(an_order_for(2, {DEFAULT: OTHER}))
+    for _ in range(2):
+        device.measure(OTHER, 2.5)  # Slow beside OLD's 1 ms, and not beside NEW's 1.5 ms.
+    assert isinstance(device.state(), install.Probation)
+
+
+def test_after_a_revert_the_incumbents_windows_are_the_old_ones() -> None:
+    device = on_probation()
+    before = device.agent.recent
+    for _ in range(2):
+        device.measure(NEW, 9.0)
+    assert device.agent.recent == before
+    assert device.agent.trials == {}
+
+
+def test_only_recent_windows_of_the_incumbent_are_kept() -> None:
+    device = online()
+    for _ in range(RECENT_WINDOWS + 5):
+        device.measure(OLD, 1.0, requests=1)
+    assert len(device.agent.recent[DEFAULT]) == RECENT_WINDOWS
+
+
+def test_measured_windows_alone_are_not_worth_a_write() -> None:
+    device = on_probation()
+    before = device.agent
+    device.measure(NEW, 1.0)
+    assert before != device.agent
+    assert not must_save(before, device.agent)
+    assert must_save(before, msgspec.structs.replace(before, aliases={}))
+    other = msgspec.structs.replace(before.session, generation=99)
+    assert must_save(before, msgspec.structs.replace(before, session=other))
+
+
+def test_what_is_saved_survives_the_disk() -> None:
+    device = on_probation()
+    saved = saved_of(device.agent)
+    assert saved.generation == 1
+    assert msgspec.json.decode(msgspec.json.encode(saved), type=Saved) == saved
+
+
+def test_a_woken_agent_remembers_its_incumbents_windows_and_its_outbox() -> None:
+    device = on_probation()
+    agent, _ = wake(device.disk, 0.0, outbox_first=4, outbox_last=9, limit_bytes_per_s=10.0)
+    assert agent.recent == device.disk.recent
+    assert (agent.session.acked, agent.session.last) == (3, 9)
+    assert (agent.session.generation, agent.limit_bytes_per_s) == (1, 10.0)
+
+
+def test_the_limit_reaches_the_download() -> None:
+    agent, _ = wake(Saved(), 0.0, outbox_first=1, outbox_last=0, limit_bytes_per_s=7.0)
+    agent, _ = step(agent, OrderCame(an_order_for(1, {DEFAULT: NEW})), 1.0)
+    assert agent.download is not None and agent.download.limit_bytes_per_s == 7.0
+
+
+def test_events_go_out_and_are_forgotten_through_the_session() -> None:
+    device = online()
+    assert session.Send(0, 2) in device.hear(session.Stored(2, device.now_s))
+    assert session.Forget(2) in device.hear(session.Acked(2, device.now_s))
+    device.hear(session.Lost(device.now_s, 0.5))
+    assert session.Connect() in device.tick(60.0)
+
+
+def settle(device: Device) -> None:
+    for _ in range(8):
+        device.tick(PROBATION_S)
+
+
+@pytest.mark.parametrize("later", [None, 1, 3, 8])
+def test_a_kill_at_any_instant_changes_nothing_but_the_time(later: int | None) -> None:
+    for first in range(1, 40):
+        device = Device(kills=frozenset({first, first + later} if later else {first}))
+        device.tick(0.0)
+        device.order(an_order_for(1, {DEFAULT: NEW}))
+        settle(device)
+        assert device.state().confirmed == (NEW, OLD), first
+        assert device.serving[DEFAULT] == NEW, first
+        assert device.outcomes() == [Status.SUCCEEDED], first
+        assert sorted(device.received) == sorted(chunks_of(NEW)), first
+
+
+def test_a_kill_of_a_device_with_two_aliases_changes_nothing_but_the_time() -> None:
+    for kill in range(1, 60):
+        device = Device(kills=frozenset({kill}))
+        device.tick(0.0)
+        device.order(an_order_for(1, {DEFAULT: NEW, DETECTOR: OTHER}))
+        settle(device)
+        assert device.serving == {DEFAULT: NEW, DETECTOR: OTHER}, kill
+        assert sorted(device.outcomes()) == [Status.SUCCEEDED] * 2, kill
+        assert len(device.received) == len(set(device.received)), kill
+
+
+bundles = st.sampled_from([OLD, NEW, OTHER])
+orders = st.dictionaries(st.sampled_from([DEFAULT, DETECTOR]), bundles, max_size=2)
+
+
+@tried
+@given(st.lists(st.tuples(orders, st.integers(0, 6)), max_size=5), st.integers(1, 60))
+def test_the_last_order_is_where_every_story_ends(
+    story: list[tuple[dict[AliasName, Digest], int]], kill: int
+) -> None:
+    device = Device(kills=frozenset({kill}))
+    device.tick(0.0)
+    for generation, (wanted, seconds) in enumerate(story, start=1):
+        device.order(an_order_for(generation, wanted, round_of=str(generation)))
+        device.tick(float(seconds))
+        past_fetching = [
+            state
+            for state in device.agent.aliases.values()
+            if isinstance(state, install.Loading | install.Probation)
+        ]
+        assert len(past_fetching) <= 1
+    settle(device)
+    for alias, bundle in (story[-1][0] if story else {}).items():
+        assert device.serving[alias] == bundle
+    final = [told.deployment for _, told in device.outbox if told.status.is_final]
+    assert len(final) == len(set(final))
+    assert device.agent.download is None
