@@ -188,7 +188,8 @@ class Publisher:
         for digest in digests:
             topic = self._topic_for(device, digest)
             recent = now - self._published_at.get(digest, -self._pace.want_again_s)
-            if topic is None or recent < self._pace.want_again_s:
+            is_ready = self._phase is Phase.REPAIRING
+            if topic is None or not is_ready or recent < self._pace.want_again_s:
                 refused += 1
             else:
                 self._published_at[digest] = now
