@@ -1,0 +1,171 @@
+"""Turns what the processes left behind into the rows of the report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from wherry.blobs import Blob
+from wherry.histogram import merge, quantile_ms
+from wherry.manifest import Manifest
+from wherry_sim.demo.operator import Operator, Rollout, Stage, Variant
+from wherry_sim.demo.processes import Agent
+from wherry_sim.demo.report import (
+    Bytes,
+    Requests,
+    Resume,
+    RolloutRow,
+    StageRow,
+    Swap,
+    VariantRow,
+)
+from wherry_sim.demo.traffic import Seen
+from wherry_sim.demo.watch import CHUNKS_BEFORE_KILL, Kill
+
+SLACK_S = 0.3  # Between an agent's log line and its being read.
+
+
+def variants(found: Sequence[Variant], manifests: Mapping[str, Manifest]) -> list[VariantRow]:
+    return [
+        VariantRow(
+            version=one.version,
+            profile=one.profile,
+            runtime=one.runtime,
+            precision=one.precision.value,
+            size_bytes=one.size_bytes,
+            accuracy=manifests[one.bundle].report.accuracy,
+            reference_accuracy=manifests[one.bundle].report.reference_accuracy,
+            p50_ms=manifests[one.bundle].report.p50_ms,
+            measured_on=manifests[one.bundle].report.measured_on,
+        )
+        for one in found
+    ]
+
+
+def rollout(seen: Rollout) -> RolloutRow:
+    halted = [stage for stage in seen.stages if stage.status == "halted" and stage.verdict]
+    verdict = halted[0].verdict if halted else None
+    return RolloutRow(
+        version=seen.version,
+        status=seen.status,
+        stopped_by=seen.stopped_by,
+        reason=_reason(seen, verdict) if verdict else "",
+        stages=[_stage(stage) for stage in seen.stages],
+    )
+
+
+def _reason(seen: Rollout, verdict: Mapping[str, object]) -> str:
+    """Return the gate's reason, or the devices' own where they decided first."""
+    if seen.stopped_by != "device":
+        return str(verdict["reason"])
+    own = {j.reason for s in seen.stages for j in s.devices if j.status in ("reverted", "failed")}
+    return ", ".join(sorted(reason for reason in own if reason))
+
+
+def _stage(stage: Stage) -> StageRow:
+    ran = stage.began_at is not None and stage.ended_at is not None
+    return StageRow(
+        name=stage.name,
+        devices=[journey.device for journey in stage.devices],
+        verdict=str(stage.verdict["decision"]) if stage.verdict else None,
+        evidence=stage.verdict,
+        seconds=round((stage.ended_at or 0) - (stage.began_at or 0), 2) if ran else None,
+    )
+
+
+def requests(
+    seen: Mapping[str, Seen], kills: Sequence[Kill], known: Mapping[str, Variant]
+) -> Requests:
+    """Add up what the programs saw; a failure while a killed agent was away is cut by the kill."""
+    cut = sum(_was_cut(at, device, kills) for device, one in seen.items() for at in one.failures)
+    answers: Counter[str] = Counter()
+    wrong: Counter[str] = Counter()
+    inconsistent = 0
+    for one in seen.values():
+        for bundle, tally in one.tallies.items():
+            answers[known[bundle].version] += tally.answers
+            wrong[known[bundle].version] += tally.wrong
+            inconsistent += tally.inconsistent
+    return Requests(
+        sent=sum(one.sent for one in seen.values()),
+        failed=sum(len(one.failures) for one in seen.values()) - cut,
+        cut_by_kill=cut,
+        inconsistent=inconsistent,
+        wrong_fraction={v: round(wrong[v] / answers[v], 4) for v in sorted(answers)},
+    )
+
+
+def _was_cut(at: float, device: str, kills: Sequence[Kill]) -> bool:
+    return any(
+        kill.agent == device and kill.at - SLACK_S <= at <= (kill.again_at or kill.at) + SLACK_S
+        for kill in kills
+    )
+
+
+def swap(agents: Sequence[Agent], seen: Mapping[str, Seen]) -> Swap:
+    in_flight = [
+        int(line.fields["in_flight"])
+        for agent in agents
+        for line in agent.lines
+        if line.event == "bundle.flipped" and line.fields["replaced"] != "None"
+    ]
+    return Swap(
+        flips=len(in_flight),
+        in_flight_at_flips=min(in_flight, default=0),
+        steady_p99_ms=quantile_ms(merge(one.steady for one in seen.values()), 0.99),
+        during_p99_ms=quantile_ms(merge(one.burst for one in seen.values()), 0.99),
+    )
+
+
+def reverted(agents: Sequence[Agent]) -> list[str]:
+    """Return the devices that went back by themselves."""
+    return [
+        agent.id
+        for agent in agents
+        if any(line.event == "deployment.reverted" for line in agent.lines)
+    ]
+
+
+def touched(field: Sequence[Agent], seen: Mapping[str, Seen], sick: set[str]) -> int:
+    """Count the devices that answered with a sick bundle, or were even told of one."""
+    return sum(
+        bool(sick & seen[agent.id].tallies.keys())
+        or any(line.fields.get("bundle") in sick for line in agent.lines)
+        for agent in field
+    )
+
+
+def traffic(
+    operator: Operator, agents: Sequence[Agent], *, blobs: set[Blob], envelopes_bytes: int
+) -> Bytes:
+    return Bytes(
+        bundles=sum(blob.size_bytes for blob in blobs) + envelopes_bytes,
+        controller_sent=operator.broker().sent_bytes,
+        received_total=sum(operator.received_bytes(agent.id) for agent in agents),
+    )
+
+
+def resume(agent: Agent, bundle: str) -> Resume:
+    """Count the chunks of one bundle that an agent stored before its kill, and any twice."""
+    stored: Counter[str] = Counter()
+    current = ""
+    for line in agent.lines:
+        if line.event == "manifest.accepted":
+            current = line.fields["bundle"]
+        if line.event == "chunk.stored" and current == bundle:
+            stored[line.fields["chunk"]] += 1
+    return Resume(
+        chunks_before_kill=CHUNKS_BEFORE_KILL,
+        chunks_fetched_again=sum(count - 1 for count in stored.values()),
+    )
+
+
+def serving(agents: Sequence[Agent], known: Mapping[str, Variant]) -> dict[str, str]:
+    """Return the version that each device answers with, by its own status."""
+    versions: dict[str, str] = {}
+    for agent in agents:
+        aliases = agent.status()["aliases"]
+        slots = aliases["default"]["slots"] if isinstance(aliases, dict) else {}
+        active = str(slots.get("active"))
+        versions[agent.id] = known[active].version if active in known else "none"
+    return versions

@@ -1,0 +1,212 @@
+"""What the demo writes to `report.json`, and the claims it checks before it says `ok`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+class VariantRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One accepted variant; accuracies are shares from 0 to 1."""
+
+    version: str
+    profile: str
+    runtime: str
+    precision: str
+    size_bytes: int
+    accuracy: float
+    reference_accuracy: float
+    p50_ms: float
+    measured_on: str
+
+
+class StageRow(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    devices: list[str]
+    verdict: str | None
+    evidence: dict[str, object] | None
+    seconds: float | None
+
+
+class RolloutRow(msgspec.Struct, frozen=True, kw_only=True):
+    """`stopped_by` is who decided first: `device`, `gate` or null."""
+
+    version: str
+    status: str
+    stopped_by: str | None
+    reason: str
+    stages: list[StageRow]
+
+
+class Requests(msgspec.Struct, frozen=True, kw_only=True):
+    """`cut_by_kill` failed between a SIGKILL and the agent's next answer; not in `failed`."""
+
+    sent: int
+    failed: int
+    cut_by_kill: int
+    inconsistent: int
+    wrong_fraction: dict[str, float]
+
+
+class Swap(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the flips that replace a bundle; `in_flight_at_flips` is the smallest of all."""
+
+    flips: int
+    in_flight_at_flips: int
+    steady_p99_ms: float | None
+    during_p99_ms: float | None
+
+
+class Bytes(msgspec.Struct, frozen=True, kw_only=True):
+    """`bundles` counts each published bundle once; the others are counted at the sockets."""
+
+    bundles: int
+    controller_sent: int
+    received_total: int
+
+
+class Resume(msgspec.Struct, frozen=True, kw_only=True):
+    chunks_before_kill: int
+    chunks_fetched_again: int
+
+
+class RefusalRow(msgspec.Struct, frozen=True, kw_only=True):
+    what: str
+    by: str
+    reason: str
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    claim: str
+    holds: bool
+    seen: str
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the story saw."""
+
+    variants: list[VariantRow]
+    rollouts: list[RolloutRow]
+    requests: Requests
+    swap: Swap
+    reverted_devices: list[str]
+    field_devices_touched_by_sick_versions: int
+    bytes: Bytes
+    resume: Resume
+    refusals: list[RefusalRow]
+    devices_back_on: dict[str, str]
+    seconds: float
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    ok: bool
+    claims: list[Claim]
+    variants: list[VariantRow]
+    rollouts: list[RolloutRow]
+    requests: Requests
+    swap: Swap
+    reverted_devices: list[str]
+    field_devices_touched_by_sick_versions: int
+    bytes: Bytes
+    resume: Resume
+    refusals: list[RefusalRow]
+    seconds: float
+
+
+FEWEST_REQUESTS = 5000
+LARGEST_EGRESS = 1.3
+LARGEST_DROP = 0.01
+
+
+def judge(facts: Facts) -> Report:
+    """Check every claim of the demo against what was seen."""
+    claims = list(_claims(facts))
+    fields = msgspec.structs.asdict(facts)
+    del fields["devices_back_on"]
+    return Report(ok=all(claim.holds for claim in claims), claims=claims, **fields)
+
+
+def _claims(facts: Facts) -> Sequence[Claim]:
+    requests, swap, sizes = facts.requests, facts.swap, facts.bytes
+    outcome = {row.version: row for row in facts.rollouts}
+    worst = max((v.reference_accuracy - v.accuracy for v in facts.variants), default=1.0)
+    refused = {row.what: row.reason for row in facts.refusals}
+    egress = sizes.controller_sent / max(sizes.bundles, 1)
+    wrong = requests.wrong_fraction
+    return [
+        _claim(
+            "v1 and v2 reached every device",
+            all(outcome[v].status == "succeeded" for v in ("v1", "v2")),
+            ", ".join(f"{v} {outcome[v].status}" for v in ("v1", "v2")),
+        ),
+        _claim(
+            "v3 was stopped by the gate for its accuracy in life",
+            outcome["v3"].stopped_by == "gate" and outcome["v3"].reason == "accuracy_drop",
+            f"{outcome['v3'].stopped_by}: {outcome['v3'].reason}",
+        ),
+        _claim(
+            "v4 was stopped by the devices, which went back by themselves",
+            outcome["v4"].stopped_by == "device" and len(facts.reverted_devices) >= 1,
+            f"{outcome['v4'].stopped_by}: {', '.join(facts.reverted_devices)}",
+        ),
+        _claim(
+            "both sick rollouts ended with every device back",
+            all(outcome[v].status == "reverted" for v in ("v3", "v4")),
+            ", ".join(f"{v} {outcome[v].status}" for v in ("v3", "v4")),
+        ),
+        _claim(
+            "every device ends on v2",
+            set(facts.devices_back_on.values()) == {"v2"},
+            str(facts.devices_back_on),
+        ),
+        _claim(
+            "no device of field saw a sick version",
+            facts.field_devices_touched_by_sick_versions == 0,
+            str(facts.field_devices_touched_by_sick_versions),
+        ),
+        _claim(
+            f"at least {FEWEST_REQUESTS} requests, and none failed",
+            requests.sent >= FEWEST_REQUESTS and requests.failed == 0,
+            f"{requests.sent} sent, {requests.failed} failed, {requests.cut_by_kill} cut by kills",
+        ),
+        _claim(
+            "every answer is the one its bundle gives offline",
+            requests.inconsistent == 0,
+            f"{requests.inconsistent} strayed",
+        ),
+        _claim(
+            "requests were in flight at every flip",
+            swap.flips > 0 and swap.in_flight_at_flips >= 1,
+            f"at least {swap.in_flight_at_flips} at each of {swap.flips} flips",
+        ),
+        _claim(
+            "int8 is within a point of fp32",
+            worst <= LARGEST_DROP + 1e-9,
+            f"the largest drop is {worst:.4f}",
+        ),
+        _claim(
+            "the labels from life tell v3 from v2",
+            wrong.get("v3", 0.0) > 0.5 > wrong.get("v2", 1.0),
+            ", ".join(f"{v} {share:.3f} wrong" for v, share in sorted(wrong.items())),
+        ),
+        _claim(
+            f"the controller sent at most {LARGEST_EGRESS} times the bundles' size",
+            0 < egress <= LARGEST_EGRESS,
+            f"{egress:.2f} times, to 8 agents",
+        ),
+        _claim(
+            "the agent that was killed in mid-download fetched no chunk again",
+            facts.resume.chunks_before_kill >= 2 and facts.resume.chunks_fetched_again == 0,
+            f"{facts.resume.chunks_before_kill} before, {facts.resume.chunks_fetched_again} again",
+        ),
+        _claim(
+            "the damaged version, the foreign signature and the altered chunk were refused by name",
+            set(refused) >= {"v5", "foreign key", "chunk"} and all(refused.values()),
+            ", ".join(f"{what}: {reason}" for what, reason in refused.items()),
+        ),
+    ]
+
+
+def _claim(claim: str, holds: bool, seen: str) -> Claim:
+    return Claim(claim=claim, holds=holds, seen=seen)
