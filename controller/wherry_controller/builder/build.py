@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 
+from wherry.files import make_folder
 from wherry.manifest import Report
 from wherry.profile import Precision, Profile, Runtime, accepts_runtime
+from wherry_controller.builder.agreement import golden_of
 from wherry_controller.builder.damage import refuse_blind
 from wherry_controller.builder.data import Rows, read_calibration, read_evaluation, refuse_overlap
 from wherry_controller.builder.evaluate import (
     accuracy_of,
-    golden_of,
     is_this_arch,
     latency_ms,
     measured_on,
@@ -77,7 +78,8 @@ def build(request: BuildRequest) -> Iterator[BuildMessage]:
     """Do what the request asks; yield each message as it becomes true."""
     total = 1 + STEPS_A_PROFILE * len(request.profiles)
     yield Progress(BuildStep.LOADING, 0, total)
-    with tempfile.TemporaryDirectory(prefix="work-", dir=request.output) as work:
+    output = make_folder(Path(request.output))
+    with tempfile.TemporaryDirectory(prefix="work-", dir=output) as work:
         try:
             version = _load_version(request, Path(work))
         except BuildRefused as refusal:

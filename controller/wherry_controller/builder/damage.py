@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from wherry.profile import Profile, Runtime
 from wherry_controller.builder import lite_file, onnx_file
-from wherry_controller.builder.evaluate import Golden
+from wherry_controller.builder.agreement import Golden
 from wherry_controller.builder.faults import refuse
 from wherry_controller.builder.onnx_file import Weights
 from wherry_controller.builder.variant import Variant, load

@@ -1,47 +1,24 @@
-"""What a variant is worth on held-out rows: accuracy, latency and golden outputs.
+"""What a variant is worth on held-out rows: its accuracy and its latency.
 
-Everything runs through the profile's runtime with the device's settings. The golden outputs are
-the variant's own: they prove that a device runs it faithfully, so their tolerance has to let
-through every device that does and stop weights that were damaged (`damage`).
+Everything runs through the profile's runtime with the device's settings.
 """
 
 from __future__ import annotations
 
 import platform
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from wherry.profile import Precision, Profile
+from wherry.profile import Profile
 from wherry_controller.builder.data import Rows, Tensors
 from wherry_controller.builder.runtimes import version_of
-from wherry_controller.builder.variant import Run, Variant
+from wherry_controller.builder.variant import Run
 
 LATENCY_CALLS = 300
 WARM_UP_CALLS = 30
-GOLDEN_ROWS = 10
-# Measured between ARM and x86: 5e-6 of the range; four times that leaves room.
-FLOAT_TOLERANCE = 2e-5
-LEVELS = 255
-
-
-@dataclass(frozen=True, slots=True)
-class Golden:
-    """Rows with the outputs that they must give again, to within `tolerance`."""
-
-    inputs: Tensors
-    outputs: Tensors
-    tolerance: float
-
-    def agrees(self, run: Run) -> bool:
-        again = run(self.inputs)
-        return all(
-            np.all(_distance(again[name], expected) <= self.tolerance)
-            for name, expected in self.outputs.items()
-        )
 
 
 def run_rows(run: Run, rows: Rows, batch: int) -> Tensors:
@@ -76,32 +53,6 @@ def measured_on(profile: Profile) -> str:
 
 def is_this_arch(profile: Profile) -> bool:
     return platform.machine() == profile.arch.value
-
-
-def golden_of(
-    run: Run, rows: Rows, variant: Variant, profile: Profile, precision: Precision
-) -> Golden:
-    """Return the golden set: the first row of each class, ten at most, and their outputs."""
-    firsts = np.sort(np.unique(rows.labels, return_index=True)[1])
-    count = min(GOLDEN_ROWS, variant.signature.max_batch, profile.max_batch)
-    inputs = rows.part(firsts[:count].astype(np.int64))
-    outputs = run(inputs)
-    return Golden(inputs, outputs, _tolerance(variant, outputs, precision))
-
-
-def _tolerance(variant: Variant, outputs: Tensors, precision: Precision) -> float:
-    """Return what a faithful device may stray: rounding in fp32, one step of the output in int8."""
-    scales = [binding.scale for binding in variant.outputs if binding.scale is not None]
-    if scales:
-        return 1.01 * max(scales)
-    share = FLOAT_TOLERANCE if precision is Precision.FP32 else 1 / LEVELS
-    return max(share * float(np.ptp(array)) for array in outputs.values())
-
-
-def _distance(
-    left: npt.NDArray[np.generic], right: npt.NDArray[np.generic]
-) -> npt.NDArray[np.float64]:
-    return np.abs(left.astype(np.float64) - right.astype(np.float64))
 
 
 def _duration_ns(run: Run, row: Tensors) -> int:

@@ -19,6 +19,7 @@ from wherry.manifest import Binding
 from wherry.profile import Profile, Runtime
 from wherry.signature import BATCH, Signature, Tensor
 from wherry_controller.builder import onnx_file
+from wherry_controller.builder.agreement import refuse_astray
 from wherry_controller.builder.data import Rows, Tensors, datatype_of
 from wherry_controller.builder.faults import refuse, refusing
 from wherry_controller.builder.runtimes import LiteTensor, lite_tensors
@@ -29,7 +30,6 @@ from wherry_controller.core.recipe import BuildReason
 EXPORT_OPSET = 20
 SAMPLE_ROWS = 2  # With one row torch.export takes the batch for a constant.
 PARITY_ROWS = 16
-PARITY = 1e-4  # Of the range; exports of five kinds of nets had 4e-6.
 LITE_STATIC_BATCH = 1
 
 
@@ -100,12 +100,7 @@ class FloatExports:
     def _checked(self, variant: Variant, profile: Profile) -> Variant:
         with refusing(BuildReason.NOT_EXPORTABLE, f"{profile.runtime.value} cannot run the export"):
             given = load(variant, profile)(self.rows.part(slice(0, PARITY_ROWS)))
-        for name, array in given.items():
-            expected = self.reference[name][:PARITY_ROWS].astype(np.float64)
-            distance = float(np.max(np.abs(array.astype(np.float64) - expected)))
-            if not distance <= PARITY * max(float(np.ptp(expected)), 1e-6):
-                problem = f"the export's {name!r} strays from the net's by {distance:.2g}"
-                refuse(BuildReason.EXPORT_DIFFERS, problem)
+        refuse_astray(given, self.reference)
         return variant
 
 

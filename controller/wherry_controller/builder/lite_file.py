@@ -1,7 +1,8 @@
 """LiteRT files opened for their weights.
 
 The one module that touches flatbuffers, which have no types. What the reader gives of a
-writable buffer are views of it, so a weight is changed in place and the rest stays as it was.
+memoryview are views of it (of a bytearray it copies large tensors), so a weight is changed in
+place and the rest of the file stays as it was.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from wherry_controller.builder.onnx_file import Weights
 FLOAT32, INT8 = 0, 9  # TensorType in the schema
 CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED = 3, 4, 9  # BuiltinOperator
 CHANNELS = {CONV_2D: 0, DEPTHWISE_CONV_2D: 3, FULLY_CONNECTED: 0}
-TYPES = {FLOAT32: np.dtype(np.float32), INT8: np.dtype(np.int8)}
+TYPES: dict[int, np.dtype[np.generic]] = {FLOAT32: np.dtype(np.float32), INT8: np.dtype(np.int8)}
 
 
 def weights(file: Path) -> list[Weights]:
@@ -41,7 +42,7 @@ def _views(buffer: bytearray) -> list[tuple[str, npt.NDArray[np.generic], int]]:
     # LiteRT is an extra of its own, so only a LiteRT profile imports it.
     from ai_edge_quantizer.utils.tfl_flatbuffer_utils import read_model
 
-    model = read_model(buffer)
+    model = read_model(memoryview(buffer))
     graph = model.subgraphs[0]
     found = []
     for operator in graph.operators:
@@ -51,6 +52,6 @@ def _views(buffer: bytearray) -> list[tuple[str, npt.NDArray[np.generic], int]]:
         tensor = graph.tensors[operator.inputs[1]]
         data = model.buffers[tensor.buffer].data
         if data is not None and tensor.type in TYPES:
-            view = data.view(TYPES[tensor.type]).reshape(tensor.shape)
+            view = np.frombuffer(data, TYPES[tensor.type]).reshape(tensor.shape)
             found.append((tensor.name.decode(), view, CHANNELS[kind]))
     return found

@@ -17,8 +17,8 @@ from wherry.manifest import GoldenTensor, Manifest, Report
 from wherry.names import Digest
 from wherry.profile import Profile
 from wherry.signature import Tensor
+from wherry_controller.builder.agreement import Golden
 from wherry_controller.builder.data import NUMPY, Tensors
-from wherry_controller.builder.evaluate import Golden
 from wherry_controller.builder.variant import Variant
 from wherry_controller.core.recipe import BuildRequest, Built, Recipe
 

@@ -104,7 +104,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What to build: `folder` has the files of `card`; `output` is an empty folder for the result.
+    """What to build: `folder` has the files of `card`; `output` is the folder for the result.
 
     A manifest is written as `{output}/{profile}.manifest.json`, unsigned, its blobs as
     `{output}/blobs/{sha256}`.

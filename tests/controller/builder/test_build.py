@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 
 from tests.controller.builder.versions import (
@@ -18,6 +19,7 @@ from tests.controller.builder.versions import (
 from wherry.manifest import MODEL_FILE, blobs_of
 from wherry.profile import Precision
 from wherry.signature import Datatype
+from wherry_controller.builder import onnx_file
 from wherry_controller.core.recipe import Progress
 
 pytestmark = pytest.mark.system
@@ -74,6 +76,23 @@ def test_onnx_takes_any_batch_by_the_signatures_names(build: Build) -> None:
     assert "reduced_range" in manifest.recipe
     assert [binding.runtime_name for binding in manifest.inputs] == ["image"]
     assert [binding.datatype for binding in manifest.outputs] == [Datatype.FP32]
+
+
+def test_onnx_files_import_what_they_use_and_name_the_batch(build: Build) -> None:
+    for name in (FP32, INT8):
+        model = onnx.load_from_string(build.blob(build.manifest(name).files[MODEL_FILE].digest))
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+        assert model.ir_version == 10
+        for tensor in (*model.graph.input, *model.graph.output):
+            assert tensor.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_a_reduced_range_leaves_weights_seven_bits(build: Build, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(build.blob(build.manifest(INT8).files[MODEL_FILE].digest))
+    values = [layer.values.astype(int) for layer in onnx_file.weights(file)]
+    assert len(values) == 4
+    assert all(32 < abs(array).max() <= 64 for array in values)
 
 
 def test_litert_takes_one_row_of_integers_with_a_scale(build: Build) -> None:

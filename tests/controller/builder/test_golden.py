@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from wherry_controller.builder.agreement import Golden, refuse_astray
 from wherry_controller.builder.damage import damage
 from wherry_controller.builder.data import Tensors
-from wherry_controller.builder.evaluate import Golden, accuracy_of
+from wherry_controller.builder.evaluate import accuracy_of
 from wherry_controller.builder.onnx_file import Weights
+from wherry_controller.core.recipe import BuildReason, BuildRefused
 
 ROWS = np.array([[0.0], [1.0]], np.float32)
 
@@ -32,6 +35,15 @@ def test_nan_agrees_with_nothing() -> None:
 def test_accuracy_is_the_share_of_rows_whose_largest_class_is_labelled() -> None:
     scores = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], np.float32)
     assert accuracy_of({"scores": scores}, "scores", np.array([0, 1, 2, 1])) == 0.75
+
+
+def test_an_export_may_round_and_must_not_stray() -> None:
+    net = {"scores": np.array([[0.0], [1.0], [5.0]], np.float32)}
+    refuse_astray(times(1.00001), net)
+    for factor in (1.01, float("nan")):
+        with pytest.raises(BuildRefused) as refusal:
+            refuse_astray(times(factor), net)
+        assert refusal.value.fault.reason is BuildReason.EXPORT_DIFFERS
 
 
 def test_damage_zeroes_the_strongest_quarter_of_the_channels() -> None:

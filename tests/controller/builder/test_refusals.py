@@ -72,5 +72,23 @@ def test_one_build_refuses_each_profile_by_its_own_reason(version: Path, tmp_pat
     assert set(build.built) == {"good"}
 
 
+def test_a_profile_gets_its_next_precision_where_the_first_one_fails(
+    version: Path, tmp_path: Path
+) -> None:
+    card = a_card(
+        factory="net.py:make_recurrent_net",
+        state_dict="recurrent.pt",
+        floor=0,
+        largest_drop=1,
+        claimed_accuracy=0.1,
+    )
+    either = _named("either", replace(INT8, precisions=(Precision.INT8, Precision.FP32)))
+    build = run_build(card, version, tmp_path / "output", [either, _named("int8-only", INT8)])
+    assert build.manifest("either").precision is Precision.FP32
+    (refused,) = build.refused
+    assert refused.profile == "int8-only"
+    assert refused.reason is BuildReason.PASS_CHANGED_NOTHING
+
+
 def _named(name: str, profile: Profile) -> Profile:
     return replace(profile, name=parse_profile_name(name))

@@ -71,6 +71,7 @@ def a_card(
     calibration: str | None = "calibration.npz",
     evaluation: str = "evaluation.npz",
     floor: float = 0.8,
+    largest_drop: float = 0.03,
     claimed_accuracy: float = ACCURACY,
     signature: Signature = SIGNATURE,
 ) -> Card:
@@ -81,7 +82,7 @@ def a_card(
         signature=signature,
         class_output=signature.outputs[0].name,
         data=Data(evaluation, calibration),
-        goal=Goal(floor=floor, largest_drop=0.03),
+        goal=Goal(floor=floor, largest_drop=largest_drop),
         claimed_accuracy=claimed_accuracy,
         labels=tuple("0123456789"),
     )
