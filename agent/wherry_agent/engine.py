@@ -36,7 +36,7 @@ class EngineSettings:
     restart_pause_s: float = 0.1  # Before the first restart; doubled for each that follows.
     longest_restart_pause_s: float = 30.0
     steady_s: float = 30.0  # A worker that lived so long starts again with the shortest pause.
-    restarts: int = 3  # That may fail in a row before the bundle is said to be unservable.
+    restarts: int = 3  # So many that fail in a row make a bundle unservable; they go on.
 
 
 # Events
@@ -102,7 +102,8 @@ class _Slots:
     serving: BundlePlace | None = None  # What answers.
     before: Digest | None = None  # What answered before it.
     retired: set[Digest] = field(default_factory=set)  # To be drained at the next flip.
-    failed_restarts: int = 0
+    pauses: int = 0  # Before restarts, since the last steady time.
+    failed_restarts: int = 0  # In a row.
 
     def ready(self, bundle: Digest | None) -> Link | None:
         link = self.links.get(bundle) if bundle else None
@@ -225,14 +226,20 @@ class Engine:
         if place.digest in slots.links:
             return
         timeout_s = self._settings.request_timeout_s
-        link = Link(alias, place, listener=self, request_timeout_s=timeout_s)
+        try:
+            link = Link(alias, place, listener=self, request_timeout_s=timeout_s)
+        except OSError as error:
+            detail = f"no process could be started for it: {error}"
+            self._tell_failure(alias, place, Reason.LOAD_FAILED, detail)
+            return
         slots.links[place.digest] = link
         link.limit_loading(self._settings.load_timeout_s)
 
     def _flip(self, slots: _Slots, link: Link) -> None:
         replaced = slots.serving.digest if slots.serving else None
+        slots.failed_restarts = 0
         old = slots.links.get(replaced) if replaced else None
-        slots.before, slots.serving, slots.failed_restarts = replaced, link.place, 0
+        slots.before, slots.serving, slots.pauses = replaced, link.place, 0
         in_flight = old.in_flight if old else 0
         self._on_event(Flipped(link.alias, link.bundle, replaced, in_flight))
         for bundle in slots.retired:
@@ -242,6 +249,8 @@ class Engine:
     def _drain(self, slots: _Slots, bundle: Digest) -> None:
         link = slots.links.pop(bundle, None)
         slots.loads.pop(bundle, None)
+        if slots.before == bundle:
+            slots.before = None  # Should it be loaded again, it is a candidate.
         if link:
             self._leaving.add(link)
             link.drain(self._settings.drain_timeout_s)
@@ -250,22 +259,16 @@ class Engine:
 
     def became_ready(self, link: Link) -> None:
         slots = self._slots[link.alias]
+        if slots.serves(link.bundle):
+            slots.failed_restarts = 0
         for deployment in slots.loads.pop(link.bundle, []):
             self._on_event(Loaded(link.alias, deployment, link.bundle))
         if slots.wants(link.bundle) and not slots.serves(link.bundle):
             self._flip(slots, link)
 
     def failed_to_load(self, link: Link, reason: Reason, detail: str) -> None:
-        slots = self._slots[link.alias]
-        if not self._forget(link):
-            return
-        for deployment in slots.loads.pop(link.bundle, []):
-            self._on_event(LoadFailed(link.alias, deployment, link.bundle, reason, detail))
-        if slots.serves(link.bundle):
-            self._count_failed_restart(slots, link, reason, detail)
-        elif slots.wants(link.bundle):
-            slots.wanted = slots.serving
-            self._on_event(Unservable(link.alias, link.bundle, reason, detail))
+        if self._forget(link):
+            self._tell_failure(link.alias, link.place, reason, detail)
 
     def died(self, link: Link, detail: str) -> None:
         slots = self._slots[link.alias]
@@ -273,8 +276,8 @@ class Engine:
             return
         self._on_event(WorkerDied(link.alias, link.bundle, detail))
         if self.loop.time() - link.ready_at_s >= self._settings.steady_s:
-            slots.failed_restarts = 0
-        self._restart_later(slots, link)
+            slots.pauses = 0
+        self._restart_later(slots, link.alias, link.place)
 
     def left_unanswered(self, link: Link, question: Question) -> None:
         now = self.serving(question.alias)
@@ -295,16 +298,26 @@ class Engine:
         self._leaving.add(link)
         return True
 
-    def _count_failed_restart(self, slots: _Slots, link: Link, reason: Reason, detail: str) -> None:
-        if slots.failed_restarts == self._settings.restarts:
-            self._on_event(Unservable(link.alias, link.bundle, reason, detail))
-        self._restart_later(slots, link)
+    def _tell_failure(
+        self, alias: AliasName, place: BundlePlace, reason: Reason, detail: str
+    ) -> None:
+        slots = self._slots[alias]
+        for deployment in slots.loads.pop(place.digest, []):
+            self._on_event(LoadFailed(alias, deployment, place.digest, reason, detail))
+        if slots.serves(place.digest):
+            slots.failed_restarts += 1
+            if slots.failed_restarts == self._settings.restarts:
+                self._on_event(Unservable(alias, place.digest, reason, detail))
+            self._restart_later(slots, alias, place)
+        elif slots.wants(place.digest):
+            slots.wanted = slots.serving
+            self._on_event(Unservable(alias, place.digest, reason, detail))
 
-    def _restart_later(self, slots: _Slots, link: Link) -> None:
-        pause_s = self._settings.restart_pause_s * 2 ** min(slots.failed_restarts, 30)
-        slots.failed_restarts += 1
+    def _restart_later(self, slots: _Slots, alias: AliasName, place: BundlePlace) -> None:
+        pause_s = self._settings.restart_pause_s * 2 ** min(slots.pauses, 30)
+        slots.pauses += 1
         pause_s = min(pause_s, self._settings.longest_restart_pause_s)
-        self.loop.call_later(pause_s, self._restart, link.alias, link.place)
+        self.loop.call_later(pause_s, self._restart, alias, place)
 
     def _restart(self, alias: AliasName, place: BundlePlace) -> None:
         if self._slots[alias].serves(place.digest):

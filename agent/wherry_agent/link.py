@@ -248,9 +248,13 @@ class Link(asyncio.Protocol):
                 *("--bundle", self.bundle, "--manifest", str(self.place.manifest_path)),
                 *("--blobs", str(self.place.blobs_folder), "--socket", str(theirs.fileno())),
             ]
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
-            )
+            try:
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+                )
+            except OSError:
+                ours.close()
+                raise
         watched = os.pidfd_open(process.pid)
         self._loop.add_reader(watched, self._reap, watched)
         connecting = self._loop.create_task(self._loop.create_connection(lambda: self, sock=ours))

@@ -13,11 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from tests.agent.benches import ALIAS, PATIENCE_S, Bench, a_bench, an_infer_request, ask
 from tests.agent.bundles import (
+    KEY,
+    SIGNATURE,
     a_bundle,
     a_litert_bundle,
     a_profile,
@@ -25,7 +28,7 @@ from tests.agent.bundles import (
     logits_of,
 )
 from tests.agent.processes import is_alive, niceness, worker_pids
-from wherry.bundle import Bundle
+from wherry.bundle import Bundle, seal
 from wherry.messages import Reason
 from wherry.names import DeploymentId, Digest
 from wherry.profile import Runtime
@@ -219,6 +222,33 @@ def test_what_was_in_flight_at_a_killed_worker_alone_gets_a_clear_error(tmp_path
         bench.expect(WorkerDied)
         (window,) = bench.recorder.take()
         assert (window.requests, window.errors) == (1, {"worker_died": 1})
+
+
+def test_a_request_is_not_asked_again_of_a_model_with_another_signature(tmp_path: Path) -> None:
+    narrow = msgspec.structs.replace(SIGNATURE, max_batch=8)
+    other = seal(msgspec.structs.replace(B.manifest, signature=narrow), B.blobs, KEY)
+    with a_bench(tmp_path) as bench, bench.wire() as wire:
+        bench.serve(A)
+        bench.serve(other)
+        (pid,) = worker_pids(other.digest)
+        os.kill(pid, signal.SIGSTOP)
+        bench.ask_and_leave(wire, images(1))
+        os.kill(pid, signal.SIGKILL)
+        assert wire.response()[0] == 503
+
+
+def test_a_candidate_answers_nothing_when_the_serving_worker_dies(tmp_path: Path) -> None:
+    with a_bench(tmp_path) as bench, bench.client() as client:
+        bench.serve(B)
+        bench.serve(A)
+        bench.engine.retire(ALIAS)
+        bench.load(B)
+        (pid,) = worker_pids(A.digest)
+        os.kill(pid, signal.SIGKILL)
+        bench.expect(WorkerDied)
+        assert not client.is_ready(ALIAS)
+        wait_until(lambda: client.is_ready(ALIAS))
+        assert ask(client, images(1))[0] == A.digest
 
 
 def test_a_flip_leaves_what_is_in_flight_to_the_worker_that_was_asked(tmp_path: Path) -> None:
