@@ -51,6 +51,16 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
 }
 
 
+class Api(FastAPI):
+    """FastAPI whose description holds the schema that `PROBLEMS` refers to."""
+
+    def openapi(self) -> dict[str, object]:
+        description = super().openapi()
+        problem = written_out(problems.Problem.model_json_schema())
+        description["components"]["schemas"]["Problem"] = problem
+        return description
+
+
 def make_api(
     context: Context,
     *,
@@ -59,7 +69,7 @@ def make_api(
     largest_body_bytes: int = LARGEST_BODY_BYTES,
 ) -> FastAPI:
     """Return the API over `context` for bearers of the token with that sha256."""
-    api = FastAPI(
+    api = Api(
         title="Wherry",
         version=wherry.__version__,
         summary="Models to fleets of edge devices",
@@ -77,14 +87,7 @@ def make_api(
     guarded = [Depends(HTTPBearer(auto_error=False, description="From `wherry init`"))]
     for router in _routers():
         api.include_router(router, prefix=PREFIX, dependencies=guarded, responses=PROBLEMS)
-    _describe_problems(api)
     return api
-
-
-def _describe_problems(api: FastAPI) -> None:
-    """Put the schema that `PROBLEMS` refers to into the description, which is made here."""
-    schemas = api.openapi()["components"]["schemas"]
-    schemas["Problem"] = written_out(problems.Problem.model_json_schema())
 
 
 def _routers() -> tuple[APIRouter, ...]:

@@ -1,7 +1,7 @@
 """The `wherry` command: one file a noun; everything but a few goes through the HTTP API.
 
 Commands of other packages are found by the entry point group `wherry.commands`, a Typer app
-each, and loaded only when they are called for.
+each, and loaded only when they are called.
 """
 
 from __future__ import annotations
@@ -49,24 +49,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _end(ended.sentence, ended.code)
     except REFUSALS as error:
         _end(str(error), of_refusal(error))
+    except OSError as error:
+        _end(f"{error}: check the path and its rights.", Exit.USAGE)
 
 
 def _add_commands_of_others(app: typer.Typer, arguments: Sequence[str]) -> None:
-    """Add what other packages register; they may be heavy, so only for help and for their own.
-
-    In the help a command whose packages are not installed is left out.
-    """
+    """Add the commands that other packages register; only the one that is called is loaded."""
     for found in metadata.entry_points(group=COMMANDS):
-        is_help = not arguments or arguments[0] == "--help"
-        if not is_help and arguments[0] != found.name:
-            continue
-        try:
-            app.add_typer(found.load(), name=found.name)
-        except ModuleNotFoundError as error:
-            if not is_help:
-                problem = f"`wherry {found.name}` needs {error.name}, which is not installed"
-                step = "install wherry-controller with its extras"
-                raise Ended(Exit.UNAVAILABLE, f"{problem}: {step}.") from error
+        if arguments[:1] == [found.name]:
+            _add(app, found.name, _load(found))
+        else:
+            text = f"Comes with {found.module.partition('.')[0]}: `wherry {found.name} --help`."
+            app.command(found.name, help=text)(_named_in_help_only)
+
+
+def _add(app: typer.Typer, name: str, other: typer.Typer) -> None:
+    """Add another's app under a name; one with a single command is that command."""
+    commands = other.registered_commands
+    is_single = len(commands) == 1 and not other.registered_groups
+    if is_single and other.registered_callback is None and commands[0].callback is not None:
+        app.command(name)(commands[0].callback)
+    else:
+        app.add_typer(other, name=name)
+
+
+def _load(found: metadata.EntryPoint) -> typer.Typer:
+    try:
+        app = found.load()
+    except ModuleNotFoundError as error:
+        problem = f"`wherry {found.name}` needs {error.name}, which is not installed"
+        step = "install wherry-controller with its extras"
+        raise Ended(Exit.UNAVAILABLE, f"{problem}: {step}.") from error
+    assert isinstance(app, typer.Typer)
+    return app
+
+
+def _named_in_help_only() -> None:
+    """Stand for a command that another call loads."""
 
 
 def _end(sentence: str, code: int) -> None:

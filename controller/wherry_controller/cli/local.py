@@ -37,5 +37,6 @@ def serve(folder: Folder = Path("wherry-controller")) -> None:
     # What serves is heavy, and every other command starts without it.
     from wherry_controller.cli.serving import serve_forever
 
+    settings = read_settings(folder, os.environ)
     log_to_stderr()
-    serve_forever(read_settings(folder, os.environ))
+    serve_forever(settings)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 from wherry_controller.cli import show
 from wherry_controller.cli.outcome import Ended, Exit
@@ -125,7 +125,8 @@ def build(
     else:
         show_variants(ended.variants)
     if ended.is_over and ended.status != "succeeded":
-        raise Ended(Exit.FAILED, f"the build was {ended.status} ({ended.reason}): {ended.detail}")
+        problem = f"build {ended.id} ended as {ended.status} ({ended.reason})"
+        raise Ended(Exit.FAILED, f"{problem}: {ended.detail}")
 
 
 def show_variants(variants: tuple[Variant, ...]) -> None:
@@ -165,15 +166,8 @@ def _files_beside(card: Path) -> list[Path]:
 
 def _follow(remote: Remote, body: bytes) -> bytes:
     """Return the build's last state, drawing how far it is until then."""
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=show.stderr(),
-        transient=True,
-    )
-    with bars:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with show.bars(*columns, TimeElapsedColumn()) as bars:
         bar = bars.add_task("queued", total=None)
         while not (build := read(Build, body)).is_over:
             done, total = build.progress.done, build.progress.total or None

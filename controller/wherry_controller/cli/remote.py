@@ -32,7 +32,8 @@ class Remote:
 
     def __init__(self, login: Login) -> None:
         self._url = login.url.rstrip("/")
-        headers = {"Authorization": f"Bearer {login.token}"}
+        # A command asks seldom, so no connection is kept, and none is left open at its end.
+        headers = {"Authorization": f"Bearer {login.token}", "Connection": "close"}
         self._client = httpx.Client(headers=headers, timeout=TIMEOUT_S)
 
     def get(self, path: str, **query: str | int | None) -> bytes:

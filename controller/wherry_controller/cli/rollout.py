@@ -200,9 +200,7 @@ def _show_devices(stage: Stage) -> None:
 def _follow(remote: Remote, name: str) -> bytes:
     """Return the rollout's last state, drawing a bar for each stage until then."""
     columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns, TextColumn("{task.fields[verdict]}", markup=False), console=show.stderr()
-    ) as bars:
+    with show.bars(*columns, TextColumn("{task.fields[verdict]}", markup=False)) as bars:
         tasks: dict[str, TaskID] = {}
         while True:
             body = remote.get(f"/rollouts/{name}")

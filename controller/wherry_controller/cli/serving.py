@@ -21,9 +21,13 @@ from wherry_controller.settings import Settings
 
 log = logging.getLogger(__name__)
 
+CHATTY = ("alembic", "uvicorn")
+
 
 def serve_forever(settings: Settings) -> None:
     """Serve until a signal ends it; raises what opening and starting the controller raise."""
+    for chatty in CHATTY:
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     token_sha256 = read_token_digest(settings)
     with _listen(settings.http.host, settings.http.port) as listener:
         controller = open_controller(settings)

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 
 Json = Annotated[bool, typer.Option("--json", help="Print the API's JSON and nothing else.")]
@@ -21,6 +22,12 @@ Cursor = Annotated[str | None, typer.Option("--cursor", help="List what comes af
 
 def stderr() -> Console:
     return Console(stderr=True, highlight=False)
+
+
+def bars(*columns: ProgressColumn) -> Progress:
+    """Return bars on stderr; they are drawn for a person only, so not into a file or a pipe."""
+    console = stderr()
+    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def raw(body: bytes) -> None:

@@ -1,0 +1,240 @@
+"""The commands that talk to a controller: what they print, and how they end."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.controller.cli.conftest import Ran, Wherry
+from tests.controller.scripted import a_profile_file, crashes, refuses, write_version
+from tests.controller.served import TOKEN, Served
+from wherry.messages import Reason, Status
+from wherry_controller.cli.outcome import Exit
+from wherry_controller.core.recipe import BuildReason
+
+PROFILE = "x86-onnx-fp32"
+GATE = "soak_s = 0\nmin_labels = 0\nlatency = { window_requests = 0 }\n"
+
+
+def ends(ran: Ran, status: Exit, *words: str) -> None:
+    """Check the exit status and the one line on stderr: these words, and a next step."""
+    assert ran.status == status, ran.err
+    (line,) = ran.err.splitlines()
+    assert line.startswith("wherry: ") and ":" in line[8:] and line.endswith(".")
+    assert all(word in line for word in words), line
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    file = tmp_path / "profile.toml"
+    file.write_bytes(a_profile_file(PROFILE))
+    return file
+
+
+@pytest.fixture
+def ready(online: Wherry, profile: Path, tmp_path: Path) -> Wherry:
+    """A command line whose controller has a built version and two groups of one device."""
+    assert online("profile", "add", profile).status == 0
+    assert online("model", "add", write_version(tmp_path / "v1")).status == 0
+    assert online("build", "digits:v1", "-p", PROFILE).status == 0
+    for group, device in (("canary", "pi-1"), ("field", "pi-2")):
+        assert online("device", "add", device, "-p", PROFILE).status == 0
+        assert online("group", "set", group, device).status == 0
+    return online
+
+
+def create(wherry: Wherry, tmp_path: Path, name: str = "r1", *more: str) -> Ran:
+    (tmp_path / "gate.toml").write_text(GATE)
+    stages = ("-s", "canary", "-s", "the-rest=field", "--gate", str(tmp_path / "gate.toml"))
+    return wherry("rollout", "create", name, "digits:v1", *stages, *more)
+
+
+def test_without_a_login_a_command_says_how_to_get_one(wherry: Wherry) -> None:
+    ends(wherry("model", "list"), Exit.USAGE, "wherry login")
+
+
+def test_a_login_is_kept_for_its_user_alone(wherry: Wherry, served: Served, tmp_path: Path) -> None:
+    assert wherry("login", served.url, "--token", TOKEN).status == 0
+    saved = tmp_path / "config" / "wherry" / "login.json"
+    assert stat.S_IMODE(saved.stat().st_mode) == 0o600
+    assert wherry("model", "list").status == 0
+
+
+def test_a_login_with_a_wrong_token_is_not_kept(
+    wherry: Wherry, served: Served, tmp_path: Path
+) -> None:
+    ends(wherry("login", served.url, "--token", "wrong"), Exit.REFUSED, "token")
+    assert not (tmp_path / "config").exists()
+
+
+def test_the_environment_goes_before_the_login(
+    online: Wherry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHERRY_TOKEN", "wrong")
+    ends(online("model", "list"), Exit.REFUSED, "token")
+
+
+def test_a_controller_that_is_not_there_is_unavailable(
+    online: Wherry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHERRY_URL", "http://127.0.0.1:1")
+    ends(online("model", "list"), Exit.UNAVAILABLE, "wherry serve")
+
+
+def test_a_registered_version_is_listed_and_shown(online: Wherry, tmp_path: Path) -> None:
+    assert "digits:v1" in online("model", "add", write_version(tmp_path / "v1")).out
+    assert "digits" in online("model", "list").out
+    assert "registered" in online("model", "show", "digits:v1").out
+
+
+def test_a_file_that_the_card_names_is_missed_before_anything_is_sent(
+    online: Wherry, tmp_path: Path
+) -> None:
+    folder = write_version(tmp_path / "v1")
+    (folder / "calibration.npz").unlink()
+    ends(online("model", "add", folder), Exit.USAGE, "calibration.npz")
+    assert online("model", "list", "--json").json["items"] == []
+
+
+def test_a_version_that_is_taken_is_refused(online: Wherry, tmp_path: Path) -> None:
+    folder = write_version(tmp_path / "v1")
+    online("model", "add", folder)
+    (folder / "weights.pt").write_bytes(b"other")
+    ends(online("model", "add", folder), Exit.REFUSED, "digits:v1", "choose another name")
+
+
+def test_json_is_what_the_api_says_and_nothing_else(online: Wherry, profile: Path) -> None:
+    online("profile", "add", profile)
+    listed = online("profile", "list", "--json")
+    assert listed.err == ""
+    assert listed.json["next_cursor"] is None
+    assert online("profile", "show", PROFILE, "--json").json["name"] == PROFILE
+
+
+def test_a_table_that_goes_on_says_how(online: Wherry, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(a_profile_file(name))
+        online("profile", "add", tmp_path / name)
+    listed = online("profile", "list", "--limit", "1")
+    assert "one" in listed.out and "--cursor one" in listed.err
+    assert "two" in online("profile", "list", "--cursor", "one").out
+
+
+def test_a_build_ends_with_its_variants(ready: Wherry) -> None:
+    shown = ready("model", "show", "digits:v1").out
+    assert PROFILE in shown and "0.9500 (fp32 0.9600)" in shown
+    assert "succeeded" in ready("model", "builds", "digits").out
+    assert PROFILE in ready("bundle", "list").out
+
+
+def test_a_build_may_be_left_alone(ready: Wherry) -> None:
+    ordered = ready("build", "digits:v1", "-p", PROFILE, "--detach", "--json")
+    assert ordered.json["profiles"] == [PROFILE]
+
+
+def test_an_unknown_profile_is_missing_and_the_known_are_named(ready: Wherry) -> None:
+    ends(ready("build", "digits:v1", "-p", "tpu"), Exit.MISSING, "'tpu'", PROFILE)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        BuildReason.CALIBRATION_MISSING,
+        BuildReason.FACTORY_NOT_IMPORTABLE,
+        BuildReason.STATE_DICT_MISFIT,
+        BuildReason.OUTPUT_NOT_FINITE,
+    ],
+)
+def test_a_refused_build_is_a_failed_outcome(
+    ready: Wherry, served: Served, reason: BuildReason
+) -> None:
+    served.builder.script = refuses(reason)
+    ends(ready("build", "digits:v1", "-p", PROFILE), Exit.FAILED, "refused", reason.value)
+    ends(ready("build", "digits:v1", "-p", PROFILE), Exit.REFUSED, reason.value)
+
+
+def test_a_crashed_build_is_a_failed_outcome(ready: Wherry, served: Served) -> None:
+    served.builder.script = crashes("Segmentation fault")
+    ends(ready("build", "digits:v1", "-p", PROFILE), Exit.FAILED, "failed", "Segmentation fault")
+
+
+def test_a_reference_without_a_version_is_not_understood(online: Wherry) -> None:
+    ends(online("build", "digits", "-p", PROFILE), Exit.USAGE, "MODEL:VERSION")
+
+
+def test_a_new_device_gets_the_keys_that_its_agent_needs(ready: Wherry, tmp_path: Path) -> None:
+    added = ready("device", "add", "pi-3", "-p", PROFILE, "--keys", tmp_path / "keys")
+    assert "wherry-agent enrol --id pi-3" in added.out
+    keys = {key.name for key in (tmp_path / "keys").iterdir()}
+    assert keys == {"bundles.pub.pem", "director.pub.pem"}
+
+
+def test_a_device_that_is_offline_is_shown_so(ready: Wherry) -> None:
+    assert "offline" in ready("device", "show", "pi-1").out
+    assert ready("device", "list").out.count("offline") == 2
+
+
+def test_a_removed_device_is_missing(ready: Wherry) -> None:
+    assert ready("device", "remove", "pi-2").status == 0
+    ends(ready("device", "show", "pi-2"), Exit.MISSING, "'pi-2'")
+
+
+def test_a_rollout_is_created_started_and_steered(ready: Wherry, tmp_path: Path) -> None:
+    assert "draft" in create(ready, tmp_path).out
+    for action, status in (
+        ("start", "running"),
+        ("pause", "paused"),
+        ("resume", "running"),
+        ("cancel", "canceled"),
+    ):
+        assert status in ready("rollout", action, "r1").out
+    ends(ready("rollout", "start", "r1"), Exit.REFUSED, "canceled")
+
+
+def test_a_second_rollout_on_a_group_is_refused(ready: Wherry, tmp_path: Path) -> None:
+    create(ready, tmp_path)
+    ends(create(ready, tmp_path, "r2"), Exit.REFUSED, "'r1'", "cancel it")
+
+
+def test_a_rollout_waits_for_a_device_that_is_offline(ready: Wherry, tmp_path: Path) -> None:
+    create(ready, tmp_path, "r1", "--start")
+    shown = ready("rollout", "status", "r1").out
+    assert "stage canary (canary): running" in shown
+    assert "stage the-rest (field): waiting" in shown
+    assert "queued" in shown
+
+
+def test_watching_a_rollout_to_its_success_ends_well(
+    ready: Wherry, served: Served, tmp_path: Path
+) -> None:
+    create(ready, tmp_path, "r1", "--start")
+    for device in ("pi-1", "pi-2"):
+        served.device_ends(f"r1:{device}", Status.SUCCEEDED, Reason.CONFIRMED)
+    watched = ready("rollout", "watch", "r1", "--json")
+    assert (watched.status, watched.json["status"]) == (0, "succeeded")
+
+
+def test_watching_a_rollout_that_goes_back_is_a_failed_outcome(
+    ready: Wherry, served: Served, tmp_path: Path
+) -> None:
+    create(ready, tmp_path, "r1", "--start")
+    served.device_ends("r1:pi-1", Status.REVERTED, Reason.SLOW)
+    watched = ready("rollout", "watch", "r1")
+    assert watched.status == Exit.FAILED
+    assert "wherry: rollout r1 is reverted: 1 of 1 devices did not keep it (slow)" in watched.err
+
+
+def test_a_bundle_is_fetched_inspected_and_verified(ready: Wherry, tmp_path: Path) -> None:
+    digest = ready("bundle", "list").out.split("bundle")[1].split()[3]
+    manifest = tmp_path / "manifest.json"
+    assert ready("bundle", "get", digest, "-o", manifest).status == 0
+    assert digest in ready("bundle", "inspect", manifest).out
+    ready("device", "add", "pi-3", "-p", PROFILE, "--keys", tmp_path)
+    key, other = tmp_path / "bundles.pub.pem", tmp_path / "director.pub.pem"
+    verified = ready("bundle", "verify", manifest, "--key", key, "--blobs", tmp_path / "blobs")
+    assert verified.status == 0 and digest in verified.out
+    ends(ready("bundle", "verify", manifest, "--key", other), Exit.REFUSED, "signed by")
+    manifest.write_bytes(manifest.read_bytes().replace(b'"fp32"', b'"int8"'))
+    ends(ready("bundle", "verify", manifest, "--key", key), Exit.REFUSED, "signed by")
