@@ -1,0 +1,510 @@
+"""A simulated device: the real agent machine over a disk that survives and an engine that is said.
+
+Every effect may be the last one before a kill. What is on `Disk` was written whole and stays;
+everything else is gone, and `wake` makes it anew. A broken law raises `BrokenLaw`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import assert_never
+
+from wherry import bundle as bundles
+from wherry import codec, signing
+from wherry.blobs import check_digest, chunk_sizes, join
+from wherry.errors import Malformed, Untrusted
+from wherry.histogram import Histogram, bucket, from_counts
+from wherry.manifest import Manifest, blobs_of
+from wherry.messages import (
+    Ack,
+    Deployment,
+    Event,
+    EventKind,
+    Feedback,
+    HostFacts,
+    Order,
+    Reason,
+    Reported,
+    Telemetry,
+    Traffic,
+    Wants,
+)
+from wherry.names import AliasName, DeploymentId, DeviceId, Digest, StoreId
+from wherry.topics import (
+    AcksTopic,
+    BlobTopic,
+    BundleTopic,
+    DesiredTopic,
+    EventsTopic,
+    ReportedTopic,
+    TelemetryTopic,
+    Topic,
+    WantsTopic,
+)
+from wherry_agent.core import agent as core
+from wherry_agent.core import download, install, session
+from wherry_sim.bundles import PROFILE, Behaviour
+from wherry_sim.network import Broker, Link
+from wherry_sim.timeline import Action, Timeline
+
+TICK_S = 1.0
+WINDOW_S = 5.0
+REQUESTS_A_WINDOW = 120
+LOAD_S = 2.0
+BOOT_S = 5.0
+CONNECT_S = 0.2
+MS = 1_000_000
+
+
+class BrokenLaw(Exception):
+    """Something happened that must never happen."""
+
+    def __init__(self, device: DeviceId, law: str, at_s: float) -> None:
+        super().__init__(device, law, at_s)
+        self.device, self.law, self.at_s = device, law, at_s
+
+    def __str__(self) -> str:
+        return f"{self.device} at {self.at_s:.2f} s: {self.law}; run the same seed again to see it."
+
+
+@dataclass(slots=True)
+class Disk:
+    """What outlives the process. `saved` and `outbox` change in one write."""
+
+    store_id: StoreId
+    saved: bytes
+    outbox: dict[int, bytes] = field(default_factory=dict)
+    events: int = 0
+    reports: int = 0
+    windows: int = 0
+    manifests: dict[Digest, bytes] = field(default_factory=dict)
+    chunks: dict[Digest, bytes] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class World:
+    """What all devices share."""
+
+    timeline: Timeline
+    broker: Broker
+    chance: Random
+    trusted: signing.Keyring
+    behaviours: Mapping[Digest, Behaviour]
+    alias: AliasName
+
+
+@dataclass(slots=True)
+class Device:
+    """`kills` numbers the effects, over its whole life, before which it loses power."""
+
+    name: DeviceId
+    world: World
+    disk: Disk
+    kills: frozenset[int] = frozenset()
+    spoils: float = 0.0
+    has_network: bool = True
+    serving: Digest | None = None
+    served: set[Digest] = field(default_factory=set)
+    asked: int = 0
+    performed: int = 0
+    killed: int = 0
+    refused_orders: int = 0
+    _life: int = 0
+    _began_s: float = 0.0
+    _agent: core.Agent | None = None
+    _main: Link | None = None
+    _fetch: Link | None = None
+    _news: deque[core.Event] = field(default_factory=deque)
+    _busy: bool = False
+
+    def start(self) -> None:
+        """Come up with what is on the disk."""
+        self._life += 1
+        self._began_s = self.world.timeline.now_s - 1.0  # The monotonic clock begins at boot.
+        saved = codec.decode(core.Saved, self.disk.saved)
+        first = min(self.disk.outbox, default=self.disk.events + 1)
+        self._agent, effects = core.wake(
+            saved, self._now_s, outbox_first=first, outbox_last=self.disk.events
+        )
+        self._write(saved.aliases != self._agent.aliases, effects)
+        self._later(TICK_S, self._tick)
+        self._later(WINDOW_S, self._close_window)
+        self._busy = True
+        self._perform_all(effects)
+        self._drain()
+
+    def die(self) -> None:
+        """Lose power; come up again a while later."""
+        self.killed += 1
+        self._life += 1
+        self._news.clear()
+        self._busy, self._agent, self.serving = False, None, None
+        for link in (self._main, self._fetch):
+            if link is not None:
+                self.world.broker.close(link)
+        self._main = self._fetch = None
+        self.world.timeline.after(self.world.chance.uniform(0.5, BOOT_S), self.start)
+
+    def go_offline(self) -> None:
+        self.has_network = False
+        for link in (self._main, self._fetch):
+            if link is not None:
+                self.world.broker.cut(link)
+
+    def go_online(self) -> None:
+        self.has_network = True
+
+    def state(self) -> install.State | None:
+        """Return where the alias stands, or None while the device is down."""
+        return self._agent.aliases.get(self.world.alias) if self._agent else None
+
+    @property
+    def is_told(self) -> bool:
+        """Say whether the controller has acknowledged everything that happened here."""
+        return self._agent is not None and not self.disk.outbox
+
+    @property
+    def _now_s(self) -> float:
+        return self.world.timeline.now_s - self._began_s
+
+    def _later(self, seconds: float, action: Action) -> None:
+        """Plan `action` for this life of the process."""
+        life = self._life
+
+        def act() -> None:
+            if self._life == life:
+                action()
+
+        self.world.timeline.after(seconds, act)
+
+    # One thread decides: news waits in line, effects are performed in order.
+
+    def _hear(self, event: core.Event) -> None:
+        self._news.append(event)
+        if not self._busy:
+            self._drain()
+
+    def _drain(self) -> None:
+        self._busy = True
+        while self._news and self._agent is not None:
+            before = self._agent
+            self._agent, effects = core.step(before, self._news.popleft(), self._now_s)
+            self._write(core.must_save(before, self._agent), effects)
+            self._perform_all(effects)
+        self._busy = False
+
+    def _write(self, is_new: bool, effects: core.Effects) -> None:
+        """Save the state and put what is told into the outbox, in one write."""
+        if self._agent is None:
+            return
+        told = [effect for effect in effects if isinstance(effect, core.Tell)]
+        for tell in told:
+            self.disk.events += 1
+            self.disk.outbox[self.disk.events] = self._event(tell.alias, tell.deployment)
+        if is_new:
+            self.disk.saved = codec.encode(core.saved_of(self._agent))
+        if told:
+            self._news.append(session.Stored(self.disk.events, self._now_s))
+
+    def _event(self, alias: AliasName, deployment: Deployment) -> bytes:
+        kind = EventKind.OUTCOME if deployment.status.is_final else EventKind.PROGRESS
+        event = Event(
+            store_id=self.disk.store_id,
+            seq=self.disk.events,
+            at=self.world.timeline.now_s,
+            kind=kind,
+            alias=alias,
+            deployment=deployment,
+        )
+        return codec.encode(event)
+
+    def _perform_all(self, effects: core.Effects) -> None:
+        life = self._life
+        for effect in effects:
+            self.performed += 1
+            if self.performed in self.kills:
+                self.die()
+            if self._life != life:
+                return
+            self._perform(effect)
+        self._check()
+
+    def _perform(self, effect: core.Effect) -> None:
+        match effect:
+            case core.For(_, change):
+                self._engine(change)
+            case core.Tell() | session.Announce():
+                self._announce()
+            case core.OpenFetch():
+                self._later(CONNECT_S, self._open_fetch)
+            case core.CloseFetch():
+                if self._fetch is not None:
+                    self.world.broker.close(self._fetch)
+                    self._fetch = None
+                self._hear(core.FetchLink(False, 0.0))
+            case core.Assemble(bundle):
+                self._assemble(bundle)
+            case session.Connect() | session.Send() | session.Forget() | session.RefuseOrder():
+                self._speak(effect)
+            case _:
+                self._ask(effect)
+
+    def _speak(
+        self, effect: session.Connect | session.Send | session.Forget | session.RefuseOrder
+    ) -> None:
+        match effect:
+            case session.Connect():
+                self._later(CONNECT_S, self._connect)
+            case session.Send(after, until):
+                for seq in range(after + 1, until + 1):
+                    self._publish(EventsTopic(self.name), self.disk.outbox[seq])
+            case session.Forget(until):
+                for seq in [seq for seq in self.disk.outbox if seq <= until]:
+                    del self.disk.outbox[seq]
+            case session.RefuseOrder():
+                self.refused_orders += 1
+            case _:
+                assert_never(effect)
+
+    def _ask(
+        self,
+        effect: download.AskManifest
+        | download.DropManifest
+        | download.AskChunks
+        | download.DropChunks
+        | download.Want,
+    ) -> None:
+        match effect:
+            case download.AskManifest(bundle):
+                self._subscribe(BundleTopic(bundle))
+            case download.DropManifest(bundle):
+                self._unsubscribe(BundleTopic(bundle))
+            case download.AskChunks(chunks):
+                self.asked += len(chunks)
+                if self.disk.chunks.keys() & set(chunks):
+                    raise self._broken("it asks for a chunk that is on its disk")
+                self._subscribe(*map(BlobTopic, chunks))
+            case download.DropChunks(chunks):
+                self._unsubscribe(*map(BlobTopic, chunks))
+            case download.Want(digests):
+                self._publish(WantsTopic(self.name), codec.encode(Wants(digests=digests)))
+            case _:
+                assert_never(effect)
+
+    def _check(self) -> None:
+        """Hold what serves against what the machine says; a moment after a kill nothing may."""
+        state = self.state()
+        if state is None or self._news:
+            return
+        if self.serving != install.slots_of(state).active:
+            raise self._broken("what serves is not what the slots say")
+        trial = {state.wanted.bundle} if isinstance(state, install.Probation) else set()
+        if self.serving is None and state.confirmed:
+            raise self._broken("nothing serves though a bundle is confirmed")
+        if self.serving is not None and self.serving not in trial | set(state.confirmed):
+            raise self._broken("a bundle serves that is neither confirmed nor on probation")
+
+    def _broken(self, law: str) -> BrokenLaw:
+        return BrokenLaw(self.name, law, self.world.timeline.now_s)
+
+    # The engine
+
+    def _engine(self, effect: install.Serve | install.Retire | install.Keep | install.Load) -> None:
+        match effect:
+            case install.Load(wanted):
+                self._later(LOAD_S, lambda: self._loaded(wanted.deployment, wanted.bundle))
+            case install.Serve(bundle):
+                self._serve(bundle)
+            case install.Keep(kept):
+                self._keep(kept)
+            case install.Retire():
+                pass
+            case _:
+                assert_never(effect)
+
+    def _loaded(self, deployment: DeploymentId, bundle: Digest) -> None:
+        answer: install.Loaded | install.Sickened = install.Loaded(deployment, self._now_s)
+        if not self.world.behaviours[bundle].passes_golden:
+            answer = install.Sickened(deployment, Reason.GOLDEN_MISMATCH, "it strays by 1.0")
+        self._hear(core.Installed(self.world.alias, answer))
+
+    def _serve(self, bundle: Digest | None) -> None:
+        self.serving = bundle
+        if bundle is None:
+            return
+        if bundle not in self.disk.manifests:
+            raise self._broken("a bundle is to serve that is not on the disk")
+        self.served.add(bundle)
+        if self.world.behaviours[bundle].kills_the_device:
+            self._later(self.world.chance.uniform(0.5, 4 * WINDOW_S), self.die)
+
+    def _keep(self, kept: tuple[Digest, ...]) -> None:
+        if self.serving is not None and self.serving not in kept:
+            raise self._broken("the bundle that serves is to be deleted")
+        for bundle in [bundle for bundle in self.disk.manifests if bundle not in kept]:
+            del self.disk.manifests[bundle]
+        named = {
+            chunk
+            for bundle in self.disk.manifests
+            for blob in blobs_of(self._manifest(bundle))
+            for chunk in blob.chunks
+        }
+        self.disk.chunks = {c: data for c, data in self.disk.chunks.items() if c in named}
+
+    def _close_window(self) -> None:
+        """Measure a window of the serving bundle: tell the machine, and the controller."""
+        self._later(WINDOW_S, self._close_window)
+        if self.serving is None:
+            return
+        behaviour = self.world.behaviours[self.serving]
+        compute = self._compute(behaviour.median_ms)
+        right = sum(
+            self.world.chance.random() < behaviour.accuracy for _ in range(REQUESTS_A_WINDOW)
+        )
+        failed = round(behaviour.error_share * REQUESTS_A_WINDOW)
+        errors = {"runtime": failed} if failed else {}
+        self.disk.windows += 1
+        window = Telemetry(
+            store_id=self.disk.store_id,
+            seq=self.disk.windows,
+            at=self.world.timeline.now_s,
+            window_s=WINDOW_S,
+            alias=self.world.alias,
+            bundle=self.serving,
+            requests=REQUESTS_A_WINDOW,
+            errors=errors,
+            latency=compute,
+            compute=compute,
+            feedback=Feedback(labelled=REQUESTS_A_WINDOW, right=right),
+            host=HostFacts(),
+            traffic=Traffic(),
+        )
+        self._publish(TelemetryTopic(self.name), codec.encode(window))
+        measured = core.Measured(
+            alias=window.alias,
+            bundle=window.bundle,
+            requests=window.requests,
+            errors=errors,
+            compute=compute,
+        )
+        self._hear(measured)
+
+    def _compute(self, median_ms: float) -> Histogram:
+        """Return durations that stray as those of an unchanged model do on a busy machine."""
+        strayed = round(median_ms * self.world.chance.uniform(0.8, 1.3) * MS)
+        half = REQUESTS_A_WINDOW // 2
+        counts = {bucket(strayed): half, bucket(strayed // 2): half // 2}
+        return from_counts({**counts, bucket(strayed * 3): REQUESTS_A_WINDOW - half - half // 2})
+
+    # The connections
+
+    def _connect(self) -> None:
+        if not self.has_network:
+            self._lost()
+            return
+        broker = self.world.broker
+        self._main = broker.connect(self._receive, self._lost)
+        broker.subscribe(self._main, DesiredTopic(self.name), AcksTopic(self.name))
+        self._hear(session.Connected(self._now_s))
+
+    def _lost(self) -> None:
+        self._main = None
+        self._hear(session.Lost(self._now_s, self.world.chance.random()))
+
+    def _open_fetch(self) -> None:
+        if self._agent is None or self._agent.download is None or self._fetch is not None:
+            return
+        if not self.has_network:
+            self._fetch_lost()
+            return
+        self._fetch = self.world.broker.connect(self._receive, self._fetch_lost)
+        self._hear(core.FetchLink(True))
+
+    def _fetch_lost(self) -> None:
+        self._fetch = None
+        self._hear(core.FetchLink(False, self.world.chance.random()))
+
+    def _publish(self, topic: Topic, payload: bytes) -> None:
+        if self._main is not None:
+            self.world.broker.publish(self._main, topic, payload)
+
+    def _subscribe(self, *topics: Topic) -> None:
+        if self._fetch is not None:
+            self.world.broker.subscribe(self._fetch, *topics)
+
+    def _unsubscribe(self, *topics: Topic) -> None:
+        if self._fetch is not None:
+            self.world.broker.unsubscribe(self._fetch, *topics)
+
+    def _announce(self) -> None:
+        if self._agent is None or self._main is None:
+            return
+        self.disk.reports += 1
+        states = self._agent.aliases
+        deployments = {alias: install.deployment_of(state) for alias, state in states.items()}
+        reported = Reported(
+            store_id=self.disk.store_id,
+            report_seq=self.disk.reports,
+            generation=self._agent.session.generation,
+            profile=PROFILE.name,
+            simulated=True,
+            slots={alias: install.slots_of(state) for alias, state in states.items()},
+            deployments={alias: said for alias, said in deployments.items() if said},
+            versions={},
+        )
+        topic, payload = ReportedTopic(self.name), codec.encode(reported)
+        self.world.broker.publish_retained(self._main, topic, payload)
+
+    def _receive(self, topic: Topic, payload: bytes) -> None:
+        match topic:
+            case DesiredTopic():
+                signed = signing.open_envelope(payload, self.world.trusted)
+                self._hear(core.OrderCame(codec.decode(Order, signed)))
+            case AcksTopic():
+                ack = codec.decode(Ack, payload)
+                if ack.store_id == self.disk.store_id:
+                    self._hear(session.Acked(ack.seq, self._now_s))
+            case BundleTopic(digest):
+                self._take_manifest(digest, payload)
+            case BlobTopic(digest):
+                self._take_chunk(digest, payload)
+            case _:
+                raise self._broken("a message came that it did not ask for")
+
+    def _take_manifest(self, digest: Digest, envelope: bytes) -> None:
+        try:
+            manifest = bundles.open_manifest(envelope, self.world.trusted, digest)
+        except (Malformed, Untrusted) as refusal:
+            refused = core.BundleRefused(digest, Reason.UNTRUSTED_SIGNATURE, str(refusal))
+            self._hear(refused)
+            return
+        self.disk.manifests[digest] = envelope
+        self._hear(core.ManifestAccepted(digest, self._missing(manifest)))
+
+    def _missing(self, manifest: Manifest) -> dict[Digest, int]:
+        sizes: dict[Digest, int] = {}
+        for blob in blobs_of(manifest):
+            sizes |= chunk_sizes(blob)
+        return {chunk: size for chunk, size in sizes.items() if chunk not in self.disk.chunks}
+
+    def _take_chunk(self, digest: Digest, data: bytes) -> None:
+        if self.world.chance.random() < self.spoils:
+            self._hear(download.ChunkSpoiled(digest, self._now_s))
+            return
+        self.disk.chunks[digest] = check_digest(data, digest)
+        self._hear(download.ChunkCame(digest, self._now_s))
+
+    def _assemble(self, bundle: Digest) -> None:
+        for blob in blobs_of(self._manifest(bundle)):
+            join((self.disk.chunks[chunk] for chunk in blob.chunks), blob)
+        self._later(0.1, lambda: self._hear(core.Assembled(bundle)))
+
+    def _manifest(self, bundle: Digest) -> Manifest:
+        return bundles.open_manifest(self.disk.manifests[bundle], self.world.trusted, bundle)
+
+    def _tick(self) -> None:
+        self._later(TICK_S, self._tick)
+        self._hear(core.Tick())
