@@ -26,6 +26,7 @@ from wherry_controller.builder.evaluate import (
     is_this_arch,
     latency_ms,
     measured_on,
+    refuse_not_finite,
     run_rows,
 )
 from wherry_controller.builder.export import FloatExports
@@ -33,7 +34,7 @@ from wherry_controller.builder.faults import refuse, refuse_if, refusing
 from wherry_controller.builder.pack import pack
 from wherry_controller.builder.quantize import quantize
 from wherry_controller.builder.runtimes import version_of
-from wherry_controller.builder.sources import load_net, refuse_not_finite, run_net
+from wherry_controller.builder.sources import load_net, run_net
 from wherry_controller.builder.variant import Variant, load
 from wherry_controller.core.recipe import (
     BuildMessage,

@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 from wherry.profile import Profile
 from wherry_controller.builder.data import Rows, Tensors
+from wherry_controller.builder.faults import refuse
 from wherry_controller.builder.runtimes import version_of
 from wherry_controller.builder.variant import Run
+from wherry_controller.core.recipe import BuildReason
 
 LATENCY_CALLS = 300
 WARM_UP_CALLS = 30
@@ -32,6 +34,14 @@ def accuracy_of(outputs: Tensors, class_output: str, labels: npt.NDArray[np.int6
     """Return the share of rows whose largest class is the labelled one."""
     answers = np.argmax(outputs[class_output], axis=-1)
     return float(np.mean(answers == labels))
+
+
+def refuse_not_finite(what: str, outputs: Tensors) -> None:
+    for name, array in outputs.items():
+        sick = int(np.sum(~np.isfinite(array).reshape(len(array), -1).all(axis=1)))
+        if sick:
+            problem = f"{what} gives NaN or infinity in {name!r} for {sick} rows"
+            refuse(BuildReason.OUTPUT_NOT_FINITE, problem)
 
 
 def latency_ms(run: Run, rows: Rows) -> tuple[float, float]:

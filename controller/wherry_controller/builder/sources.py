@@ -17,6 +17,7 @@ from torch import nn
 
 from wherry.signature import BadSignature, Datatype, Signature, Tensor, batch_of
 from wherry_controller.builder.data import Array, Rows, Tensors, datatype_of
+from wherry_controller.builder.evaluate import refuse_not_finite
 from wherry_controller.builder.faults import refuse, refusing
 from wherry_controller.core.card import Card, factory_file, factory_function
 from wherry_controller.core.recipe import BuildReason
@@ -49,14 +50,6 @@ def run_net(net: nn.Module, signature: Signature, rows: Rows) -> Tensors:
     }
     refuse_not_finite("the net", outputs)
     return outputs
-
-
-def refuse_not_finite(what: str, outputs: Tensors) -> None:
-    for name, array in outputs.items():
-        sick = int(np.sum(~np.isfinite(array).reshape(len(array), -1).all(axis=1)))
-        if sick:
-            problem = f"{what} gives NaN or infinity in {name!r} for {sick} rows"
-            refuse(BuildReason.OUTPUT_NOT_FINITE, problem)
 
 
 def arguments(signature: Signature, inputs: Tensors) -> tuple[torch.Tensor, ...]:

@@ -86,8 +86,14 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     lineage: Lineage = Lineage()
 
     def __post_init__(self) -> None:
-        if self.class_output not in {tensor.name for tensor in self.signature.outputs}:
+        shapes = {tensor.name: tensor.shape for tensor in self.signature.outputs}
+        if self.class_output not in shapes:
             raise BadCard(f"there is no output {self.class_output!r}")
+        classes = shapes[self.class_output][-1]
+        if self.labels and isinstance(classes, int) and len(self.labels) != classes:
+            raise BadCard(
+                f"{self.class_output!r} has {classes} classes and {len(self.labels)} have a label"
+            )
 
 
 class _LineageFacts(msgspec.Struct, frozen=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.system
 
 FP32 = a_profile_named("x86-onnx-fp32")
 INT8 = a_profile_named("x86-onnx-int8")
-TWO_SCORES = replace(SIGNATURE, outputs=(Tensor("scores", Datatype.FP32, (BATCH, 2)),))
+WHOLE_SCORES = replace(SIGNATURE, outputs=(Tensor("scores", Datatype.INT64, (BATCH, 10)),))
 
 SICK_VERSIONS = [
     (a_card(factory="unimportable.py:make_net"), BuildReason.FACTORY_NOT_IMPORTABLE),
@@ -36,7 +38,7 @@ SICK_VERSIONS = [
     (a_card(state_dict="nan.pt"), BuildReason.OUTPUT_NOT_FINITE),
     (a_card(state_dict="damaged.pt"), BuildReason.BELOW_FLOOR),
     (a_card(claimed_accuracy=0.5), BuildReason.CLAIM_DIFFERS),
-    (a_card(signature=TWO_SCORES), BuildReason.SIGNATURE_MISFIT),
+    (a_card(signature=WHOLE_SCORES), BuildReason.SIGNATURE_MISFIT),
     (a_card(calibration="overlapping.npz"), BuildReason.DATA_OVERLAP),
 ]
 
@@ -88,6 +90,16 @@ def test_a_profile_gets_its_next_precision_where_the_first_one_fails(
     (refused,) = build.refused
     assert refused.profile == "int8-only"
     assert refused.reason is BuildReason.PASS_CHANGED_NOTHING
+
+
+def test_a_request_that_is_none_ends_the_process_and_says_nothing_on_stdout(tmp_path: Path) -> None:
+    file = tmp_path / "request.json"
+    file.write_bytes(b'{"card": {}}')
+    command = [sys.executable, "-m", "wherry_controller.builder", str(file)]
+    done = subprocess.run(command, check=False, capture_output=True)
+    assert done.returncode != 0
+    assert done.stdout == b""
+    assert b"this is no BuildRequest" in done.stderr
 
 
 def _named(name: str, profile: Profile) -> Profile:

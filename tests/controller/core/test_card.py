@@ -107,6 +107,8 @@ def test_a_slip_of_the_pen_is_named(old: str, new: str, hint: str) -> None:
 def test_parts_must_fit_one_another() -> None:
     with pytest.raises(BadCard, match="there is no output 'answers'"):
         parse_card(with_line('class_output = "scores"', 'class_output = "answers"'))
+    with pytest.raises(BadCard, match="has 2 classes and 3 have a label"):
+        parse_card(with_line('labels = ["0", "1"]', 'labels = ["0", "1", "2"]'))
     with pytest.raises(BadSignature, match="the first axis"):
         parse_card(with_line('shape = ["batch", 2]', "shape = [2]"))
 
