@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,16 @@ class Inbox:
             one = self.queue.get(timeout=PATIENCE_S)
             if isinstance(one, Arrived) and one.topic == topic:
                 return one
+
+    def messages(self, topics: Iterable[str]) -> dict[str, bytes]:
+        """Wait for one message that is not empty under each topic."""
+        missing, came = set(topics), dict[str, bytes]()
+        while missing:
+            one = self.queue.get(timeout=PATIENCE_S)
+            if isinstance(one, Arrived) and one.payload and one.topic in missing:
+                came[one.topic] = one.payload
+                missing.discard(one.topic)
+        return came
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from tests.builders import (
 from tests.controller.stores import a_store, add_built_version, add_devices
 from wherry import codec
 from wherry.messages import Ack, Deployment, EventKind, Phase, Reason, Status
-from wherry.names import DeviceId
+from wherry.names import DeviceId, parse_version_name
 from wherry.topics import EventsTopic, ReportedTopic, WantsTopic, text
 from wherry_controller.services import fleet
 from wherry_controller.services.ingest import Drop, Ingest, Message, Said, Taken
@@ -35,7 +35,7 @@ from wherry_controller.store.database import Store
 from wherry_controller.store.records import Device, Journey
 
 DEVICE = a_device_id()
-BUNDLE = a_bundle_of(b"v1" * 1000, version="v1").digest
+BUNDLE = a_bundle_of(b"v1" * 1000, version=parse_version_name("v1")).digest
 
 
 def a_fleet_of_one(folder: Path) -> Store:
@@ -114,7 +114,7 @@ def test_a_history_in_any_order_and_repeated_leads_to_the_same_end(
     with tempfile.TemporaryDirectory() as folder:
         store = a_fleet_of_one(Path(folder))
         ingest = Ingest(store)
-        acks: dict[object, Ack] = {}
+        acks: dict[DeviceId, Ack] = {}
         for start in range(0, len(messages), batch):
             acks |= ingest.take(messages[start : start + batch], now=5.0).acks
         journey, device = journey_of(store), device_of(store)
