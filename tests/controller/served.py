@@ -6,7 +6,6 @@ is put into the database by the test. Time stands still until a test moves it.
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from wherry.names import (
 from wherry_controller.api.application import make_api
 from wherry_controller.api.context import Context
 from wherry_controller.api.door import token_digest
+from wherry_controller.cli.serving import address_of, listen
 from wherry_controller.mqtt import Traffic
 from wherry_controller.services.builds import Builds
 from wherry_controller.services.fleet import Fleet
@@ -150,11 +150,11 @@ def a_served_controller(folder: Path) -> Iterator[Served]:
 def _listening(context: Context) -> Iterator[str]:
     api = make_api(context, token_sha256=token_digest(TOKEN))
     server = uvicorn.Server(uvicorn.Config(api, log_config=None, lifespan="off"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield address_of(listener)
         finally:
             server.should_exit = True
             thread.join()

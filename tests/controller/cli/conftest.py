@@ -26,6 +26,12 @@ class Ran:
         assert isinstance(document, dict)
         return document
 
+    @property
+    def items(self) -> list[dict[str, object]]:
+        items = self.json["items"]
+        assert isinstance(items, list)
+        return items
+
 
 Wherry: TypeAlias = Callable[..., Ran]
 

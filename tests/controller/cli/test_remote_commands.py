@@ -95,7 +95,7 @@ def test_a_file_that_the_card_names_is_missed_before_anything_is_sent(
     folder = write_version(tmp_path / "v1")
     (folder / "calibration.npz").unlink()
     ends(online("model", "add", folder), Exit.USAGE, "calibration.npz")
-    assert online("model", "list", "--json").json["items"] == []
+    assert online("model", "list", "--json").items == []
 
 
 def test_a_version_that_is_taken_is_refused(online: Wherry, tmp_path: Path) -> None:
@@ -227,7 +227,8 @@ def test_watching_a_rollout_that_goes_back_is_a_failed_outcome(
 
 
 def test_a_bundle_is_fetched_inspected_and_verified(ready: Wherry, tmp_path: Path) -> None:
-    digest = ready("bundle", "list").out.split("bundle")[1].split()[3]
+    (listed,) = ready("bundle", "list", "--json").items
+    digest = str(listed["bundle"])
     manifest = tmp_path / "manifest.json"
     assert ready("bundle", "get", digest, "-o", manifest).status == 0
     assert digest in ready("bundle", "inspect", manifest).out
