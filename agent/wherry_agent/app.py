@@ -30,7 +30,7 @@ from wherry_agent.core.suitability import Machine
 from wherry_agent.fetch import Fetch
 from wherry_agent.mqtt import Callbacks, Connection, Will
 from wherry_agent.outbox import Outbox
-from wherry_agent.serving.server import LocalApi
+from wherry_agent.serving import Server, ServingSettings
 from wherry_agent.settings import (
     BUNDLES_KEY,
     DIRECTOR_KEY,
@@ -99,12 +99,8 @@ class App:
         self._outbox = Outbox(self._store.database, keep_windows=settings.telemetry.keep_windows)
         self._recorder = Recorder()
         self._engine = engine.Engine(on_event=self._queue.put, settings=engine.EngineSettings())
-        self._api = LocalApi(
-            self._engine,
-            self._recorder,
-            socket=home / settings.api.socket,
-            port=settings.api.port,
-        )
+        serving = ServingSettings(socket_path=home / settings.api.socket, port=settings.api.port)
+        self._api = Server(self._engine, self._recorder, serving)
         runtimes = host.runtimes()
         this = Machine(
             profile=settings.profile,
