@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from tests.builders import a_bundle_of, a_digest, a_key, a_profile
@@ -17,8 +19,20 @@ DIGITS = parse_model_name("digits")
 
 
 def a_store(folder: Path) -> Store:
-    """Open a new SQLite database in `folder`."""
-    return open_store(f"sqlite:///{folder / 'wherry.db'}")
+    """Open the SQLite database in `folder`, new where there is none."""
+    path = folder / "wherry.db"
+    if not path.exists():
+        path.write_bytes(_new_database())
+    return open_store(f"sqlite:///{path}")
+
+
+@cache
+def _new_database() -> bytes:
+    """Return the file of a database that was migrated from nothing, which takes its time."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "wherry.db"
+        open_store(f"sqlite:///{path}").close()
+        return path.read_bytes()
 
 
 def add_devices(tx: Transaction, *names: str) -> Sequence[DeviceId]:

@@ -259,7 +259,11 @@ class Rollouts:
                 return record
             record = written(record, state, (*effects_of(record), *effects), now=now)
             rollouts.save_rollout(tx, record)
-        return self._perform(name, now)
+        if effects:
+            return self._perform(name, now)
+        if state.status is not before.status:
+            self._fleet.publish(now)  # What only this rollout needed may go.
+        return record
 
     def _perform(self, name: RolloutName, now: float) -> RolloutRecord:
         """Make the orders that effects ask for, and strike the effects off."""

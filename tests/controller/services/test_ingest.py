@@ -100,7 +100,7 @@ HISTORY = (
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     order=st.permutations(range(len(HISTORY))),
     again=st.lists(st.sampled_from(range(len(HISTORY))), max_size=8),

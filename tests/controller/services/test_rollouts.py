@@ -25,7 +25,7 @@ from wherry.names import (
     parse_rollout_name,
     parse_version_name,
 )
-from wherry.topics import DesiredTopic, text
+from wherry.topics import BundleTopic, DesiredTopic, text
 from wherry_controller.core.gate import Gate, GateReason
 from wherry_controller.core.rollout import NotNow, Rollout, RolloutStatus, Started, StoppedBy, step
 from wherry_controller.services import fleet
@@ -107,6 +107,11 @@ class Bench:
             return None
         trusted = signing.keyring(a_key().public_key())
         return codec.decode(Order, signing.open_envelope(envelope, trusted))
+
+    def manifests(self) -> set[str]:
+        """Return the digests of the bundles that the broker retains."""
+        prefix = text(BundleTopic(Digest("")))
+        return {t.removeprefix(prefix) for t in self.broker.retained if t.startswith(prefix)}
 
     def bundle_for(self, device: DeviceId) -> Digest | None:
         order = self.order_for(device)
@@ -290,15 +295,25 @@ def test_a_rollout_that_succeeded_can_be_ordered_back(bench: Bench) -> None:
     assert bench.state("v2").status is RolloutStatus.REVERTED
 
 
-def test_the_bundle_of_the_way_back_stays_on_the_broker(bench: Bench) -> None:
-    first = bench.release("v1")
-    bench.build("v2")
-    bench.rollouts.create(a_wish("v2", groups=(CANARY,)), bench.now)
+def test_the_bundle_of_the_way_back_stays_on_the_broker_until_the_end(bench: Bench) -> None:
     with bench.store.transaction() as tx:
-        devices.save_group(tx, Group(FIELD, ()))
-    bench.rollouts.start(parse_rollout_name("v2"), bench.now)
+        devices.save_group(tx, Group(CANARY, (PI_1, PI_2, PI_3)))
+    first, second = bench.build("v1"), bench.build("v2")
+    for name in ("v1", "v2"):
+        bench.rollouts.create(a_wish(name, groups=(CANARY,)), bench.now)
+        bench.rollouts.start(parse_rollout_name(name), bench.now)
+        bench.answer()
+        if name == "v1":
+            for device in (PI_1, PI_2, PI_3):
+                bench.follow_order(device)
+            bench.tick(6.0)
+    assert bench.manifests() == {first.digest, second.digest}
+    bench.rollouts.revert(parse_rollout_name("v2"), bench.now)
     bench.answer()
-    assert any(first.digest in topic for topic in bench.broker.retained)
+    for device in (PI_1, PI_2, PI_3):
+        bench.follow_order(device)
+    assert bench.state("v2").status is RolloutStatus.REVERTED
+    assert bench.manifests() == {first.digest}
 
 
 def test_a_kill_between_a_step_and_its_effects_changes_nothing(bench: Bench) -> None:

@@ -1,0 +1,115 @@
+"""A controller's folder: founded once, read strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from pathlib import Path
+
+import pytest
+
+from wherry.signing import BadKey
+from wherry_controller.core.written import BadFile
+from wherry_controller.foundation import (
+    BUNDLES,
+    DIRECTOR,
+    FoundedAlready,
+    NoKeys,
+    found,
+    read_keys,
+    read_token_digest,
+)
+from wherry_controller.settings import BadSetting, Broker, NoFolder, Settings, read_settings
+
+
+def test_a_founded_folder_has_two_keys_that_only_its_owner_reads(tmp_path: Path) -> None:
+    found(tmp_path / "controller")
+    settings = read_settings(tmp_path / "controller", {})
+    keys = read_keys(settings)
+    assert keys.director.private_bytes_raw() != keys.bundles.private_bytes_raw()
+    for name in (DIRECTOR, BUNDLES):
+        assert stat.S_IMODE((settings.key_folder / name).stat().st_mode) == 0o600
+
+
+def test_the_folder_keeps_only_the_digest_of_its_token(tmp_path: Path) -> None:
+    founded = found(tmp_path)
+    kept = read_token_digest(read_settings(tmp_path, {}))
+    assert kept == hashlib.sha256(founded.token.encode()).hexdigest()
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert founded.token.encode() not in written
+
+
+def test_a_founded_folder_is_not_founded_again(tmp_path: Path) -> None:
+    found(tmp_path)
+    before = read_keys(read_settings(tmp_path, {})).director.private_bytes_raw()
+    with pytest.raises(FoundedAlready, match="serve it"):
+        found(tmp_path)
+    assert read_keys(read_settings(tmp_path, {})).director.private_bytes_raw() == before
+
+
+def test_a_founding_that_was_cut_short_is_finished_with_the_keys_it_made(tmp_path: Path) -> None:
+    found(tmp_path)
+    before = read_keys(read_settings(tmp_path, {})).director.private_bytes_raw()
+    (tmp_path / "wherry.toml").unlink()
+    found(tmp_path)
+    assert read_keys(read_settings(tmp_path, {})).director.private_bytes_raw() == before
+
+
+def test_a_founded_file_says_nothing_but_the_defaults(tmp_path: Path) -> None:
+    found(tmp_path)
+    assert read_settings(tmp_path, {}) == Settings(folder=str(tmp_path.resolve()))
+
+
+def test_paths_are_under_the_folder_of_the_file(tmp_path: Path) -> None:
+    found(tmp_path)
+    settings = read_settings(tmp_path, {})
+    assert settings.database_url == f"sqlite:///{tmp_path.resolve()}/wherry.db"
+    assert settings.blob_folder == tmp_path.resolve() / "blobs"
+
+
+def test_another_database_is_taken_as_it_is_written() -> None:
+    settings = Settings(database="postgresql://wherry@db/wherry")
+    assert settings.database_url == "postgresql://wherry@db/wherry"
+
+
+def test_the_environment_overrides_what_differs_from_machine_to_machine(tmp_path: Path) -> None:
+    found(tmp_path)
+    environment = {"WHERRY_BROKER": "mqtt://broker:2883", "WHERRY_HTTP_PORT": "9000"}
+    settings = read_settings(tmp_path, environment)
+    assert settings.broker_address == ("broker", 2883)
+    assert settings.http.port == 9000
+    with pytest.raises(BadSetting, match="a port"):
+        read_settings(tmp_path, {"WHERRY_HTTP_PORT": "many"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['databse = "x"', "[broker]\nbudget = 3", "[http]\nport = 'many'", "[http", "\xff"],
+)
+def test_an_unknown_key_or_a_wrong_value_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "wherry.toml").write_text(text, encoding="latin-1")
+    with pytest.raises(BadFile, match="correct the file"):
+        read_settings(tmp_path, {})
+
+
+@pytest.mark.parametrize("url", ["amqp://host", "host:1883", "mqtt://"])
+def test_a_broker_is_named_by_an_mqtt_url(url: str) -> None:
+    settings = Settings(broker=Broker(url=url))
+    with pytest.raises(BadSetting, match="mqtt://HOST:PORT or embedded"):
+        _ = settings.broker_address
+
+
+def test_a_folder_that_was_never_founded_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NoFolder, match="wherry init"):
+        read_settings(tmp_path, {})
+
+
+def test_a_lost_or_damaged_key_is_named(tmp_path: Path) -> None:
+    found(tmp_path)
+    settings = read_settings(tmp_path, {})
+    (settings.key_folder / DIRECTOR).write_bytes(b"no key")
+    with pytest.raises(BadKey):
+        read_keys(settings)
+    (settings.key_folder / DIRECTOR).unlink()
+    with pytest.raises(NoKeys, match="restore it"):
+        read_keys(settings)
