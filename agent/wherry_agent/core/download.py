@@ -169,26 +169,26 @@ def stall_s(state: Download) -> float:
 def _pass(state: Download, at_s: float) -> Download:
     """Let the time pass: the budget grows up to a second's worth, or one chunk's."""
     passed = max(0.0, at_s - state.now_s) if state.now_s else 0.0
-    busy = state.busy_s + (passed if state.asked else 0.0)
     if state.limit_bytes_per_s is None:
-        return replace(state, now_s=at_s, busy_s=busy)
+        return replace(state, now_s=at_s)
     largest = max(state.limit_bytes_per_s, *(state.missing or {}).values(), 0.0)
     budget = min(largest, state.budget_bytes + passed * state.limit_bytes_per_s)
-    return replace(state, now_s=at_s, busy_s=busy, budget_bytes=budget)
+    return replace(state, now_s=at_s, budget_bytes=budget)
 
 
 def _take(state: Download, chunk: Digest) -> tuple[Download, Effects]:
     if state.missing is None or chunk not in state.missing:
         return state, ()
     missing = {digest: size for digest, size in state.missing.items() if digest != chunk}
-    taken = replace(
-        state,
-        missing=missing,
-        asked=tuple(digest for digest in state.asked if digest != chunk),
-        received_bytes=state.received_bytes + state.missing[chunk],
-        progress_s=state.now_s,
-    )
-    after, effects = _refill(taken)
+    if chunk in state.asked:
+        # Only waits that a chunk ended measure the rate: waiting in vain must come to an end.
+        state = replace(
+            state,
+            asked=tuple(digest for digest in state.asked if digest != chunk),
+            received_bytes=state.received_bytes + state.missing[chunk],
+            busy_s=state.busy_s + state.now_s - state.progress_s,
+        )
+    after, effects = _refill(replace(state, missing=missing, progress_s=state.now_s))
     return after, (DropChunks((chunk,)), *effects)
 
 

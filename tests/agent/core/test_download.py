@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -266,7 +267,29 @@ def test_a_slow_link_is_given_the_time_that_its_rate_predicts() -> None:
     link.tick(20.0)
     link.deliver(CHUNKS[0])  # 50 bytes a second; the window of 8 chunks takes 160 s.
     assert stall_s(link.state) == pytest.approx(STALL_FACTOR * WINDOW * 1000 / 50)
-    assert link.tick(600.0) == ()
+    assert link.tick(STALL_FACTOR * WINDOW * 20.0) == ()
+    assert Want(CHUNKS[1 : WINDOW + 1]) in link.tick(1.0)
+
+
+def test_waiting_in_vain_does_not_count_as_a_slow_link() -> None:
+    link = a_link()
+    link.tick(1.0)
+    link.deliver(CHUNKS[0])  # 1000 bytes a second; then the broker loses the others.
+    due_s = stall_s(link.state)
+    for _ in range(math.ceil(due_s)):
+        link.tick(1.0)
+        assert stall_s(link.state) == due_s
+    link.tick(1.0)
+    assert link.wanted == list(CHUNKS[1 : WINDOW + 1])
+
+
+def test_a_chunk_that_comes_after_its_window_was_dropped_says_nothing_of_the_rate() -> None:
+    link = a_link()
+    link.tick(1.0)
+    link.hear(Disconnected())
+    link.deliver(CHUNKS[0])
+    assert stall_s(link.state) == STALL_S
+    assert (link.state.received_bytes, link.state.busy_s) == (0, 0.0)
 
 
 def test_a_limit_predicts_the_rate_before_anything_came() -> None:
