@@ -51,14 +51,6 @@ def make_recurrent_net():
 
 def make_other_net():
     return nn.Linear(3, 4)
-
-
-def make_broken_net():
-    raise RuntimeError("no weights today")
-
-
-def make_number():
-    return 7
 '''
 # The dense layer is wide enough for LiteRT to store its weights apart, as it does for large nets.
 TRAIN, CALIBRATION, EVALUATION = slice(0, 3300), slice(3300, 3500), slice(3500, 4500)
