@@ -60,7 +60,7 @@ from wherry_controller.services.machines import (
 from wherry_controller.services.missing import Taken, UnknownRollout
 from wherry_controller.services.models import version_of
 from wherry_controller.services.publisher import size_of_all
-from wherry_controller.services.telemetry import side_of
+from wherry_controller.services.telemetry import Sides
 from wherry_controller.store import devices, models, rollouts
 from wherry_controller.store.database import Store, Transaction
 from wherry_controller.store.records import RolloutRecord, Version, VersionStatus
@@ -137,6 +137,7 @@ class Rollouts:
         self._fleet = the_fleet
         self._incumbent_span_s = incumbent_span_s
         self._budget_bytes = budget_bytes
+        self._sides = Sides()
 
     def create(self, wish: Wish, now: float) -> RolloutRecord:
         """Create a rollout that has not started.
@@ -212,6 +213,8 @@ class Rollouts:
         """Judge the stages of running rollouts, and the way back of those that revert."""
         with self._store.reading() as tx:
             machines = open_machines(tx)
+        if not machines:
+            self._sides.forget()
         self.follow(machines, now)
         for name in machines:
             self._step(name, self._verdict(name, now) or Tick(now), now)
@@ -239,13 +242,13 @@ class Rollouts:
         earlier = None
         if journey.before is not None:
             since = began_s - self._incumbent_span_s
-            earlier = side_of(tx, device, journey.before, since=since, until=now)
+            earlier = self._sides.incumbent(tx, device, journey.before, since=since, until=now)
         return Evidence(
             device=device,
             status=journey.status,
             reason=journey.reason,
             ended_s=journey.ended_s,
-            candidate=side_of(tx, device, journey.bundle, since=began_s, until=now),
+            candidate=self._sides.candidate(tx, device, journey.bundle, since=began_s, until=now),
             incumbent=earlier,
         )
 

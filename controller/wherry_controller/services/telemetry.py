@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from wherry.histogram import merge
 from wherry.messages import Feedback, Telemetry
 from wherry.names import DeviceId, Digest
 from wherry_controller.core.gate import Side
@@ -33,15 +36,43 @@ def window_of(device: DeviceId, said: Telemetry, now: float) -> Window:
     )
 
 
-def side_of(
-    tx: Transaction, device: DeviceId, bundle: Digest, *, since: float, until: float
-) -> Side:
-    """Return one side of a gate's comparison: windows that came in `since <= t < until`."""
-    windows = telemetry.list_windows(tx, device, bundle, since=since, until=until)
+class Sides:
+    """The sides of gates' comparisons, each read on from where the last reading ended.
+
+    A window's time is when this controller took it in, so none comes in behind a reading.
+    """
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[DeviceId, Digest, float], tuple[float, Side]] = {}
+
+    def candidate(
+        self, tx: Transaction, device: DeviceId, bundle: Digest, *, since: float, until: float
+    ) -> Side:
+        """Return what a bundle did in `since <= t < until`, its compute times window by window."""
+        key = (device, bundle, since)
+        read_until, side = self._read.get(key, (since, Side()))
+        windows = telemetry.list_windows(tx, device, bundle, since=read_until, until=until)
+        self._read[key] = (max(read_until, until), _grown(side, windows))
+        return self._read[key][1]
+
+    def incumbent(
+        self, tx: Transaction, device: DeviceId, bundle: Digest, *, since: float, until: float
+    ) -> Side:
+        """Return the same with all compute times in one histogram, for they are not judged."""
+        side = self.candidate(tx, device, bundle, since=since, until=until)
+        whole = Side(feedback=side.feedback, compute=(merge(side.compute),))
+        self._read[device, bundle, since] = (self._read[device, bundle, since][0], whole)
+        return whole
+
+    def forget(self) -> None:
+        self._read.clear()
+
+
+def _grown(side: Side, windows: Sequence[Window]) -> Side:
     return Side(
         feedback=Feedback(
-            labelled=sum(window.labelled for window in windows),
-            right=sum(window.right for window in windows),
+            labelled=side.feedback.labelled + sum(window.labelled for window in windows),
+            right=side.feedback.right + sum(window.right for window in windows),
         ),
-        compute=tuple(window.compute for window in windows),
+        compute=(*side.compute, *(window.compute for window in windows)),
     )
