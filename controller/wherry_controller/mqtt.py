@@ -193,9 +193,9 @@ class Link:
         def on_disconnect(
             _: Client, __: object, ___: DisconnectFlags, code: ReasonCode, ____: Properties | None
         ) -> None:
-            if self._client is not None:
-                self._client = None
+            if self._client is not None and not self._stopping.is_set():
                 self._inbox(Disconnected(str(code)))
+            self._client = None
             ended.set()
 
         def on_publish(

@@ -210,6 +210,17 @@ def test_the_controller_sends_a_bundle_once_however_often_it_reads_back(tmp_path
             assert again.traffic().sent_bytes < 2000
 
 
+def test_the_embedded_broker_is_read_back_without_sending_anything_again(tmp_path: Path) -> None:
+    with a_controller(tmp_path, "embedded") as controller:
+        order_a_bundle(controller, data=incompressible(500_000))
+        until_settled(controller)
+        sent = controller.traffic().sent_bytes
+        for _ in range(4):
+            eventually(lambda: not is_settled(controller))
+            until_settled(controller)
+        assert controller.traffic().sent_bytes - sent < 2000
+
+
 def test_what_someone_cleared_from_the_broker_is_repaired(tmp_path: Path) -> None:
     with (
         a_mosquitto(tmp_path) as broker,
