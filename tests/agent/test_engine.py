@@ -158,6 +158,19 @@ def test_a_bundle_that_cannot_serve_is_refused_with_its_reason(
         assert ask(client, images(1))[0] == A.digest
 
 
+def test_an_order_to_serve_that_failed_does_not_come_true_later(tmp_path: Path) -> None:
+    with a_bench(tmp_path) as bench, bench.client() as client:
+        bench.serve(A)
+        place = bench.place(B)
+        model = place.blobs_folder / B.manifest.files["model"].digest
+        model.write_bytes(b"rotten")
+        bench.engine.serve(ALIAS, place)
+        bench.expect(Unservable)
+        bench.load(B)  # Writes the file anew.
+        assert ask(client, images(1))[0] == A.digest
+        assert bench.has_no_news()
+
+
 def test_a_model_file_that_was_altered_on_the_disk_is_not_loaded(tmp_path: Path) -> None:
     with a_bench(tmp_path) as bench:
         place = bench.place(A)
@@ -252,7 +265,8 @@ def test_a_candidate_answers_nothing_when_the_serving_worker_dies(tmp_path: Path
 
 
 def test_a_flip_leaves_what_is_in_flight_to_the_worker_that_was_asked(tmp_path: Path) -> None:
-    with a_bench(tmp_path) as bench, bench.wire() as wire, bench.client() as client:
+    patient = EngineSettings(drain_timeout_s=1000)
+    with a_bench(tmp_path, patient) as bench, bench.wire() as wire, bench.client() as client:
         bench.serve(A)
         bench.load(B)
         (pid,) = worker_pids(A.digest)
