@@ -47,7 +47,7 @@ from wherry_sim.bundles import CHUNK_BYTES
 from wherry_sim.network import Broker, Link
 from wherry_sim.timeline import Action, Timeline
 
-JUDGE_S = 5.0
+JUDGE_S = 10.0
 REPAIR_S = 15.0
 REPUBLISH_S = 30.0
 BOOT_S = 3.0
@@ -284,7 +284,7 @@ class Controller:
         known, more = side.feedback, window.feedback
         self.store.sides[device, window.bundle] = Side(
             feedback=Feedback(known.labelled + more.labelled, known.right + more.right),
-            compute=(*side.compute, window.compute),
+            compute=(*side.compute, window.compute) if window.requests else side.compute,
         )
 
     def _take_wants(self, device: DeviceId, wants: Wants) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
+from types import MappingProxyType
 from typing import assert_never
 
 from wherry import bundle as bundles
@@ -53,6 +54,8 @@ from wherry_sim.timeline import Action, Timeline
 TICK_S = 1.0
 WINDOW_S = 5.0
 REQUESTS_A_WINDOW = 120
+LABELS_A_WINDOW = 60
+NOTHING, NO_LABELS = Histogram(), Feedback()
 LOAD_S = 2.0
 BOOT_S = 5.0
 CONNECT_S = 0.2
@@ -94,6 +97,7 @@ class World:
     trusted: signing.Keyring
     behaviours: Mapping[Digest, Behaviour]
     alias: AliasName
+    labels_after_s: float
 
 
 @dataclass(slots=True)
@@ -359,13 +363,33 @@ class Device:
         self._later(WINDOW_S, self._close_window)
         if self.serving is None:
             return
-        behaviour = self.world.behaviours[self.serving]
+        bundle, behaviour = self.serving, self.world.behaviours[self.serving]
         compute = self._compute(behaviour.median_ms)
-        right = sum(
-            self.world.chance.random() < behaviour.accuracy for _ in range(REQUESTS_A_WINDOW)
-        )
         failed = round(behaviour.error_share * REQUESTS_A_WINDOW)
         errors = {"runtime": failed} if failed else {}
+        self._say(bundle, requests=REQUESTS_A_WINDOW, errors=errors, compute=compute)
+        right = sum(self.world.chance.random() < behaviour.accuracy for _ in range(LABELS_A_WINDOW))
+        labels = Feedback(labelled=LABELS_A_WINDOW, right=right)
+        self._later(self.world.labels_after_s, lambda: self._say(bundle, labels=labels))
+        measured = core.Measured(
+            alias=self.world.alias,
+            bundle=bundle,
+            requests=REQUESTS_A_WINDOW,
+            errors=errors,
+            compute=compute,
+        )
+        self._hear(measured)
+
+    def _say(
+        self,
+        bundle: Digest,
+        *,
+        requests: int = 0,
+        errors: Mapping[str, int] = MappingProxyType({}),
+        compute: Histogram = NOTHING,
+        labels: Feedback = NO_LABELS,
+    ) -> None:
+        """Publish a window; the labels of its answers come in a later one."""
         self.disk.windows += 1
         window = Telemetry(
             store_id=self.disk.store_id,
@@ -373,24 +397,16 @@ class Device:
             at=self.world.timeline.now_s,
             window_s=WINDOW_S,
             alias=self.world.alias,
-            bundle=self.serving,
-            requests=REQUESTS_A_WINDOW,
-            errors=errors,
+            bundle=bundle,
+            requests=requests,
+            errors=dict(errors),
             latency=compute,
             compute=compute,
-            feedback=Feedback(labelled=REQUESTS_A_WINDOW, right=right),
+            feedback=labels,
             host=HostFacts(),
             traffic=Traffic(),
         )
         self._publish(TelemetryTopic(self.name), codec.encode(window))
-        measured = core.Measured(
-            alias=window.alias,
-            bundle=window.bundle,
-            requests=window.requests,
-            errors=errors,
-            compute=compute,
-        )
-        self._hear(measured)
 
     def _compute(self, median_ms: float) -> Histogram:
         """Return durations that stray as those of an unchanged model do on a busy machine."""

@@ -40,8 +40,8 @@ from wherry_sim.timeline import Timeline
 
 ALIAS = AliasName("default")
 FLEET = DeviceId("fleet")
-ROLLOUT_AT_S = 60.0
-LATEST_KILL = 90  # The effects of one device's whole update are about as many.
+ROLLOUT_AT_S = 75.0  # By then every device has labels of what it serves.
+LATEST_KILL = 45  # The effects of one whole update of a device are about as many.
 
 GOOD = Behaviour()
 CALM = Faults()
@@ -76,6 +76,7 @@ class Scenario:
     new: Behaviour = GOOD
     gate: Gate = GATE
     probation_s: float = 30.0
+    labels_after_s: float = 45.0
     faults: Faults = CALM
     spoils: float = 0.0
     kills: int = 0
@@ -125,7 +126,15 @@ class _Fleet:
         self.old, self.new = make("old", key), make("new", key)
         behaviours = {self.new.digest: scenario.new, self.old.digest: scenario.old or GOOD}
         trusted = signing.keyring(key.public_key())
-        world = World(self.timeline, self.broker, self.chance, trusted, behaviours, ALIAS)
+        world = World(
+            self.timeline,
+            self.broker,
+            self.chance,
+            trusted,
+            behaviours,
+            ALIAS,
+            scenario.labels_after_s,
+        )
         names = [device_name(number) for number in range(scenario.devices)]
         self.devices = {name: self._device(name, world, n) for n, name in enumerate(names, 1)}
         self.controller = Controller(

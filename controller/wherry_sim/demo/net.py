@@ -42,10 +42,13 @@ class Ponderous(nn.Module):
         for _ in range(5):
             layers += [nn.Conv2d(wide, wide, 3, padding=1), nn.ReLU()]
         self.body = nn.Sequential(*layers)
+        for layer in self.body:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.body(image).mean(dim=(1, 2, 3))
-        scores: torch.Tensor = self.digits(image) + 0.01 * found[:, None]
+        scores: torch.Tensor = self.digits(image) + 20.0 * found[:, None]
         return scores
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 MODEL = "digits"
 VERSIONS = ("v1", "v2", "v3", "v4", "v5")
 SICK_VERSIONS = ("v3", "v4")
-FIRST_EPOCHS = 4
-MORE_EPOCHS = 3
+FIRST_EPOCHS = 3
+MORE_EPOCHS = 2
 
 FP32, INT8, LITERT = PROFILES = ("x86-onnx-fp32", "x86-onnx-int8", "x86-litert-int8")
 FLEET = (

@@ -206,6 +206,7 @@ port = {http_port}
 [broker]
 url = "embedded"
 embedded_port = {broker_port}
+want_again_s = 2.0
 
 [gates]
 judge_s = 0.5
