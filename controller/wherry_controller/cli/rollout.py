@@ -62,7 +62,7 @@ def create(
     body = remote.post("/rollouts", wish)
     if start:
         body = remote.post(f"/rollouts/{name}/start")
-    _say(body, json)
+    _say(body, json=json)
 
 
 @app.command("list")
@@ -111,31 +111,31 @@ def watch(name: Name, *, json: show.Json = False) -> None:
 @app.command()
 def start(name: Name, *, json: show.Json = False) -> None:
     """Begin the first stage."""
-    _say(connect().post(f"/rollouts/{name}/start"), json)
+    _say(connect().post(f"/rollouts/{name}/start"), json=json)
 
 
 @app.command()
 def pause(name: Name, *, json: show.Json = False) -> None:
     """Begin no further stage until it is resumed."""
-    _say(connect().post(f"/rollouts/{name}/pause"), json)
+    _say(connect().post(f"/rollouts/{name}/pause"), json=json)
 
 
 @app.command()
 def resume(name: Name, *, json: show.Json = False) -> None:
     """Go on where it was paused."""
-    _say(connect().post(f"/rollouts/{name}/resume"), json)
+    _say(connect().post(f"/rollouts/{name}/resume"), json=json)
 
 
 @app.command()
 def cancel(name: Name, *, json: show.Json = False) -> None:
     """End it where it stands: devices under way go back, confirmed ones keep the version."""
-    _say(connect().post(f"/rollouts/{name}/cancel"), json)
+    _say(connect().post(f"/rollouts/{name}/cancel"), json=json)
 
 
 @app.command()
 def revert(name: Name, *, json: show.Json = False) -> None:
     """Order every device that it reached back to what it served before."""
-    _say(connect().post(f"/rollouts/{name}/revert"), json)
+    _say(connect().post(f"/rollouts/{name}/revert"), json=json)
 
 
 def _stage(text: str) -> dict[str, str]:
@@ -150,7 +150,7 @@ def _read_gate(file: Path) -> dict[str, object]:
         raise Ended(Exit.USAGE, f"{file} is no TOML ({error}): correct the file.") from error
 
 
-def _say(body: bytes, json: bool) -> None:  # noqa: FBT001 - it is the option itself
+def _say(body: bytes, *, json: bool) -> None:
     if json:
         show.raw(body)
     else:

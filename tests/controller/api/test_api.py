@@ -7,14 +7,16 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.builders import a_reported
+from tests.builders import a_reported, a_telemetry
 from tests.controller.scripted import FILES, a_card, a_profile_file, crashes, refuses
 from tests.controller.served import Served
 from wherry.bundle import open_manifest
 from wherry.messages import Reason, Status
-from wherry.names import parse_digest
+from wherry.names import parse_device_id, parse_digest
 from wherry.signing import keyring, parse_public_pem
 from wherry_controller.core.recipe import BuildReason
+from wherry_controller.services.telemetry import window_of
+from wherry_controller.store import telemetry
 
 PROFILE = "x86-onnx-fp32"
 GATE = {"soak_s": 0, "min_labels": 0, "latency": {"window_requests": 0}}
@@ -241,6 +243,29 @@ def test_a_removed_device_is_gone(ready: httpx.Client) -> None:
 
 def test_a_device_without_telemetry_has_no_summaries(ready: httpx.Client) -> None:
     assert ready.get("/devices/pi-1/telemetry").json()["summaries"] == []
+
+
+def test_a_device_s_windows_are_added_up(ready: httpx.Client, served: Served) -> None:
+    with served.store.transaction() as tx:
+        pi_1 = parse_device_id("pi-1")
+        windows = [window_of(pi_1, a_telemetry(seq=seq), 1000.0 + seq) for seq in (1, 2)]
+        telemetry.add_windows(tx, windows)
+    shown = ready.get("/devices/pi-1/telemetry").json()
+    (summary,) = shown["summaries"]
+    assert (summary["windows"], summary["since"], summary["until"]) == (2, 1001.0, 1002.0)
+    assert summary["requests"] == 2 * a_telemetry().requests
+    feedback = a_telemetry().feedback
+    assert summary["accuracy"] == pytest.approx(feedback.right / feedback.labelled)
+    assert summary["latency_p50_ms"] <= summary["latency_p99_ms"]
+    assert shown["host"]
+
+
+def test_the_broker_is_shown_with_what_went_over_it(api: httpx.Client) -> None:
+    assert api.get("/broker").json() == {
+        "url": "mqtt://127.0.0.1:1883",
+        "sent_bytes": 0,
+        "received_bytes": 0,
+    }
 
 
 def test_a_group_holds_only_devices_that_there_are(ready: httpx.Client) -> None:
