@@ -1,0 +1,1 @@
+"""Tests of the simulator: whole fleets in no time."""
