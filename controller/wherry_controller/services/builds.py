@@ -23,14 +23,20 @@ from msgspec.structs import replace
 
 from wherry import bundle, codec
 from wherry.blobs import check_digest
-from wherry.errors import REFUSALS, Unsuitable
+from wherry.errors import REFUSALS
 from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest, blobs_of
 from wherry.names import ModelName, ProfileName, VersionName
 from wherry_controller.core import recipe
 from wherry_controller.core.recipe import BuildMessage, BuildRequest, Built, Refused
-from wherry_controller.services.child import Builder
+from wherry_controller.services.child import Builder, BuildStopped
 from wherry_controller.services.missing import UnknownBuild
-from wherry_controller.services.models import card_of, digests_of, known_profiles, version_of
+from wherry_controller.services.models import (
+    card_of,
+    digests_of,
+    known_profiles,
+    sound_version_of,
+    version_of,
+)
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, Transaction
@@ -39,26 +45,13 @@ from wherry_controller.store.records import (
     BuildStatus,
     Progress,
     Variant,
-    Version,
     VersionStatus,
 )
 
 log = logging.getLogger(__name__)
 
 CRASHED = "build_crashed"
-INTERRUPTED = "controller_restarted"
-
-
-class VersionRefused(Unsuitable):
-    """A version that an earlier build has refused."""
-
-    def __init__(self, version: Version) -> None:
-        super().__init__(version)
-        self.version = version
-
-    def __str__(self) -> str:
-        name = f"{self.version.model}:{self.version.name}"
-        return f"{name} was refused ({self.version.reason}): register a corrected version."
+INTERRUPTED = "controller_stopped"
 
 
 class Builds:
@@ -91,24 +84,21 @@ class Builds:
             left = models.open_builds(tx)
         for build in left:
             if build.status is BuildStatus.RUNNING:
-                detail = "the controller stopped while it ran: start the build again."
-                self._fail(build, INTERRUPTED, detail)
+                self._fail(build, INTERRUPTED, str(BuildStopped()))
             else:
                 self._executor.submit(self._run, build)
 
     def stop(self) -> None:
-        """End the build that runs and wait for it; the next start says what became of it."""
+        """End the build that runs, as failed; those that wait are queued at the next start."""
         self._builder.stop()
         self._executor.shutdown(cancel_futures=True)
 
     def order(
         self, model: ModelName, version: VersionName, profiles: Sequence[ProfileName]
     ) -> Build:
-        """Queue a build; raise `UnknownVersion`, `UnknownProfile` or `VersionRefused` at once."""
+        """Queue a build; raise `UnknownVersion`, `UnknownProfile` or `RefusedVersion` at once."""
         with self._store.transaction() as tx:
-            record = version_of(tx, model, version)
-            if record.status is VersionStatus.REFUSED:
-                raise VersionRefused(record)
+            sound_version_of(tx, model, version)
             build = Build(
                 id=uuid.uuid4().hex[:12],
                 model=model,
@@ -122,16 +112,18 @@ class Builds:
 
     def _run(self, build: Build) -> None:
         """Build from beginning to end: the outermost call of the executor's thread."""
-        self._change(build, status=BuildStatus.RUNNING, started_at=self._clock())
-        with tempfile.TemporaryDirectory(dir=self._workspace) as folder:
-            try:
+        try:
+            self._change(build, status=BuildStatus.RUNNING, started_at=self._clock())
+            with tempfile.TemporaryDirectory(dir=self._workspace) as folder:
                 self._finish(build, self._follow(build, Path(folder)))
-            except REFUSALS as error:
-                self._fail(build, CRASHED, str(error))
-            except Exception as error:
-                log.exception("build.broke", extra={"build": build.id})
-                detail = f"the controller could not build it ({error}): see its log."
-                self._fail(build, CRASHED, detail)
+        except BuildStopped as error:
+            self._fail(build, INTERRUPTED, str(error))
+        except REFUSALS as error:
+            self._fail(build, CRASHED, str(error))
+        except Exception as error:
+            log.exception("build.broke", extra={"build": build.id})
+            detail = f"the controller could not build it ({error}): see its log."
+            self._fail(build, CRASHED, detail)
 
     def _follow(self, build: Build, folder: Path) -> Sequence[Refused]:
         """Run the build, keep what it makes, and return what it refused."""

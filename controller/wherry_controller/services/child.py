@@ -31,11 +31,21 @@ class BuildCrashed(Unavailable):
         return f"the build's process died ({self.last_line}): mend that, and build again."
 
 
+class BuildStopped(Unavailable):
+    """A build that the controller's own end cut short."""
+
+    def __str__(self) -> str:
+        return "the controller stopped while it ran: order the build again."
+
+
 class Builder(Protocol):
     """Whatever makes bundles: a child process here, something else in a test."""
 
     def run(self, request: BuildRequest) -> Iterator[BuildMessage]:
-        """Build into the request's output folder, telling how it goes; raises `BuildCrashed`."""
+        """Build into the request's output folder and tell how it goes.
+
+        Raises `BuildCrashed` or `BuildStopped`.
+        """
 
     def stop(self) -> None:
         """End what runs, and let nothing else begin; any thread may call it."""
@@ -63,7 +73,7 @@ class ChildBuilder:
             finally:
                 self._end(child)
         if self._is_stopped:
-            raise BuildCrashed("the controller stopped")
+            raise BuildStopped
         if child.returncode != 0:
             raise BuildCrashed(_last_line(folder / "stderr.txt", child.returncode))
 
@@ -76,7 +86,7 @@ class ChildBuilder:
     def _begin(self, request: Path, stderr: int) -> subprocess.Popen[bytes]:
         with self._lock:
             if self._is_stopped:
-                raise BuildCrashed("the controller is stopping")
+                raise BuildStopped
             self._child = subprocess.Popen(
                 (*self._command, str(request)),
                 stdin=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 from wherry import codec
-from wherry.errors import Malformed
+from wherry.errors import Malformed, Unsuitable
 from wherry.names import Digest, ModelName, ProfileName, VersionName
 from wherry.profile import Profile
 from wherry_controller.core.card import Card, files_of, lineage_digest, parse_card
@@ -18,7 +18,7 @@ from wherry_controller.services.missing import Taken, UnknownProfile, UnknownVer
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, Transaction
-from wherry_controller.store.records import Model, Version, VersionFile
+from wherry_controller.store.records import Model, Version, VersionFile, VersionStatus
 
 
 class MissingFiles(Malformed):
@@ -47,6 +47,17 @@ class StrangeFiles(Malformed):
             f"{', '.join(self.names)} came and model.toml does not name it (once): "
             "name it there, or leave it out."
         )
+
+
+class RefusedVersion(Unsuitable):
+    """A version that a build refused."""
+
+    def __init__(self, version: str, reason: str) -> None:
+        super().__init__(version, reason)
+        self.version, self.reason = version, reason
+
+    def __str__(self) -> str:
+        return f"{self.version} was refused ({self.reason}): register and build a corrected one."
 
 
 def register(
@@ -90,6 +101,14 @@ def version_of(tx: Transaction, model: ModelName, name: VersionName) -> Version:
     version = models.get_version(tx, model, name)
     if version is None:
         raise UnknownVersion(f"{model}:{name}")
+    return version
+
+
+def sound_version_of(tx: Transaction, model: ModelName, name: VersionName) -> Version:
+    """Return a version that no build has refused; raise `UnknownVersion` or `RefusedVersion`."""
+    version = version_of(tx, model, name)
+    if version.status is VersionStatus.REFUSED:
+        raise RefusedVersion(f"{model}:{name}", version.reason)
     return version
 
 

@@ -58,12 +58,12 @@ from wherry_controller.services.machines import (
     written,
 )
 from wherry_controller.services.missing import Taken, UnknownRollout
-from wherry_controller.services.models import version_of
+from wherry_controller.services.models import sound_version_of
 from wherry_controller.services.publisher import size_of_all
 from wherry_controller.services.telemetry import Sides
 from wherry_controller.store import devices, models, rollouts
 from wherry_controller.store.database import Store, Transaction
-from wherry_controller.store.records import RolloutRecord, Version, VersionStatus
+from wherry_controller.store.records import RolloutRecord, Version
 
 
 class NoVariant(Unsuitable):
@@ -79,17 +79,6 @@ class NoVariant(Unsuitable):
             f"and {self.waiting} devices of the groups need one: "
             f"build it with `wherry build {self.version}`, or take the devices out of the groups."
         )
-
-
-class RefusedVersion(Unsuitable):
-    """A version that a build refused."""
-
-    def __init__(self, version: str, reason: str) -> None:
-        super().__init__(version, reason)
-        self.version, self.reason = version, reason
-
-    def __str__(self) -> str:
-        return f"{self.version} was refused ({self.reason}): register and build a corrected one."
 
 
 class OverBudget(Unsuitable):
@@ -148,9 +137,7 @@ class Rollouts:
         with self._store.transaction() as tx:
             if rollouts.get_rollout(tx, wish.name) is not None:
                 raise Taken("rollout", wish.name)
-            version = version_of(tx, wish.model, wish.version)
-            if version.status is VersionStatus.REFUSED:
-                raise RefusedVersion(f"{version.model}:{version.name}", version.reason)
+            version = sound_version_of(tx, wish.model, wish.version)
             plan = _plan(tx, wish, version)
             _check_free(tx, devices_of(plan), but=wish.name)
             self._check_budget(tx, plan)

@@ -195,7 +195,7 @@ def test_a_refused_build_says_why(api: httpx.Client, served: Served, reason: Bui
     shown = api.get(f"/builds/{order(api).json()['id']}").json()
     assert (shown["status"], shown["reason"]) == ("refused", reason.value)
     assert shown["detail"].endswith(".")
-    assert refusal(order(api)) == (409, "version_refused")
+    assert refusal(order(api)) == (409, "refused_version")
 
 
 def test_a_crashed_build_says_the_last_line(api: httpx.Client, served: Served) -> None:
@@ -245,7 +245,7 @@ def test_a_device_without_telemetry_has_no_summaries(ready: httpx.Client) -> Non
     assert ready.get("/devices/pi-1/telemetry").json()["summaries"] == []
 
 
-def test_a_device_s_windows_are_added_up(ready: httpx.Client, served: Served) -> None:
+def test_the_windows_of_a_device_are_added_up(ready: httpx.Client, served: Served) -> None:
     with served.store.transaction() as tx:
         pi_1 = parse_device_id("pi-1")
         windows = [window_of(pi_1, a_telemetry(seq=seq), 1000.0 + seq) for seq in (1, 2)]

@@ -35,9 +35,15 @@ from wherry_controller.core.recipe import (
     Progress,
 )
 from wherry_controller.core.written import parse_profile
-from wherry_controller.services.builds import Builds, VersionRefused, build_of
+from wherry_controller.services.builds import Builds, build_of
 from wherry_controller.services.missing import Taken, UnknownProfile, UnknownVersion
-from wherry_controller.services.models import MissingFiles, StrangeFiles, register, version_of
+from wherry_controller.services.models import (
+    MissingFiles,
+    RefusedVersion,
+    StrangeFiles,
+    register,
+    version_of,
+)
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, open_store
@@ -184,7 +190,7 @@ def test_a_version_that_a_build_refuses_keeps_the_reason(shop: Shop, reason: Bui
 def test_a_refused_version_is_not_built_again(shop: Shop) -> None:
     shop.register()
     shop.build(refuses(BuildReason.OUTPUT_NOT_FINITE))
-    with pytest.raises(VersionRefused, match=r"output_not_finite.*register a corrected version"):
+    with pytest.raises(RefusedVersion, match=r"output_not_finite.*a corrected one"):
         shop.build()
 
 
@@ -258,4 +264,4 @@ def test_a_build_that_ran_when_the_controller_died_is_failed_at_the_next_start(s
     shop.restarted()
     with shop.store.transaction() as tx:
         (build,) = models.list_builds(tx)
-    assert (build.status, build.reason) == (BuildStatus.FAILED, "controller_restarted")
+    assert (build.status, build.reason) == (BuildStatus.FAILED, "controller_stopped")

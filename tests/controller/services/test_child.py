@@ -12,7 +12,7 @@ from tests.controller.scripted import a_card
 from wherry import codec
 from wherry_controller.core.card import parse_card
 from wherry_controller.core.recipe import BuildRequest, BuildStep, Progress
-from wherry_controller.services.child import BuildCrashed, ChildBuilder
+from wherry_controller.services.child import BuildCrashed, BuildStopped, ChildBuilder
 
 PROGRESS = Progress(BuildStep.LOADING, 0, 4)
 SAYS = f"print({codec.encode(PROGRESS).decode()!r}, flush=True)"
@@ -64,12 +64,12 @@ def test_a_stop_ends_the_child_that_runs(request_for_build: BuildRequest) -> Non
     messages = child.run(request_for_build)
     assert next(messages) == PROGRESS
     child.stop()
-    with pytest.raises(BuildCrashed, match="the controller stopped"):
+    with pytest.raises(BuildStopped, match="order the build again"):
         next(messages)
 
 
 def test_nothing_begins_after_a_stop(request_for_build: BuildRequest) -> None:
     child = a_child(SAYS)
     child.stop()
-    with pytest.raises(BuildCrashed):
+    with pytest.raises(BuildStopped):
         list(child.run(request_for_build))

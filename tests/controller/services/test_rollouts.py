@@ -38,11 +38,11 @@ from wherry_controller.services.missing import (
     UnknownRollout,
     UnknownVersion,
 )
+from wherry_controller.services.models import RefusedVersion
 from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rollouts import (
     NoVariant,
     OverBudget,
-    RefusedVersion,
     Rollouts,
     StageWish,
     Wish,
