@@ -9,16 +9,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from random import Random
 from types import MappingProxyType
 from typing import assert_never
 
-from wherry import bundle as bundles
 from wherry import codec, signing
-from wherry.blobs import check_digest, chunk_sizes, join
 from wherry.errors import Malformed, Untrusted
-from wherry.histogram import Histogram, bucket, from_counts
-from wherry.manifest import Manifest, blobs_of
+from wherry.histogram import Histogram
 from wherry.messages import (
     Ack,
     Deployment,
@@ -31,9 +27,10 @@ from wherry.messages import (
     Reported,
     Telemetry,
     Traffic,
+    Wanted,
     Wants,
 )
-from wherry.names import AliasName, DeploymentId, DeviceId, Digest, StoreId
+from wherry.names import AliasName, DeviceId, Digest
 from wherry.topics import (
     AcksTopic,
     BlobTopic,
@@ -47,57 +44,18 @@ from wherry.topics import (
 )
 from wherry_agent.core import agent as core
 from wherry_agent.core import download, install, session
-from wherry_sim.bundles import PROFILE, Behaviour
-from wherry_sim.network import Broker, Link
-from wherry_sim.timeline import Action, Timeline
+from wherry_sim.bundles import PROFILE
+from wherry_sim.engine import REQUESTS_A_WINDOW, Disk, Engine, World
+from wherry_sim.network import Link
+from wherry_sim.timeline import Action
 
 TICK_S = 1.0
 WINDOW_S = 5.0
-REQUESTS_A_WINDOW = 120
 LABELS_A_WINDOW = 60
 NOTHING, NO_LABELS = Histogram(), Feedback()
 LOAD_S = 2.0
 BOOT_S = 5.0
 CONNECT_S = 0.2
-MS = 1_000_000
-
-
-class BrokenLaw(Exception):
-    """Something happened that must never happen."""
-
-    def __init__(self, device: DeviceId, law: str, at_s: float) -> None:
-        super().__init__(device, law, at_s)
-        self.device, self.law, self.at_s = device, law, at_s
-
-    def __str__(self) -> str:
-        return f"{self.device} at {self.at_s:.2f} s: {self.law}; run the same seed again to see it."
-
-
-@dataclass(slots=True)
-class Disk:
-    """What outlives the process. `saved` and `outbox` change in one write."""
-
-    store_id: StoreId
-    saved: bytes
-    outbox: dict[int, bytes] = field(default_factory=dict)
-    events: int = 0
-    reports: int = 0
-    windows: int = 0
-    manifests: dict[Digest, bytes] = field(default_factory=dict)
-    chunks: dict[Digest, bytes] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class World:
-    """What all devices share."""
-
-    timeline: Timeline
-    broker: Broker
-    chance: Random
-    trusted: signing.Keyring
-    behaviours: Mapping[Digest, Behaviour]
-    alias: AliasName
-    labels_after_s: float
 
 
 @dataclass(slots=True)
@@ -110,8 +68,7 @@ class Device:
     kills: frozenset[int] = frozenset()
     spoils: float = 0.0
     has_network: bool = True
-    serving: Digest | None = None
-    served: set[Digest] = field(default_factory=set)
+    engine: Engine = field(init=False)
     asked: int = 0
     performed: int = 0
     killed: int = 0
@@ -123,6 +80,9 @@ class Device:
     _fetch: Link | None = None
     _news: deque[core.Event] = field(default_factory=deque)
     _busy: bool = False
+
+    def __post_init__(self) -> None:
+        self.engine = Engine(self.name, self.world, self.disk)
 
     def start(self) -> None:
         """Come up with what is on the disk."""
@@ -145,7 +105,7 @@ class Device:
         self.killed += 1
         self._life += 1
         self._news.clear()
-        self._busy, self._agent, self.serving = False, None, None
+        self._busy, self._agent, self.engine.serving = False, None, None
         for link in (self._main, self._fetch):
             if link is not None:
                 self.world.broker.close(link)
@@ -239,7 +199,7 @@ class Device:
     def _perform(self, effect: core.Effect) -> None:
         match effect:
             case core.For(_, change):
-                self._engine(change)
+                self._install(change)
             case core.Tell() | session.Announce():
                 self._announce()
             case core.OpenFetch():
@@ -250,7 +210,8 @@ class Device:
                     self._fetch = None
                 self._hear(core.FetchLink(False, 0.0))
             case core.Assemble(bundle):
-                self._assemble(bundle)
+                self.engine.assemble(bundle)
+                self._later(0.1, lambda: self._hear(core.Assembled(bundle)))
             case session.Connect() | session.Send() | session.Forget() | session.RefuseOrder():
                 self._speak(effect)
             case _:
@@ -289,7 +250,7 @@ class Device:
             case download.AskChunks(chunks):
                 self.asked += len(chunks)
                 if self.disk.chunks.keys() & set(chunks):
-                    raise self._broken("it asks for a chunk that is on its disk")
+                    raise self.engine.broken("it asks for a chunk that is on its disk")
                 self._subscribe(*map(BlobTopic, chunks))
             case download.DropChunks(chunks):
                 self._unsubscribe(*map(BlobTopic, chunks))
@@ -299,72 +260,40 @@ class Device:
                 assert_never(effect)
 
     def _check(self) -> None:
-        """Hold what serves against what the machine says; a moment after a kill nothing may."""
+        """Check the laws once everything that was ordered is performed."""
         state = self.state()
-        if state is None or self._news:
-            return
-        if self.serving != install.slots_of(state).active:
-            raise self._broken("what serves is not what the slots say")
-        trial = {state.wanted.bundle} if isinstance(state, install.Probation) else set()
-        if self.serving is None and state.confirmed:
-            raise self._broken("nothing serves though a bundle is confirmed")
-        if self.serving is not None and self.serving not in trial | set(state.confirmed):
-            raise self._broken("a bundle serves that is neither confirmed nor on probation")
-
-    def _broken(self, law: str) -> BrokenLaw:
-        return BrokenLaw(self.name, law, self.world.timeline.now_s)
+        if state is not None and not self._news:
+            self.engine.check(state)
 
     # The engine
 
-    def _engine(self, effect: install.Serve | install.Retire | install.Keep | install.Load) -> None:
+    def _install(
+        self, effect: install.Serve | install.Retire | install.Keep | install.Load
+    ) -> None:
         match effect:
             case install.Load(wanted):
-                self._later(LOAD_S, lambda: self._loaded(wanted.deployment, wanted.bundle))
+                self._later(LOAD_S, lambda: self._answer(wanted))
             case install.Serve(bundle):
-                self._serve(bundle)
+                self.engine.serve(bundle)
+                if bundle and self.world.behaviours[bundle].kills_the_device:
+                    self._later(self.world.chance.uniform(0.5, 4 * WINDOW_S), self.die)
             case install.Keep(kept):
-                self._keep(kept)
+                self.engine.keep(kept)
             case install.Retire():
                 pass
             case _:
                 assert_never(effect)
 
-    def _loaded(self, deployment: DeploymentId, bundle: Digest) -> None:
-        answer: install.Loaded | install.Sickened = install.Loaded(deployment, self._now_s)
-        if not self.world.behaviours[bundle].passes_golden:
-            answer = install.Sickened(deployment, Reason.GOLDEN_MISMATCH, "it strays by 1.0")
-        self._hear(core.Installed(self.world.alias, answer))
-
-    def _serve(self, bundle: Digest | None) -> None:
-        self.serving = bundle
-        if bundle is None:
-            return
-        if bundle not in self.disk.manifests:
-            raise self._broken("a bundle is to serve that is not on the disk")
-        self.served.add(bundle)
-        if self.world.behaviours[bundle].kills_the_device:
-            self._later(self.world.chance.uniform(0.5, 4 * WINDOW_S), self.die)
-
-    def _keep(self, kept: tuple[Digest, ...]) -> None:
-        if self.serving is not None and self.serving not in kept:
-            raise self._broken("the bundle that serves is to be deleted")
-        for bundle in [bundle for bundle in self.disk.manifests if bundle not in kept]:
-            del self.disk.manifests[bundle]
-        named = {
-            chunk
-            for bundle in self.disk.manifests
-            for blob in blobs_of(self._manifest(bundle))
-            for chunk in blob.chunks
-        }
-        self.disk.chunks = {c: data for c, data in self.disk.chunks.items() if c in named}
+    def _answer(self, wanted: Wanted) -> None:
+        self._hear(core.Installed(self.world.alias, self.engine.load(wanted, self._now_s)))
 
     def _close_window(self) -> None:
         """Measure a window of the serving bundle: tell the machine, and the controller."""
         self._later(WINDOW_S, self._close_window)
-        if self.serving is None:
+        if self.engine.serving is None:
             return
-        bundle, behaviour = self.serving, self.world.behaviours[self.serving]
-        compute = self._compute(behaviour.median_ms)
+        bundle, behaviour = self.engine.serving, self.world.behaviours[self.engine.serving]
+        compute = self.engine.compute(behaviour.median_ms)
         failed = round(behaviour.error_share * REQUESTS_A_WINDOW)
         errors = {"runtime": failed} if failed else {}
         self._say(bundle, requests=REQUESTS_A_WINDOW, errors=errors, compute=compute)
@@ -407,13 +336,6 @@ class Device:
             traffic=Traffic(),
         )
         self._publish(TelemetryTopic(self.name), codec.encode(window))
-
-    def _compute(self, median_ms: float) -> Histogram:
-        """Return durations that stray as those of an unchanged model do on a busy machine."""
-        strayed = round(median_ms * self.world.chance.uniform(0.8, 1.3) * MS)
-        half = REQUESTS_A_WINDOW // 2
-        counts = {bucket(strayed): half, bucket(strayed // 2): half // 2}
-        return from_counts({**counts, bucket(strayed * 3): REQUESTS_A_WINDOW - half - half // 2})
 
     # The connections
 
@@ -488,38 +410,23 @@ class Device:
             case BlobTopic(digest):
                 self._take_chunk(digest, payload)
             case _:
-                raise self._broken("a message came that it did not ask for")
+                raise self.engine.broken("a message came that it did not ask for")
 
     def _take_manifest(self, digest: Digest, envelope: bytes) -> None:
         try:
-            manifest = bundles.open_manifest(envelope, self.world.trusted, digest)
+            missing = self.engine.accept(digest, envelope)
         except (Malformed, Untrusted) as refusal:
             refused = core.BundleRefused(digest, Reason.UNTRUSTED_SIGNATURE, str(refusal))
             self._hear(refused)
             return
-        self.disk.manifests[digest] = envelope
-        self._hear(core.ManifestAccepted(digest, self._missing(manifest)))
-
-    def _missing(self, manifest: Manifest) -> dict[Digest, int]:
-        sizes: dict[Digest, int] = {}
-        for blob in blobs_of(manifest):
-            sizes |= chunk_sizes(blob)
-        return {chunk: size for chunk, size in sizes.items() if chunk not in self.disk.chunks}
+        self._hear(core.ManifestAccepted(digest, missing))
 
     def _take_chunk(self, digest: Digest, data: bytes) -> None:
         if self.world.chance.random() < self.spoils:
             self._hear(download.ChunkSpoiled(digest, self._now_s))
             return
-        self.disk.chunks[digest] = check_digest(data, digest)
+        self.engine.store(digest, data)
         self._hear(download.ChunkCame(digest, self._now_s))
-
-    def _assemble(self, bundle: Digest) -> None:
-        for blob in blobs_of(self._manifest(bundle)):
-            join((self.disk.chunks[chunk] for chunk in blob.chunks), blob)
-        self._later(0.1, lambda: self._hear(core.Assembled(bundle)))
-
-    def _manifest(self, bundle: Digest) -> Manifest:
-        return bundles.open_manifest(self.disk.manifests[bundle], self.world.trusted, bundle)
 
     def _tick(self) -> None:
         self._later(TICK_S, self._tick)

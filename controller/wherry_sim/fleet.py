@@ -3,7 +3,7 @@
 `run` plays a scenario from a seed. It raises `BrokenLaw` as soon as a law breaks, and at the
 end where the fleet did not come to what the rollout says in the scenario's time.
 
-    timeline -> network -> device (agent's core), controller (controller's core) -> fleet
+    timeline -> network -> engine -> device (agent's core) | controller (controller's core) -> fleet
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from wherry_controller.core.rollout import (
 )
 from wherry_sim.bundles import CHUNK_BYTES, Behaviour, make
 from wherry_sim.controller import Controller, Store
-from wherry_sim.device import BrokenLaw, Device, Disk, World
+from wherry_sim.device import Device
+from wherry_sim.engine import BrokenLaw, Disk, World
 from wherry_sim.network import Broker, Faults
 from wherry_sim.timeline import Timeline
 
@@ -247,8 +248,8 @@ class _Fleet:
             stopped_by=state.stopped_by,
             why=state.why,
             took_s=self.timeline.now_s - ROLLOUT_AT_S,
-            versions={device.name: names[device.serving] for device in devices},
-            touched=frozenset(d.name for d in devices if self.new.digest in d.served),
+            versions={device.name: names[device.engine.serving] for device in devices},
+            touched=frozenset(d.name for d in devices if self.new.digest in d.engine.served),
             ended={name: journey.status for name, journey in state.journeys.items()},
             kills=sum(device.killed for device in devices),
             controller_kills=self.controller.killed,
