@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wherry.blobs import Blob
 from wherry.histogram import merge, quantile_ms
 from wherry.manifest import Manifest
@@ -103,9 +106,11 @@ def _was_cut(at: float, device: str, kills: Sequence[Kill]) -> bool:
 
 
 def swap(agents: Sequence[Agent], seen: Mapping[str, Seen]) -> Swap:
+    """Count at each flip the requests that the local program had sent and no answer had come to."""
     in_flight = [
-        int(line.fields["in_flight"])
+        _under_way(spans, line.at)
         for agent in agents
+        for spans in [np.load(agent.spans)]
         for line in agent.lines
         if line.event == "bundle.flipped" and line.fields["replaced"] != "None"
     ]
@@ -115,6 +120,10 @@ def swap(agents: Sequence[Agent], seen: Mapping[str, Seen]) -> Swap:
         steady_p99_ms=quantile_ms(merge(one.steady for one in seen.values()), 0.99),
         during_p99_ms=quantile_ms(merge(one.burst for one in seen.values()), 0.99),
     )
+
+
+def _under_way(spans: NDArray[np.float64], at: float) -> int:
+    return int(((spans[:, 0] <= at) & (at < spans[:, 1])).sum())
 
 
 def reverted(agents: Sequence[Agent]) -> list[str]:

@@ -37,9 +37,9 @@ class Ponderous(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.digits = Digits()
-        wide = 64
+        wide = 128
         layers: list[nn.Module] = [nn.Conv2d(1, wide, 3, padding=1), nn.ReLU()]
-        for _ in range(5):
+        for _ in range(10):
             layers += [nn.Conv2d(wide, wide, 3, padding=1), nn.ReLU()]
         self.body = nn.Sequential(*layers)
         for layer in self.body:

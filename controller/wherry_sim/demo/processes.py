@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -37,11 +38,11 @@ class DidNotStart(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line of an agent's log: the event's name and its fields."""
+    """One line of an agent's log: its UNIX time, the event's name and its fields."""
 
+    at: float
     event: str
     fields: dict[str, str]
-    seen_at: float
 
 
 class Controller:
@@ -119,7 +120,7 @@ class Agent:
 
     def start_program(self, live: Path, answers: Path) -> None:
         words = [sys.executable, "-m", "wherry_sim.demo.traffic"]
-        words += [str(self.home / "state/api.sock"), str(live), str(answers)]
+        words += [str(self.home / "state/api.sock"), str(live), str(answers), str(self.spans)]
         self.program = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -137,6 +138,11 @@ class Agent:
     @property
     def log(self) -> Path:
         return self.home / "agent.log"
+
+    @property
+    def spans(self) -> Path:
+        """Where the program leaves when its bursts' requests were under way."""
+        return self.home / "spans.npy"
 
     def new_lines(self) -> Iterator[LogLine]:
         """Read what the agent has logged since the last call; a torn last line waits."""
@@ -222,4 +228,5 @@ def _parse_line(text: str) -> LogLine | None:
     if len(words) < 4 or "." not in words[3]:
         return None
     fields = dict(word.split("=", 1) for word in words[4:] if "=" in word)
-    return LogLine(words[3], fields, time.time())
+    at = datetime.strptime(f"{words[0]} {words[1]}", "%Y-%m-%d %H:%M:%S,%f").astimezone()
+    return LogLine(at.timestamp(), words[3], fields)

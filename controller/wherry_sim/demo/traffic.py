@@ -1,12 +1,13 @@
 """A local program of the demo: it asks its agent for answers without a pause, and checks each.
 
-    python -m wherry_sim.demo.traffic SOCKET LIVE.npz ANSWERS_FOLDER
+    python -m wherry_sim.demo.traffic SOCKET LIVE.npz ANSWERS_FOLDER SPANS.npy
 
 It reads orders on standard input, a word a line: `steady` (`STEADY_RATE` requests a second),
 `burst` (back to back on every connection, while a swap is under way), `stop`. Labels go back
 `LABEL_DELAY_S` after the answers, as labels come in life: later than a probation lasts. Each
 answer is compared with what the bundle named in it answered offline. At the end it prints what
-it saw, as one JSON document.
+it saw, as one JSON document, and leaves in SPANS.npy when each request of a burst was sent and
+answered (float64 [requests, 2], UNIX seconds).
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class _Counts:
         self.failures: list[tuple[float, str]] = []
         self.tallies: dict[str, list[int]] = {}
         self.durations: dict[str, dict[int, int]] = {"steady": {}, "burst": {}}
+        self.spans: list[tuple[float, float]] = []
 
 
 class Offline:
@@ -112,6 +114,10 @@ class Program:
             thread.join()
         return _seen(self._counts)
 
+    def spans(self) -> NDArray[np.float64]:
+        spans = [span for counts in self._counts for span in counts.spans]
+        return np.asarray(spans, dtype=np.float64).reshape(-1, 2)
+
     def _ask(self, number: int) -> None:
         counts = self._counts[number]
         turn = number
@@ -132,7 +138,7 @@ class Program:
 
     def _ask_once(self, client: Client, counts: _Counts, mode: str, row: int, turn: int) -> None:
         counts.sent += 1
-        began_ns = time.perf_counter_ns()
+        sent_at, began_ns = time.time(), time.perf_counter_ns()
         try:
             answer = decode_answer(client.infer_raw(ALIAS, self._bodies[row]))
         except REFUSALS as error:
@@ -141,6 +147,8 @@ class Program:
             return
         index = bucket(time.perf_counter_ns() - began_ns)
         counts.durations[mode][index] = counts.durations[mode].get(index, 0) + 1
+        if mode == "burst":
+            counts.spans.append((sent_at, time.time()))
         self._check(counts, answer, row)
         self._due.append((time.monotonic() + LABEL_DELAY_S, answer.id, self._labels[row]))
 
@@ -213,9 +221,10 @@ def _merged(durations: Sequence[Mapping[int, int]]) -> Histogram:
 
 
 def main(arguments: list[str]) -> int:
-    socket, live, answers = arguments
+    socket, live, answers, spans = arguments
     program = Program(Path(socket), read_set(Path(live)), Offline(Path(answers)))
     seen = program.run(iter(sys.stdin.readline, ""))
+    np.save(spans, program.spans())
     sys.stdout.write(msgspec.json.encode(seen).decode() + "\n")
     return 0
 

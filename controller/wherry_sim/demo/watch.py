@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from wherry_sim.demo.processes import Agent, LogLine
 
 POLL_S = 0.03
+CALM_S = 1.0  # A swap is over this long after the last deployment ended.
 CHUNKS_BEFORE_KILL = 4
 RESTART_AFTER_S = 0.5
 
@@ -37,6 +38,7 @@ class Watch:
     kills: list[Kill] = field(default_factory=list)
     _fetching: dict[str, str] = field(default_factory=dict)
     _stored: dict[str, int] = field(default_factory=dict)
+    _calm_at: dict[str, float] = field(default_factory=dict)
     _going: bool = True
     _thread: threading.Thread | None = None
 
@@ -54,11 +56,15 @@ class Watch:
             for agent in self.agents:
                 for line in agent.new_lines():
                     self._follow(agent, line)
+                if self._calm_at.get(agent.id, time.time()) < time.time():
+                    del self._calm_at[agent.id]
+                    agent.tell_program("steady")
             time.sleep(POLL_S)
 
     def _follow(self, agent: Agent, line: LogLine) -> None:
         match line.event:
             case "deployment.in_progress" if line.fields.get("phase") != "fetching":
+                self._calm_at.pop(agent.id, None)
                 agent.tell_program("burst")
             case "manifest.accepted":
                 self._fetching[agent.id] = line.fields["bundle"]
@@ -72,7 +78,7 @@ class Watch:
                 if self.kill_after_flip.get(agent.id) == line.fields["bundle"]:
                     self._kill(agent)
             case event if event.startswith("deployment.") and "reason" in line.fields:
-                agent.tell_program("steady")
+                self._calm_at[agent.id] = time.time() + CALM_S
             case _:
                 pass
 
