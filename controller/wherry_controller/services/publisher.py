@@ -198,7 +198,6 @@ class Publisher:
         return refused
 
     def on_connected(self, now: float) -> None:
-        self._belief = _Belief()
         self._published_at.clear()
         self._collect(now)
 

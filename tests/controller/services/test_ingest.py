@@ -155,6 +155,9 @@ def test_a_deployment_that_a_newer_order_replaced_is_superseded(tmp_path: Path) 
 
 def test_a_deployment_that_the_device_has_not_heard_of_stays_open(tmp_path: Path) -> None:
     store = a_fleet_of_one(tmp_path)
+    another = a_wanted("digits-v2:pi-1", bundle=BUNDLE)
+    with store.transaction() as tx:
+        fleet.order(tx, DEVICE, an_alias(), another, rollout=None, now=2.0)
     old = a_deployment(deployment="digits-v0:pi-1")
     Ingest(store).take([reported(1, old, generation=0)], now=3.0)
     assert journey_of(store).status is Status.QUEUED

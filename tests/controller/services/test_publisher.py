@@ -168,6 +168,18 @@ def test_what_is_missing_older_or_foreign_is_repaired_at_an_interval(bench: Benc
     assert bench.broker.retained == right
 
 
+def test_a_foreign_manifest_vouches_for_no_chunk_of_a_wanted_bundle(bench: Bench) -> None:
+    bundle = bench.add(SHARED + b"one")
+    bench.connect()
+    bench.want({DEVICE: bundle})
+    right = dict(bench.broker.retained)
+    bench.broker.lose("blobs")
+    foreign = a_bundle_of(SHARED + b"one", key=a_key(9))
+    bench.broker.retained[text(BundleTopic(bundle.digest))] = foreign.envelope
+    bench.wait(61.0)
+    assert bench.broker.retained == right
+
+
 def test_nothing_is_judged_missing_before_the_broker_began_to_read_back(bench: Bench) -> None:
     bundle = bench.add(SHARED + b"one")
     bench.connect()

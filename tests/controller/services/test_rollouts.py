@@ -335,6 +335,13 @@ def test_a_kill_between_a_step_and_its_effects_changes_nothing(bench: Bench) -> 
     assert bench.bundle_for(PI_2) == bundle.digest
 
 
+def test_a_restart_orders_nothing_again_that_was_ordered_before(bench: Bench) -> None:
+    bench.release("v1")
+    second = bench.release("v2")
+    bench.restart()
+    assert [bench.bundle_for(device) for device in (PI_1, PI_2, PI_3)] == [second.digest] * 3
+
+
 def test_what_a_device_said_before_a_kill_is_heard_after_it(bench: Bench) -> None:
     bundle = bench.build("v1")
     bench.start()
