@@ -8,7 +8,6 @@ end where the fleet did not come to what the rollout says in the scenario's time
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
@@ -19,7 +18,7 @@ from wherry import codec, signing
 from wherry.bundle import Bundle
 from wherry.latency import LatencyRule
 from wherry.manifest import blobs_of
-from wherry.messages import EventKind, Status
+from wherry.messages import Deployment, EventKind, Status
 from wherry.names import AliasName, DeviceId, Digest, RolloutName, StoreId
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.install import Idle
@@ -216,7 +215,6 @@ class _Fleet:
 
     def _check_events(self) -> None:
         """Every event is in the controller's store, and every outcome is one event of them."""
-        journeys = self.controller.state()
         for device in self.devices.values():
             stored = self.controller.store.events.get((device.name, device.disk.store_id), {})
             if sorted(stored) != list(range(1, device.disk.events + 1)):
@@ -226,15 +224,19 @@ class _Fleet:
                 for event in stored.values()
                 if event.kind is EventKind.OUTCOME and event.deployment
             ]
-            if any(count > 1 for count in Counter(each.deployment for each in told).values()):
-                raise self._broken(f"{device.name} told an outcome twice")
-            outcomes = {each.deployment: each.status for each in told}
-            for journey in (
-                journeys.journeys.get(device.name),
-                journeys.ways_back.get(device.name),
-            ):
-                if journey and outcomes.get(journey.deployment, journey.status) != journey.status:
-                    raise self._broken(f"the controller has another outcome of {device.name}")
+            self._check_outcomes(device, told)
+
+    def _check_outcomes(self, device: Device, told: list[Deployment]) -> None:
+        outcomes = {each.deployment: each.status for each in told}
+        if len(outcomes) != len(told):
+            raise self._broken(f"{device.name} told an outcome twice")
+        state, rollout = device.state(), self.controller.state()
+        if isinstance(state, Idle) and state.settled and state.settled not in told:
+            raise self._broken(f"{device.name} never told its last outcome")
+        for journeys in (rollout.journeys, rollout.ways_back):
+            journey = journeys.get(device.name)
+            if journey and outcomes.get(journey.deployment, journey.status) != journey.status:
+                raise self._broken(f"the controller has another outcome of {device.name}")
 
     def _broken(self, law: str) -> BrokenLaw:
         return BrokenLaw(FLEET, law, self.timeline.now_s)
