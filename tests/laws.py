@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-tried = settings(max_examples=100, deadline=None)
+tried = settings(max_examples=50, deadline=None)
