@@ -23,13 +23,6 @@ class Timeline:
     def after(self, seconds: float, action: Action) -> None:
         heapq.heappush(self._planned, (self.now_s + seconds, next(self._numbers), action))
 
-    def every(self, seconds: float, action: Action) -> None:
-        def again() -> None:
-            action()
-            self.after(seconds, again)
-
-        self.after(seconds, again)
-
     def advance(self) -> None:
         """Move the clock to the next thing that is planned, and let it happen."""
         self.now_s, _, action = heapq.heappop(self._planned)
