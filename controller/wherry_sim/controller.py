@@ -50,7 +50,7 @@ from wherry_sim.timeline import Action, Timeline
 JUDGE_S = 10.0
 REPAIR_S = 15.0
 REPUBLISH_S = 30.0
-BOOT_S = 3.0
+BOOT_S = 20.0  # Long enough for devices to speak while nobody listens.
 CONNECT_S = 0.2
 
 

@@ -309,10 +309,11 @@ def test_waiting_for_the_budget_is_no_stall() -> None:
 
 def test_a_spoiled_chunk_is_wanted_and_asked_anew_after_a_pause_that_doubles() -> None:
     link = a_link(sizes={CHUNKS[0]: 1000})
-    for times in range(3):
+    for times in range(SPOILS_ALLOWED):
         assert link.spoil(CHUNKS[0]) == (DropChunks((CHUNKS[0],)), Want((CHUNKS[0],)))
         assert link.tick(PAUSE_S * 2.0**times - 0.1) == ()
         assert link.tick(0.1) == (AskChunks((CHUNKS[0],)),)
+        assert link.tick(STALL_S - 1) == ()  # A pause is no part of a stall.
 
 
 def test_a_chunk_that_is_spoiled_too_often_is_given_up() -> None:
