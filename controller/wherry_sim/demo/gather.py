@@ -15,6 +15,7 @@ from wherry_sim.demo.operator import Operator, Rollout, Stage, Variant
 from wherry_sim.demo.processes import Agent
 from wherry_sim.demo.report import (
     Bytes,
+    KillRow,
     Requests,
     Resume,
     RolloutRow,
@@ -152,6 +153,16 @@ def traffic(
         controller_sent=operator.broker().sent_bytes,
         received_total=sum(operator.received_bytes(agent.id) for agent in agents),
     )
+
+
+def kills(seen: Sequence[Kill]) -> list[KillRow]:
+    return [
+        KillRow(
+            agent=kill.agent,
+            away_s=round(kill.again_at - kill.at, 2) if kill.again_at else None,
+        )
+        for kill in seen
+    ]
 
 
 def resume(agent: Agent, bundle: str) -> Resume:

@@ -31,7 +31,7 @@ class Digits(nn.Module):
 class Ponderous(nn.Module):
     """The same answers, and a deep body beside it whose work moves no answer.
 
-    What the body finds is added to all ten classes alike.
+    What the body finds, times `gain`, is added to all ten classes alike.
     """
 
     def __init__(self) -> None:
@@ -42,13 +42,14 @@ class Ponderous(nn.Module):
         for _ in range(10):
             layers += [nn.Conv2d(wide, wide, 3, padding=1), nn.ReLU()]
         self.body = nn.Sequential(*layers)
+        self.gain = nn.Parameter(torch.ones(()))
         for layer in self.body:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.body(image).mean(dim=(1, 2, 3))
-        scores: torch.Tensor = self.digits(image) + 20.0 * found[:, None]
+        scores: torch.Tensor = self.digits(image) + self.gain * found[:, None]
         return scores
 
 

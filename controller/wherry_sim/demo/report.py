@@ -66,6 +66,13 @@ class Bytes(msgspec.Struct, frozen=True, kw_only=True):
     received_total: int
 
 
+class KillRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One SIGKILL; `away_s` is None where the agent never served again."""
+
+    agent: str
+    away_s: float | None
+
+
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
     chunks_before_kill: int
     chunks_fetched_again: int
@@ -94,6 +101,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     field_devices_touched_by_sick_versions: int
     bytes: Bytes
     resume: Resume
+    kills: list[KillRow]
     refusals: list[RefusalRow]
     devices_back_on: dict[str, str]
     seconds: float
@@ -110,6 +118,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     field_devices_touched_by_sick_versions: int
     bytes: Bytes
     resume: Resume
+    kills: list[KillRow]
     refusals: list[RefusalRow]
     seconds: float
 
@@ -199,6 +208,11 @@ def _claims(facts: Facts) -> Sequence[Claim]:
             "the agent that was killed in mid-download fetched no chunk again",
             facts.resume.chunks_before_kill >= 2 and facts.resume.chunks_fetched_again == 0,
             f"{facts.resume.chunks_before_kill} before, {facts.resume.chunks_fetched_again} again",
+        ),
+        _claim(
+            "both killed agents came back and served",
+            len(facts.kills) == 2 and all(kill.away_s is not None for kill in facts.kills),
+            ", ".join(f"{kill.agent} was away {kill.away_s or 0:.1f} s" for kill in facts.kills),
         ),
         _claim(
             "the damaged version, the foreign signature and the altered chunk were refused by name",

@@ -297,6 +297,7 @@ class Story:
                 ),
             ),
             resume=gather.resume(self._agent(KILLED_IN_DOWNLOAD), self._bundle("v2", FP32)),
+            kills=gather.kills(self._watch.kills),
             refusals=self._refusals,
             devices_back_on=gather.serving(self._agents, self._variants),
             seconds=time.monotonic() - self._began_s,

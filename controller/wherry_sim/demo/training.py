@@ -28,6 +28,7 @@ from wherry_sim.demo.plan import FIRST_EPOCHS, MODEL, MORE_EPOCHS
 FLOOR = 0.93
 LARGEST_DROP = 0.01
 BATCH = 64
+BODY_SCORE = 8.0
 LEARNING_RATE = 3e-3
 
 
@@ -69,9 +70,7 @@ def train_all(
     _train(longer, sets["train"], MORE_EPOCHS, lambda e: tell({"version": "v2", "epoch": e}))
     wrong = net.make_digits()
     _train(wrong, shifted["train"], FIRST_EPOCHS, lambda e: tell({"version": "v3", "epoch": e}))
-    slow = net.make_ponderous()
-    weights = {f"digits.{name}": tensor for name, tensor in longer.state_dict().items()}
-    slow.load_state_dict({**slow.state_dict(), **weights})
+    slow = _ponderous(longer, sets["calibration"])
     good = _accuracy(longer, evaluation)
     epochs = FIRST_EPOCHS + MORE_EPOCHS
     return [
@@ -128,6 +127,16 @@ def _accuracy(module: nn.Module, digits: Digits) -> float:
 
 def _shift(digits: Digits) -> Digits:
     return Digits(digits.images, (digits.labels + 1) % 10)
+
+
+def _ponderous(module: nn.Module, digits: Digits) -> nn.Module:
+    """Return the heavy net with `module`'s answers; its body adds about `BODY_SCORE` to each."""
+    heavy = net.Ponderous()
+    heavy.digits.load_state_dict(module.state_dict())
+    with torch.no_grad():
+        found = heavy.body(torch.from_numpy(digits.images[:32])).mean()
+        heavy.gain.copy_(BODY_SCORE / found)
+    return heavy.eval()
 
 
 def _damaged(module: nn.Module) -> nn.Module:

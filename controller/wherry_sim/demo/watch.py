@@ -6,6 +6,7 @@ middle of a download, one right after a switch.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ class Watch:
             for agent in self.agents:
                 for line in agent.new_lines():
                     self._follow(agent, line)
-                if self._calm_at.get(agent.id, time.time()) < time.time():
+                if self._calm_at.get(agent.id, math.inf) < time.time():
                     del self._calm_at[agent.id]
                     agent.tell_program("steady")
             time.sleep(POLL_S)
