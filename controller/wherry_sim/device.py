@@ -55,7 +55,7 @@ LABELS_A_WINDOW = 60
 NOTHING, NO_LABELS = Histogram(), Feedback()
 LOAD_S = 2.0
 BOOT_S = 5.0
-CONNECT_S = 0.2
+CONNECT_S = 1.5  # Longer than a tick: an impatient machine would connect twice.
 
 
 @dataclass(slots=True)
@@ -343,6 +343,8 @@ class Device:
         if not self.has_network:
             self._lost()
             return
+        if self._main is not None:
+            raise self.engine.broken("it connects while it is connected")
         broker = self.world.broker
         self._main = broker.connect(self._receive, self._lost)
         broker.subscribe(self._main, DesiredTopic(self.name), AcksTopic(self.name))

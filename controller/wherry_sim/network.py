@@ -79,11 +79,13 @@ class Broker:
             self.cut(link)
 
     def subscribe(self, link: Link, *topics: Topic) -> None:
+        """Subscribe; only a new subscription brings what is retained, as on iotcore."""
+
         def take() -> None:
-            link.topics.update(topics)
             for topic in topics:
-                if topic in self.retained:
+                if topic in self.retained and topic not in link.topics:
                     self._send(link, topic, self.retained[topic])
+            link.topics.update(topics)
 
         self._carry(link, SUBSCRIPTIONS, take)
 

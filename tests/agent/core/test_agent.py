@@ -163,12 +163,18 @@ class Device:
         return self.agent.download.bundle if self.agent.download else None
 
     def measure(
-        self, bundle: Digest, median_ms: float, *, errors: int = 0, requests: int = WINDOW
+        self,
+        bundle: Digest,
+        median_ms: float,
+        *,
+        alias: AliasName = DEFAULT,
+        errors: int = 0,
+        requests: int = WINDOW,
     ) -> Effects:
         errors_by_class = {"runtime": errors} if errors else {}
         compute = a_histogram(*[median_ms] * requests)
         window = Measured(
-            alias=DEFAULT, bundle=bundle, requests=requests, errors=errors_by_class, compute=compute
+            alias=alias, bundle=bundle, requests=requests, errors=errors_by_class, compute=compute
         )
         return self.hear(window)
 
@@ -387,6 +393,24 @@ def test_after_a_revert_the_incumbents_windows_are_the_old_ones() -> None:
         device.measure(NEW, 9.0)
     assert device.agent.recent == before
     assert device.agent.trials == {}
+
+
+def test_late_windows_of_a_bundle_that_serves_no_more_are_not_the_incumbents() -> None:
+    device = online()
+    device.measure(OTHER, 9.0)
+    assert device.agent.recent == {}
+
+
+def test_each_alias_has_an_incumbent_of_its_own() -> None:
+    device = online()
+    device.order(an_order_for(1, {DEFAULT: NEW, DETECTOR: OTHER}))
+    device.tick(PROBATION_S)
+    device.tick(PROBATION_S)
+    device.measure(OTHER, 4.0, alias=DETECTOR)
+    device.order(an_order_for(2, {DEFAULT: OLD, DETECTOR: OTHER}))
+    device.tick(PROBATION_S)
+    assert device.state(DEFAULT).confirmed == (OLD, NEW)
+    assert [window.total for window in device.agent.recent[DETECTOR]] == [WINDOW]
 
 
 def test_only_recent_windows_of_the_incumbent_are_kept() -> None:
