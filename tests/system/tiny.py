@@ -1,0 +1,91 @@
+"""Ready versions of a tiny model for system tests whose point is not the build.
+
+`add_version` does what a build does at its end: the bundle is signed with the controller's own
+key, and its blobs, its envelope and its variant are kept. A version's `shift` tells its answers
+from those of others.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import closing
+
+import numpy as np
+import onnx
+from msgspec.structs import replace
+
+from tests.agent.bundles import a_bundle, a_profile, an_onnx_model, images, logits_of
+from tests.system.sites import Site, ask
+from wherry.blobs import describe
+from wherry.bundle import Bundle, seal
+from wherry.manifest import MODEL_FILE
+from wherry_agent.client import Input
+from wherry_controller.foundation import read_keys
+from wherry_controller.store import models
+from wherry_controller.store.blobs import BlobFolder
+from wherry_controller.store.database import open_store
+from wherry_controller.store.records import Model, Variant, Version
+from wherry_sim.demo.processes import Agent
+
+CHUNK_BYTES = 128 * 1024
+IMAGE = images(1)
+
+
+def add_version(
+    site: Site, name: str, *, shift: float = 0.0, size_bytes: int = 0, sick: bool = False
+) -> Bundle:
+    """Give the controller a built version; `sick` ones answer NaN, as their golden outputs show."""
+    settings = site.controller.settings
+    bundle = _a_sealed(site, name, shift, size_bytes, sick=sick)
+    blobs = BlobFolder(settings.blob_folder)
+    for data in bundle.blobs.values():
+        blobs.put(data)
+    manifest = bundle.manifest
+    version = Version(
+        model=manifest.model,
+        name=manifest.version,
+        card="{}",
+        lineage=manifest.lineage,
+        claimed_accuracy=None,
+        created_at=0.0,
+    )
+    variant = Variant(
+        model=manifest.model,
+        version=manifest.version,
+        profile=manifest.profile.name,
+        bundle=bundle.digest,
+        precision=manifest.precision,
+        size_bytes=manifest.report.size_bytes,
+        report=manifest.report,
+        created_at=0.0,
+    )
+    with closing(open_store(settings.database_url)) as store, store.transaction() as tx:
+        models.save_profile(tx, manifest.profile)
+        models.save_model(tx, Model(manifest.model, 0.0))
+        models.save_version(tx, version)
+        models.save_variant(tx, variant, bundle.envelope)
+    return bundle
+
+
+def answers_as(agent: Agent, bundle: Bundle, *, shift: float = 0.0) -> bool:
+    """Ask an agent, and say whether it answers with a bundle and as that bundle does offline."""
+    with ask(agent) as client:
+        answer = client.infer("default", {"image": Input("FP32", (1, 2, 2), IMAGE.tolist())})
+    right = np.allclose(answer.values("logits"), logits_of(IMAGE, shift=shift).ravel(), atol=1e-4)
+    return answer.version == bundle.digest and bool(right)
+
+
+def _a_sealed(site: Site, name: str, shift: float, size_bytes: int, *, sick: bool) -> Bundle:
+    """Return a signed bundle in chunks of the size that the builder makes."""
+    key = read_keys(site.controller.settings).bundles
+    data = _padded(an_onnx_model(shift=shift, nan_above=-1.0 if sick else None), size_bytes, name)
+    bundle = a_bundle(version=name, shift=shift, model=data, profile=a_profile(), key=key)
+    files = {MODEL_FILE: describe(data, CHUNK_BYTES)}
+    return seal(replace(bundle.manifest, files=files), bundle.blobs, key)
+
+
+def _padded(model: bytes, size_bytes: int, seed: str) -> bytes:
+    """Return the model with metadata of that length: concatenated, protocol buffers merge."""
+    noise = random.Random(seed).randbytes(size_bytes // 2).hex()
+    entry = onnx.StringStringEntryProto(key="noise", value=noise)
+    return model + bytes(onnx.ModelProto(metadata_props=[entry]).SerializeToString())
