@@ -325,6 +325,7 @@ def a_reported(
     profile: str = "x86-onnx-fp32",
     slots: dict[AliasName, Slots] | None = None,
     deployments: dict[AliasName, Deployment] | None = None,
+    oldest_event: int = 1,
 ) -> Reported:
     serving = Slots(active=a_digest("bundle"))
     return Reported(
@@ -336,6 +337,7 @@ def a_reported(
         slots={an_alias(): serving} if slots is None else slots,
         deployments={an_alias(): a_deployment()} if deployments is None else deployments,
         versions={"wherry-agent": "0.1.0", "onnxruntime": "1.31.1"},
+        oldest_event=oldest_event,
     )
 
 

@@ -2,7 +2,8 @@
 
 Other threads (the two connections, the engine) only put what they saw on the queue. For each
 event the machine in `core.agent` says what follows; the new state and what is to be told are
-saved in one write, then the effects are performed, each of which may be performed twice.
+saved in one write, then the effects are performed, each of which may be performed twice. What
+performing brings about is taken up when all effects of the step before were performed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import logging
 import queue
 import random
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -19,33 +21,26 @@ from typing import TypeAlias
 from typing_extensions import assert_never
 
 from wherry import __version__, codec, topics
-from wherry.errors import REFUSALS, Malformed, Untrusted
-from wherry.messages import Ack, Deployment, Event, Flip, Order, Reason, Traffic, Wants, detail
+from wherry.messages import Deployment, Event, Flip, Reason, Traffic, Wants, detail
 from wherry.names import AliasName, Digest
-from wherry.signing import open_envelope
 from wherry_agent import engine, host
 from wherry_agent.core import agent as machine
 from wherry_agent.core import download, install, session
 from wherry_agent.core.suitability import Machine
 from wherry_agent.fetch import Fetch
+from wherry_agent.inbox import Inbox, News, Refused
 from wherry_agent.mqtt import Callbacks, Connection, Will
 from wherry_agent.outbox import Outbox
 from wherry_agent.serving import Server, ServingSettings
-from wherry_agent.settings import (
-    BUNDLES_KEY,
-    DIRECTOR_KEY,
-    Settings,
-    parse_broker,
-    read_trust,
-)
-from wherry_agent.shelf import Shelf, reason_of
+from wherry_agent.settings import BUNDLES_KEY, DIRECTOR_KEY, Settings, parse_broker, read_trust
+from wherry_agent.shelf import Shelf
 from wherry_agent.store import Store
 from wherry_agent.telemetry import Recorder
 from wherry_agent.telling import Teller
+from wherry_agent.windows import Windows
 
 TICK_S = 0.25
 PRESENCE_DELAY_S = 5
-TELEMETRY_IN_FLIGHT = 20
 WANT_JITTER_S = 1.0
 
 log = logging.getLogger("wherry_agent")
@@ -93,14 +88,15 @@ class App:
 
     def __init__(self, home: Path, settings: Settings) -> None:
         self._settings = settings
-        self._director = read_trust(home, DIRECTOR_KEY)
+        director, builders = read_trust(home, DIRECTOR_KEY), read_trust(home, BUNDLES_KEY)
+        broker = parse_broker(settings.broker)
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._store = Store(home / "state")
         self._outbox = Outbox(self._store.database, keep_windows=settings.telemetry.keep_windows)
-        self._recorder = Recorder()
+        recorder = Recorder()
         self._engine = engine.Engine(on_event=self._queue.put, settings=engine.EngineSettings())
         serving = ServingSettings(socket_path=home / settings.api.socket, port=settings.api.port)
-        self._api = Server(self._engine, self._recorder, serving)
+        self._api = Server(self._engine, recorder, serving)
         runtimes = host.runtimes()
         this = Machine(
             profile=settings.profile,
@@ -108,14 +104,17 @@ class App:
             runtimes=runtimes,
             simulates=settings.simulate,
         )
-        self._shelf = Shelf(self._store, read_trust(home, BUNDLES_KEY), this)
+        self._shelf = Shelf(self._store, builders, this)
+        self._inbox = Inbox(settings.id, director, self._store, self._shelf)
         self._teller = Teller(
             store_id=self._store.store_id,
             profile=settings.profile,
             simulated=settings.simulate,
             versions={"wherry-agent": __version__, **runtimes},
         )
-        broker = parse_broker(settings.broker)
+        self._windows = Windows(
+            recorder, self._teller, self._outbox, window_s=settings.telemetry.window_s
+        )
         self._control = Connection(
             broker, settings.id, self._callbacks(), window=20, will=self._will()
         )
@@ -127,17 +126,14 @@ class App:
         )
         self._agent = machine.Agent(session=session.Session())
         self._wants: list[tuple[float, tuple[Digest, ...]]] = []
-        self._telemetry_sent = 0
-        self._awaiting: dict[int, int] = {}
-        self._window_began_s = time.monotonic()
         self._ticked_s = 0.0
-        self._refused_order = b""
+        self._refused_generation: int | None = None
 
     def run(self) -> None:
         """Serve what was confirmed, then follow the controller until `stop`."""
         self._engine.start()
-        self._api.start()
         try:
+            self._api.start()
             self._wake()
             while self._turn():
                 pass
@@ -160,8 +156,7 @@ class App:
         )
         log.info("agent.woke", extra={"device": self._settings.id, "waiting": last - first + 1})
         self._commit(effects, must_save=True)
-        for effect in effects:
-            self._perform(effect)
+        self._take(event for effect in effects for event in self._perform(effect))
 
     def _turn(self) -> bool:
         """Take what came, or a tick; say whether to go on."""
@@ -172,30 +167,38 @@ class App:
             return True
         if isinstance(item, Stop):
             return False
-        for event in self._read(item):
-            self._step(event)
+        self._take(self._read(item))
         if time.monotonic() - self._ticked_s >= TICK_S:
             self._tick()
         return True
 
     def _tick(self) -> None:
         self._ticked_s = now_s = time.monotonic()
-        self._step(machine.Tick())
+        self._take([machine.Tick()])
         due = [digests for at_s, digests in self._wants if at_s <= now_s]
         self._wants = [want for want in self._wants if want[0] > now_s]
         for digests in due:
             topic = topics.WantsTopic(self._settings.id)
             self._publish(topic, codec.encode(Wants(digests=digests)))
-        if now_s - self._window_began_s >= self._settings.telemetry.window_s:
-            self._end_window(now_s)
-        self._send_telemetry()
+        if self._windows.is_over(now_s):
+            self._take(self._end_window(now_s))
+        if self._agent.session.connected:
+            own = topics.TelemetryTopic(self._settings.id)
+            self._windows.send(lambda body: self._publish(own, body))
 
-    def _step(self, event: machine.Event) -> None:
-        before = self._agent
-        self._agent, effects = machine.step(before, event, time.monotonic())
-        self._commit(effects, must_save=machine.must_save(before, self._agent))
-        for effect in effects:
-            self._perform(effect)
+    def _take(self, came: Iterable[News]) -> None:
+        """Step through what came and what that brings about, first come first served."""
+        news = deque(came)
+        while news:
+            event = news.popleft()
+            if isinstance(event, Refused):
+                news.append(self._note_refusal(event.reason, event.detail))
+                continue
+            before = self._agent
+            self._agent, effects = machine.step(before, event, time.monotonic())
+            self._commit(effects, must_save=machine.must_save(before, self._agent))
+            for effect in effects:
+                news.extend(self._perform(effect))
 
     def _commit(self, effects: machine.Effects, *, must_save: bool) -> None:
         """Save the state together with what is to be told of it, in one write."""
@@ -214,23 +217,21 @@ class App:
 
     # Reading what came
 
-    def _read(self, item: Item) -> Iterator[machine.Event]:
-        """Turn what another thread saw into events; what is refused at the door is noted."""
+    def _read(self, item: Item) -> Iterator[News]:
+        """Turn what another thread saw into events."""
         match item:
             case ControlUp():
                 self._subscribe()
                 yield session.Connected(time.monotonic())
             case ControlDown():
-                self._awaiting.clear()
-                self._telemetry_sent = 0
+                self._windows.disconnect()
                 yield session.Lost(time.monotonic(), random.random())
             case FetchLink(online):
                 yield machine.FetchLink(online, random.random())
             case Message(topic, payload):
-                yield from self._read_message(topic, payload)
+                yield from self._inbox.read(topic, payload, self._agent.download)
             case Puback(mid):
-                if mid in self._awaiting:
-                    self._outbox.forget_telemetry(self._awaiting.pop(mid))
+                self._windows.acknowledge(mid)
             case Stop():
                 pass
             case _:
@@ -244,7 +245,8 @@ class App:
                 sickened = install.Sickened(deployment, reason, detail(why))
                 yield machine.Installed(alias, sickened)
             case engine.Flipped(alias, bundle, replaced, in_flight):
-                self._note_flip(alias, Flip(bundle=bundle, replaced=replaced, in_flight=in_flight))
+                flip = Flip(bundle=bundle, replaced=replaced, in_flight=in_flight)
+                yield self._note_flip(alias, flip)
             case engine.Unservable(alias, bundle, reason, why):
                 log.error("bundle.unservable", extra={"bundle": bundle, "reason": reason.value})
                 yield machine.Installed(alias, install.Unservable(bundle))
@@ -263,91 +265,47 @@ class App:
             sickened = install.Sickened(state.wanted.deployment, reason, detail(why))
             yield machine.Installed(alias, sickened)
 
-    def _read_message(self, topic: str, payload: bytes) -> Iterator[machine.Event]:
-        match topics.parse_topic(topic):
-            case topics.DesiredTopic() if payload:
-                yield from self._read_order(payload)
-            case topics.AcksTopic() if payload:
-                yield from self._read_ack(payload)
-            case topics.BundleTopic(bundle):
-                yield self._shelf.accept(bundle, payload)
-            case topics.BlobTopic(chunk):
-                yield from self._read_chunk(chunk, payload)
-            case _:
-                log.warning("message.unexpected", extra={"topic": topic})
-
-    def _read_order(self, payload: bytes) -> Iterator[machine.Event]:
-        try:
-            order = codec.decode(Order, open_envelope(payload, self._director))
-        except REFUSALS as error:
-            if payload != self._refused_order:
-                self._refused_order = payload
-                self._note_refusal(reason_of(error), f"the order is refused: {error}")
-            return
-        if order.device != self._settings.id:
-            why = f"the order is for {order.device} and this is {self._settings.id}"
-            self._note_refusal(Reason.UNTRUSTED_SIGNATURE, why)
-            return
-        yield machine.OrderCame(order)
-
-    def _read_ack(self, payload: bytes) -> Iterator[machine.Event]:
-        try:
-            ack = codec.decode(Ack, payload)
-        except Malformed as error:
-            log.warning("ack.malformed", extra={"why": str(error)})
-            return
-        if ack.store_id == self._store.store_id:
-            yield session.Acked(ack.seq, time.monotonic())
-
-    def _read_chunk(self, chunk: Digest, payload: bytes) -> Iterator[machine.Event]:
-        current = self._agent.download
-        if current is None or chunk not in (current.missing or {}):
-            return
-        try:
-            self._store.put_chunk(chunk, payload)
-        except Untrusted as error:
-            self._note_refusal(Reason.WRONG_BYTES, f"a chunk is refused: {error}")
-            yield download.ChunkSpoiled(chunk, time.monotonic())
-            return
-        log.info("chunk.stored", extra={"chunk": chunk, "bytes": len(payload)})
-        yield download.ChunkCame(chunk, time.monotonic())
-
     # Performing effects
 
-    def _perform(self, effect: machine.Effect) -> None:
+    def _perform(self, effect: machine.Effect) -> Iterator[machine.Event]:
+        """Do what the machine ordered; yield what came of it at once."""
         match effect:
             case machine.For(alias, change):
-                self._perform_install(alias, change)
+                yield from self._perform_install(alias, change)
             case machine.Tell():
-                self._tell()
+                _, last = self._outbox.span()
+                yield session.Stored(last, time.monotonic())
+                if self._agent.session.connected:
+                    self._announce()
             case machine.OpenFetch():
                 self._fetch.open()
             case machine.CloseFetch():
                 self._fetch.close()
             case machine.Assemble(bundle):
-                self._step(self._shelf.assemble(bundle))
-            case download.AskManifest(bundle):
-                known = self._shelf.accept_again(bundle)
-                if known is None:
-                    self._fetch.perform(effect)
-                else:
-                    self._step(known)
-            case download.DropManifest() | download.AskChunks() | download.DropChunks():
+                yield self._shelf.assemble(bundle)
+            case download.AskManifest(bundle) if known := self._shelf.accept_again(bundle):
+                yield known
+            case (
+                download.AskManifest()
+                | download.DropManifest()
+                | download.AskChunks()
+                | download.DropChunks()
+            ):
                 self._fetch.perform(effect)
             case download.Want(digests):
                 jitter_s = random.random() * WANT_JITTER_S
                 self._wants.append((time.monotonic() + jitter_s, digests))
             case _:
-                self._perform_session(effect)
+                yield from self._perform_session(effect)
 
     def _perform_install(
         self, alias: AliasName, effect: install.Serve | install.Retire | install.Keep | install.Load
-    ) -> None:
+    ) -> Iterator[machine.Event]:
         match effect:
             case install.Serve(bundle):
                 place = self._shelf.place(bundle) if bundle else None
                 if bundle and place is None:
-                    self._step(machine.Installed(alias, install.Unservable(bundle)))
+                    yield machine.Installed(alias, install.Unservable(bundle))
                 else:
                     self._engine.serve(alias, place)
             case install.Retire():
@@ -359,13 +317,13 @@ class App:
                 if place is None:
                     gone = "its files are gone from the disk"
                     sickened = install.Sickened(wanted.deployment, Reason.LOAD_FAILED, gone)
-                    self._step(machine.Installed(alias, sickened))
+                    yield machine.Installed(alias, sickened)
                 else:
                     self._engine.load(alias, wanted.deployment, place)
             case _:
                 assert_never(effect)
 
-    def _perform_session(self, effect: session.Effect) -> None:
+    def _perform_session(self, effect: session.Effect) -> Iterator[machine.Event]:
         match effect:
             case session.Connect():
                 self._control.connect()
@@ -377,9 +335,11 @@ class App:
             case session.Forget(until):
                 self._outbox.forget_events(until)
             case session.RefuseOrder(generation):
-                known = self._agent.session.generation
-                why = f"the order has generation {generation} and {known} was accepted"
-                log.warning("order.refused", extra={"why": why})
+                if generation != self._refused_generation:
+                    self._refused_generation = generation
+                    known = self._agent.session.generation
+                    why = f"the order has generation {generation} and {known} was accepted"
+                    yield self._note_refusal(Reason.STALE_ORDER, why)
             case _:
                 assert_never(effect)
 
@@ -394,26 +354,20 @@ class App:
 
     # Telling
 
-    def _tell(self) -> None:
-        """Hand the session what the write before put into the outbox."""
-        _, last = self._outbox.span()
-        self._step(session.Stored(last, time.monotonic()))
-        if self._agent.session.connected:
-            self._announce()
-
-    def _note(self, event: Event) -> None:
+    def _note(self, event: Event) -> machine.Event:
+        """Put an event in the outbox; return the news for the session."""
         with self._store.transaction():
             seq = self._outbox.add_event(event)
-        self._step(session.Stored(seq, time.monotonic()))
+        return session.Stored(seq, time.monotonic())
 
-    def _note_refusal(self, reason: Reason, why: str) -> None:
+    def _note_refusal(self, reason: Reason, why: str) -> machine.Event:
         log.warning("bytes.refused", extra={"reason": reason.value, "why": why})
-        self._note(self._teller.refusal(reason, why, at=time.time()))
+        return self._note(self._teller.refusal(reason, why, at=time.time()))
 
-    def _note_flip(self, alias: AliasName, flip: Flip) -> None:
+    def _note_flip(self, alias: AliasName, flip: Flip) -> machine.Event:
         extra = {"bundle": flip.bundle, "replaced": flip.replaced, "in_flight": flip.in_flight}
         log.info("bundle.flipped", extra=extra)
-        self._note(self._teller.flip(alias, flip, at=time.time()))
+        return self._note(self._teller.flip(alias, flip, at=time.time()))
 
     def _announce(self) -> None:
         device = self._settings.id
@@ -423,39 +377,23 @@ class App:
             self._agent.aliases,
             generation=self._agent.session.generation,
             seq=self._store.next_report_seq(),
+            oldest_event=self._outbox.span()[0],
         )
         self._publish(topics.ReportedTopic(device), codec.encode(reported), retain=True)
 
-    def _end_window(self, now_s: float) -> None:
-        window_s, self._window_began_s = now_s - self._window_began_s, now_s
-        windows = self._recorder.take()
-        facts, traffic = host.facts(self._store.folder), self._traffic()
-        for window in windows:
-            told = self._teller.telemetry(window, facts, traffic, window_s=window_s, at=time.time())
-            self._outbox.add_telemetry(told)
-        for window in windows:
-            measured = machine.Measured(
+    def _end_window(self, now_s: float) -> Iterator[machine.Event]:
+        for window in self._windows.end(now_s, host.facts(self._store.folder), self._traffic()):
+            yield machine.Measured(
                 alias=window.alias,
                 bundle=window.bundle,
                 requests=window.requests,
                 errors=window.errors,
                 compute=window.compute,
             )
-            self._step(measured)
 
     def _traffic(self) -> Traffic:
         control, fetch = self._control.traffic(), self._fetch.traffic()
         return Traffic(sent_bytes=control[0] + fetch[0], received_bytes=control[1] + fetch[1])
-
-    def _send_telemetry(self) -> None:
-        if not self._agent.session.connected:
-            return
-        room = TELEMETRY_IN_FLIGHT - len(self._awaiting)
-        for seq, body in self._outbox.telemetry(self._telemetry_sent, max(room, 0)):
-            mid = self._publish(topics.TelemetryTopic(self._settings.id), body)
-            if mid is None:
-                return
-            self._awaiting[mid] = self._telemetry_sent = seq
 
     # The connections
 

@@ -69,7 +69,12 @@ class Teller:
         return Presence(online=online, store_id=self.store_id)
 
     def reported(
-        self, states: Mapping[AliasName, install.State], *, generation: int, seq: int
+        self,
+        states: Mapping[AliasName, install.State],
+        *,
+        generation: int,
+        seq: int,
+        oldest_event: int,
     ) -> Reported:
         return Reported(
             store_id=self.store_id,
@@ -84,6 +89,7 @@ class Teller:
                 if (deployment := install.deployment_of(state))
             },
             versions=dict(self.versions),
+            oldest_event=oldest_event,
         )
 
     def telemetry(

@@ -245,6 +245,8 @@ class Controller:
         desk = self._desk
         taken = desk.ingest.take(said, now)
         desk.acks.note(taken.acks)
+        if taken.has_outrun:
+            desk.fleet.publish(now)
         for device, digests in taken.wants:
             refused = desk.publisher.say_again(device, digests, now)
             if refused:

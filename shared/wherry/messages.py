@@ -75,6 +75,7 @@ class Reason(str, Enum):
     DEADLINE = "deadline"
     NEWER_ORDER = "newer_order"
     WITHDRAWN = "withdrawn"
+    STALE_ORDER = "stale_order"
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +117,11 @@ class Slots(msgspec.Struct, frozen=True, kw_only=True):
 class Reported(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.reported/1"
 ):
-    """What a device has: enough by itself, events are history."""
+    """What a device has: enough by itself, events are history.
+
+    `oldest_event` is the number of the oldest event in its outbox, or of the next one: those
+    below it were acknowledged once, perhaps by a database that is lost.
+    """
 
     store_id: StoreId
     report_seq: Count
@@ -126,6 +131,7 @@ class Reported(
     slots: dict[AliasName, Slots]
     deployments: dict[AliasName, Deployment]
     versions: dict[str, str]
+    oldest_event: Count = 1
     critical: tuple[str, ...] = ()
 
 

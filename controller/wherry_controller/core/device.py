@@ -46,6 +46,16 @@ def withdraw(order: Order, alias: AliasName) -> Order:
     return _next(order, {name: w for name, w in order.aliases.items() if name != alias})
 
 
+def outrun(order: Order, generation: int) -> Order:
+    """Return the order in a generation that a device which accepted `generation` follows.
+
+    Such a device was ordered by a database that is lost, or before it was removed and added.
+    """
+    if generation <= order.generation:
+        return order
+    return msgspec.structs.replace(order, generation=generation + 1)
+
+
 def first_order(device: DeviceId) -> Order:
     """Return the order of a device of which nothing is wanted yet."""
     return Order(device=device, generation=0, aliases={})

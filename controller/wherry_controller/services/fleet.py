@@ -183,6 +183,15 @@ def withdraw(tx: Transaction, device: DeviceId, alias: AliasName) -> None:
         _save_order(tx, after)
 
 
+def outrun(tx: Transaction, device: DeviceId, generation: int) -> bool:
+    """Make the device's order newer than one that it has accepted; say whether that was needed."""
+    before = order_of(devices.get_desired(tx, device))
+    after = core.outrun(before, generation)
+    if after != before:
+        _save_order(tx, after)
+    return after != before
+
+
 def serving(
     tx: Transaction, members: Sequence[DeviceId], alias: AliasName
 ) -> Mapping[DeviceId, Digest | None]:

@@ -46,6 +46,7 @@ from wherry.topics import (
     parse_topic,
 )
 from wherry_controller.core.device import Position, is_news
+from wherry_controller.services.fleet import outrun
 from wherry_controller.services.telemetry import window_of
 from wherry_controller.store import devices, telemetry
 from wherry_controller.store.database import Store, Transaction
@@ -86,11 +87,15 @@ class Message:
 
 @dataclass(slots=True)
 class Taken:
-    """What a batch leads to once it is committed; `moved` are rollouts whose devices moved."""
+    """What a batch leads to once it is committed; `moved` are rollouts whose devices moved.
+
+    `has_outrun` says that an order was made newer, so that its device follows it.
+    """
 
     acks: dict[DeviceId, Ack] = field(default_factory=dict)
     moved: set[RolloutName] = field(default_factory=set)
     wants: list[tuple[DeviceId, tuple[Digest, ...]]] = field(default_factory=list)
+    has_outrun: bool = False
 
 
 class Ingest:
@@ -130,6 +135,9 @@ class Ingest:
                 match message.said:
                     case Reported() as reported:
                         taken.moved |= _take_reported(tx, message.device, reported, now)
+                        oldest = reported.oldest_event
+                        telemetry.begin_at(tx, message.device, reported.store_id, oldest)
+                        taken.has_outrun |= outrun(tx, message.device, reported.generation)
                     case Event() as event:
                         events.append(_record(message.device, event, now))
                         if event.deployment is not None:

@@ -42,6 +42,13 @@ def add_events(tx: Transaction, events: Iterable[EventRecord]) -> dict[DeviceId,
     return acks
 
 
+def begin_at(tx: Transaction, device: DeviceId, store_id: StoreId, oldest: int) -> None:
+    """Count what is below `oldest` as covered: the device has it no more, and never sends it."""
+    if covered(tx, device, store_id).seq < oldest - 1:
+        tx.merge(AckRow(device=device, store_id=store_id, seq=oldest - 1))
+        tx.flush()
+
+
 def covered(tx: Transaction, device: DeviceId, store_id: StoreId) -> Ack:
     """Return how far the events of a device's store stand in the database without a gap."""
     row = tx.get(AckRow, (device, store_id))

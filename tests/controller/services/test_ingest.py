@@ -143,6 +143,23 @@ def test_a_device_made_anew_is_heard_from_its_first_report_on(tmp_path: Path) ->
     assert journey_of(store).phase is Phase.LOADING
 
 
+def test_events_that_a_lost_database_had_acknowledged_are_not_waited_for(tmp_path: Path) -> None:
+    ingest = Ingest(a_fleet_of_one(tmp_path))
+    document = a_reported(store_id=a_store_id(), oldest_event=71)
+    ingest.take([said(document)], now=5.0)
+    taken = ingest.take([event(71, under_way(Phase.LOADING))], now=6.0)
+    assert taken.acks == {DEVICE: Ack(store_id=a_store_id(), seq=71)}
+
+
+def test_an_order_overtakes_the_generation_that_its_device_has_accepted(tmp_path: Path) -> None:
+    store = a_fleet_of_one(tmp_path)
+    taken = Ingest(store).take([reported(1, under_way(Phase.FETCHING), generation=40)], now=5.0)
+    with store.reading() as tx:
+        desired = devices.get_desired(tx, DEVICE)
+    assert taken.has_outrun and desired.generation == 41
+    assert desired.aliases.keys() == {an_alias()}
+
+
 def test_a_deployment_that_a_newer_order_replaced_is_superseded(tmp_path: Path) -> None:
     store = a_fleet_of_one(tmp_path)
     another = a_wanted("digits-v2:pi-1", bundle=BUNDLE)
