@@ -384,7 +384,6 @@ def _give_turn(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
     turn = next((deployment for deployment in waiting if deployment in agent.fetched), None)
     if turn is None:
         return agent, ()
-    agent = replace(agent, fetched=agent.fetched - {turn})
     return _install(agent, waiting[turn], install.Fetched(turn))
 
 
