@@ -104,6 +104,16 @@ def test_canaries_that_are_away_when_the_gate_halts_go_back_when_they_return() -
     assert outcome.took_s > 300.0
 
 
+def test_a_halt_in_the_field_brings_the_canaries_back_too() -> None:
+    strict = msgspec.structs.replace(GATE, deadline_s=200.0)
+    away = Span(device=10, from_s=50.0, to_s=700.0)
+    outcome = run(Scenario(gate=strict, offline=(away,), faults=RAIN, within_s=900.0), seed=1)
+    assert outcome.status is RolloutStatus.REVERTED
+    assert "device-010" in outcome.why
+    assert outcome.touched >= CANARIES
+    assert_all_serve(outcome, "old")
+
+
 @seeds
 def test_a_broker_that_loses_everything_costs_only_time(seed: int) -> None:
     restarts = (77.0, 78.5, 85.0, 195.0, 210.0)
