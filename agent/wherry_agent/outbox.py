@@ -22,7 +22,6 @@ class Outbox:
     def __init__(self, database: sqlite3.Connection, *, keep_windows: int) -> None:
         self._database = database
         self._keep_windows = keep_windows
-        self.dropped_windows = 0
 
     def add_event(self, event: Event) -> int:
         """Write an event within the caller's transaction; return the number it was given."""
@@ -46,13 +45,13 @@ class Outbox:
         with self._database:
             self._database.execute("DELETE FROM event WHERE seq <= ?", (until,))
 
-    def add_telemetry(self, window: Telemetry) -> None:
-        """Write a window; drop and count the oldest where too many wait."""
+    def add_telemetry(self, window: Telemetry) -> int:
+        """Write a window; drop the oldest where too many wait, and return how many that were."""
         with self._database:
             seq = self._add("telemetry", lambda seq: msgspec.structs.replace(window, seq=seq))
             oldest = seq - self._keep_windows
             gone = self._database.execute("DELETE FROM telemetry WHERE seq <= ?", (oldest,))
-            self.dropped_windows += gone.rowcount
+        return gone.rowcount
 
     def telemetry(self, after: int, most: int) -> list[tuple[int, bytes]]:
         """Return the number and bytes of at most `most` windows after `after`, oldest first."""
