@@ -13,7 +13,7 @@ from wherry.signing import Keyring
 from wherry_agent.core.agent import Assembled, BundleRefused, ManifestAccepted
 from wherry_agent.core.suitability import Machine, find_unfit
 from wherry_agent.link import BundlePlace
-from wherry_agent.store import Store
+from wherry_agent.store import DiskFull, Store
 
 
 class Shelf:
@@ -31,18 +31,20 @@ class Shelf:
             manifest = open_manifest(envelope, self._builders, bundle)
         except REFUSALS as error:
             return BundleRefused(bundle, reason_of(error), detail(str(error)))
-        missing = self._store.missing_chunks(manifest)
         unfit = find_unfit(
             manifest,
             self._machine,
-            missing_bytes=sum(missing.values()),
+            needed_bytes=self._store.needed_bytes(manifest),
             free_bytes=self._store.free_bytes(),
         )
         if unfit is not None:
             return BundleRefused(bundle, unfit.reason, unfit.detail)
-        self._store.put_manifest(bundle, envelope)
+        try:
+            self._store.put_manifest(bundle, envelope)
+        except DiskFull as error:
+            return BundleRefused(bundle, Reason.DISK_FULL, str(error))
         self._manifests[bundle] = manifest
-        return ManifestAccepted(bundle, missing)
+        return ManifestAccepted(bundle, self._store.missing_chunks(manifest))
 
     def accept_again(self, bundle: Digest) -> ManifestAccepted | BundleRefused | None:
         """Accept the manifest that is on disk already; None where it must be fetched."""
@@ -59,10 +61,15 @@ class Shelf:
             self._store.assemble(manifest)
         except Untrusted as error:
             return BundleRefused(bundle, Reason.MALFORMED_MANIFEST, detail(str(error)))
+        except DiskFull as error:
+            return BundleRefused(bundle, Reason.DISK_FULL, str(error))
         return Assembled(bundle)
 
     def place(self, bundle: Digest) -> BundlePlace | None:
-        """Return where the engine finds the bundle; None where it is gone or damaged."""
+        """Return where the engine finds the bundle; None where its manifest is gone or damaged.
+
+        The blobs are hashed by the worker that loads them.
+        """
         manifest = self.find(bundle)
         if manifest is None:
             return None

@@ -11,12 +11,13 @@ is never fetched again. The schema has a version; a newer one is refused.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import secrets
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import IO
 
@@ -50,6 +51,31 @@ class NewerStore(Malformed):
         )
 
 
+class BrokenStore(Malformed):
+    """A store that SQLite cannot open."""
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        super().__init__(folder, problem)
+        self.folder, self.problem = folder, problem
+
+    def __str__(self) -> str:
+        return (
+            f"the store in {self.folder} cannot be opened: {self.problem}; "
+            "check its disk and rights, or move the folder away and start anew."
+        )
+
+
+class DiskFull(Unavailable):
+    """A file that finds no room."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return f"the disk of {self.folder} is full: make room, then order the bundle again."
+
+
 class StoreInUse(Unavailable):
     """Another agent runs on this home."""
 
@@ -69,10 +95,14 @@ class Store:
         self._manifests = make_folder(folder / "manifests")
         self._chunks = make_folder(folder / "chunks")
         self.blobs = make_folder(folder / "blobs")
+        self._lock = _lock(folder)
+        try:
+            self.database = _open(folder / "agent.db")
+        except Malformed:
+            self._lock.close()
+            raise
         for place in (self._manifests, self._chunks, self.blobs):
             sweep(place)
-        self._lock = _lock(folder)
-        self.database = _open(folder / "agent.db")
         self.store_id = self._store_id()
 
     def close(self) -> None:
@@ -84,8 +114,7 @@ class Store:
         return self.database
 
     def load(self) -> Saved:
-        data = self._fact("saved")
-        return codec.decode(Saved, data) if data else Saved()
+        return _saved_of(self._fact("saved"))
 
     def save(self, saved: Saved) -> None:
         self._set_fact("saved", codec.encode(saved))
@@ -103,7 +132,7 @@ class Store:
         return self._manifests / bundle
 
     def put_manifest(self, bundle: Digest, envelope: bytes) -> None:
-        write_whole(self.manifest_path(bundle), envelope)
+        _write(self.manifest_path(bundle), envelope)
 
     def manifest_envelope(self, bundle: Digest) -> bytes | None:
         place = self.manifest_path(bundle)
@@ -119,17 +148,26 @@ class Store:
             if not (self._chunks / chunk).exists()
         }
 
+    def needed_bytes(self, manifest: Manifest) -> int:
+        """Return what the bundle will yet take of the disk.
+
+        A chunk takes its place twice for a moment: as itself and in its blob.
+        """
+        absent = (b for b in blobs_of(manifest) if not (self.blobs / b.digest).exists())
+        blobs_bytes = sum(blob.size_bytes for blob in absent)
+        return blobs_bytes + sum(self.missing_chunks(manifest).values())
+
     def put_chunk(self, chunk: Digest, data: bytes) -> None:
-        """Keep a chunk; raise `WrongBytes` where `data` is not what it is called."""
-        write_whole(self._chunks / chunk, check_digest(data, chunk))
+        """Keep a chunk; raise `WrongBytes` where `data` is not what it is called, or `DiskFull`."""
+        _write(self._chunks / chunk, check_digest(data, chunk))
 
     def assemble(self, manifest: Manifest) -> None:
-        """Make the bundle's blobs of their chunks; raise `WrongBytes` where they do not fit."""
+        """Make the bundle's blobs of their chunks; raise `WrongBytes` or `DiskFull`."""
         blobs = blobs_of(manifest)
         for blob in blobs:
             if not (self.blobs / blob.digest).exists():
                 chunks = ((self._chunks / chunk).read_bytes() for chunk in blob.chunks)
-                write_whole(self.blobs / blob.digest, join(chunks, blob))
+                _write(self.blobs / blob.digest, join(chunks, blob))
         _remove(self._chunks, lambda name: any(name in blob.chunks for blob in blobs))
 
     def keep(self, manifests: Iterable[Manifest], bundles: Iterable[Digest]) -> None:
@@ -163,12 +201,21 @@ class Store:
 
 def read_saved(folder: Path) -> Saved:
     """Return the state on disk, whether or not an agent runs; for looking only."""
-    database = sqlite3.connect(f"file:{folder / 'agent.db'}?mode=ro", uri=True)
+    place = folder / "agent.db"
+    if not place.exists():
+        return Saved()
     try:
-        row = database.execute("SELECT value FROM fact WHERE name = 'saved'").fetchone()
-    finally:
-        database.close()
-    return codec.decode(Saved, bytes(row[0])) if row else Saved()
+        with closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            _check_version(database, folder)
+            row = database.execute("SELECT value FROM fact WHERE name = 'saved'").fetchone()
+    except sqlite3.Error as error:
+        raise BrokenStore(folder, str(error)) from error
+    return _saved_of(bytes(row[0]) if row else None)
+
+
+def _saved_of(data: bytes | None) -> Saved:
+    """Return the state that the store itself has written, however long it is."""
+    return codec.decode(Saved, data, limit_bytes=len(data)) if data else Saved()
 
 
 def _lock(folder: Path) -> IO[bytes]:
@@ -183,25 +230,45 @@ def _lock(folder: Path) -> IO[bytes]:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")
     try:
+        database = sqlite3.connect(path)
+    except sqlite3.Error as error:
+        raise BrokenStore(path.parent, str(error)) from error
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
         _migrate(database, path.parent)
     except NewerStore:
         database.close()
         raise
+    except sqlite3.Error as error:
+        database.close()
+        raise BrokenStore(path.parent, str(error)) from error
     return database
 
 
 def _migrate(database: sqlite3.Connection, folder: Path) -> None:
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version > SCHEMA_VERSION:
-        raise NewerStore(folder, version)
-    if version == 0:
+    if _check_version(database, folder) == 0:
         database.executescript(
             f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
+
+
+def _check_version(database: sqlite3.Connection, folder: Path) -> int:
+    """Return the version of the schema, 0 for none; raise `NewerStore`."""
+    version: int = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise NewerStore(folder, version)
+    return version
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFull(path.parent) from error
+        raise
 
 
 def _remove(folder: Path, is_rubbish: Callable[[str], bool]) -> None:

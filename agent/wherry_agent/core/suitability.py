@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from wherry.manifest import Manifest, size_of
+from wherry.manifest import Manifest
 from wherry.messages import Reason
 from wherry.names import ProfileName
 from wherry.profile import accepts_runtime
@@ -32,11 +32,11 @@ class Unfit(msgspec.Struct, frozen=True):
 
 
 def find_unfit(
-    manifest: Manifest, machine: Machine, *, missing_bytes: int, free_bytes: int
+    manifest: Manifest, machine: Machine, *, needed_bytes: int, free_bytes: int
 ) -> Unfit | None:
     """Return why the bundle cannot be for this device, or None.
 
-    A chunk takes its place on the disk twice for a moment: as itself and in its blob.
+    `needed_bytes` is what it will yet take of the disk; 0: it is there.
     """
     profile = manifest.profile
     if profile.name != machine.profile:
@@ -53,8 +53,8 @@ def find_unfit(
         wanted = f"{profile.runtime_floor} <= version < {profile.runtime_below}"
         detail = f"{profile.runtime.value} {version} is here and {wanted} is needed"
         return Unfit(Reason.MISSING_RUNTIME, detail)
-    needed = missing_bytes + size_of(manifest) + DISK_SPARE_BYTES
-    if missing_bytes and needed > free_bytes:
-        detail = f"{needed >> 20} MiB are needed and {free_bytes >> 20} MiB are free"
+    if needed_bytes and needed_bytes + DISK_SPARE_BYTES > free_bytes:
+        needed_mib, free_mib = (needed_bytes + DISK_SPARE_BYTES) >> 20, free_bytes >> 20
+        detail = f"{needed_mib} MiB are needed and {free_mib} MiB are free: make room"
         return Unfit(Reason.DISK_FULL, detail)
     return None

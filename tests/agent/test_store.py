@@ -1,0 +1,304 @@
+"""The store holds old or new, never a part; what it holds was verified; nobody shares it."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.builders import a_bundle_of, a_digest, a_histogram, an_alias, an_event
+from wherry.blobs import WrongBytes, cut, digest_of
+from wherry.bundle import Bundle
+from wherry.files import TEMPORARY
+from wherry.manifest import MODEL_FILE, blobs_of
+from wherry.messages import Reason, Status
+from wherry.names import Digest
+from wherry_agent.core.agent import Saved
+from wherry_agent.core.install import Idle, Probation
+from wherry_agent.outbox import Outbox
+from wherry_agent.store import (
+    SCHEMA_VERSION,
+    BrokenStore,
+    DiskFull,
+    NewerStore,
+    Store,
+    StoreInUse,
+    read_saved,
+)
+
+VECTOR = Path(__file__).parent.parent / "vectors" / "device-store-1.sql"
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.builders import an_event
+from wherry_agent.core.agent import Saved
+from wherry_agent.outbox import Outbox
+from wherry_agent.store import Store
+
+store = Store(Path(sys.argv[1]))
+outbox = Outbox(store.database, keep_windows=1)
+generation = store.load().generation
+while True:
+    generation += 1
+    with store.transaction():
+        store.save(Saved(generation=generation))
+        outbox.add_event(an_event(seq=0))
+    print(store.next_report_seq(), flush=True)
+"""
+
+
+@contextmanager
+def a_store(folder: Path) -> Iterator[Store]:
+    store = Store(folder)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def chunks_of(bundle: Bundle) -> dict[Digest, bytes]:
+    return {
+        digest_of(part): part
+        for blob in blobs_of(bundle.manifest)
+        for part in cut(bundle.blobs[blob.digest], blob.chunk_bytes)
+    }
+
+
+def fill(store: Store, bundle: Bundle) -> None:
+    store.put_manifest(bundle.digest, bundle.envelope)
+    for chunk, data in chunks_of(bundle).items():
+        store.put_chunk(chunk, data)
+    store.assemble(bundle.manifest)
+
+
+def files_in(folder: Path) -> set[str]:
+    return {place.name for place in folder.iterdir()}
+
+
+# The state
+
+
+def test_what_was_saved_is_there_again(tmp_path: Path) -> None:
+    saved = Saved(generation=7, aliases={an_alias(): Idle((a_digest(),))})
+    with a_store(tmp_path) as store:
+        assert store.load() == Saved()
+        with store.transaction():
+            store.save(saved)
+        store_id = store.store_id
+    with a_store(tmp_path) as store:
+        assert store.load() == saved
+        assert store.store_id == store_id
+    assert read_saved(tmp_path) == saved
+
+
+def test_a_state_may_be_longer_than_any_message(tmp_path: Path) -> None:
+    window = a_histogram(*(1.03**power for power in range(400)))
+    recent = {an_alias(f"alias-{number}"): (window,) * 60 for number in range(15)}
+    with a_store(tmp_path) as store:
+        with store.transaction():
+            store.save(Saved(recent=recent))
+        assert store.load().recent == recent
+    assert read_saved(tmp_path).recent == recent
+
+
+@pytest.mark.system
+def test_a_kill_at_any_write_leaves_the_state_and_what_is_told_of_it_together(
+    tmp_path: Path,
+) -> None:
+    numbers: list[int] = []
+    for round_ in range(6):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        ) as writer:
+            assert writer.stdout is not None
+            numbers += [int(writer.stdout.readline()) for _ in range(3 + round_)]
+            writer.send_signal(signal.SIGKILL)
+            numbers += [int(line) for line in writer.stdout]
+        with a_store(tmp_path) as store:
+            first, last = Outbox(store.database, keep_windows=1).span()
+            assert (first, last) == (1, store.load().generation)
+            assert last >= len(numbers)
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_numbers_of_reports_never_repeat(tmp_path: Path) -> None:
+    with a_store(tmp_path) as store:
+        assert [store.next_report_seq() for _ in range(3)] == [1, 2, 3]
+    with a_store(tmp_path) as store:
+        assert store.next_report_seq() == 4
+
+
+def test_two_homes_have_two_identities(tmp_path: Path) -> None:
+    with a_store(tmp_path / "one") as one, a_store(tmp_path / "two") as two:
+        assert one.store_id != two.store_id
+
+
+# Who may open it
+
+
+def test_a_second_agent_on_one_home_is_refused_and_disturbs_nothing(tmp_path: Path) -> None:
+    with a_store(tmp_path):
+        half_written = tmp_path / "chunks" / f"{TEMPORARY}1"
+        half_written.write_bytes(b"half")
+        with pytest.raises(StoreInUse, match="stop it first"):
+            Store(tmp_path)
+        assert half_written.exists()
+    with a_store(tmp_path):
+        assert not half_written.exists()
+
+
+def test_a_store_of_a_later_release_is_refused_and_left_alone(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "agent.db")
+    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    database.close()
+    for look in (Store, read_saved):
+        with pytest.raises(NewerStore, match="install the release that wrote it"):
+            look(tmp_path)
+    assert Path(tmp_path / "agent.db").stat().st_size
+
+
+def test_a_file_that_is_no_database_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "agent.db").write_bytes(b"no database, but long enough to be one" * 30)
+    for look in (Store, read_saved):
+        with pytest.raises(BrokenStore, match="not a database; check its disk"):
+            look(tmp_path)
+    (tmp_path / "agent.db").unlink()
+    with a_store(tmp_path):
+        pass  # A refusal keeps no lock.
+
+
+def test_a_home_without_a_store_has_nothing_saved_and_gets_none_by_looking(tmp_path: Path) -> None:
+    assert read_saved(tmp_path) == Saved()
+    assert files_in(tmp_path) == set()
+
+
+def test_any_path_may_hold_a_store(tmp_path: Path) -> None:
+    odd = tmp_path / "50% #1?"
+    with a_store(odd) as store, store.transaction():
+        store.save(Saved(generation=3))
+    assert read_saved(odd).generation == 3
+
+
+def test_the_store_of_the_first_release_is_read_as_it_was_written(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "agent.db")
+    database.executescript(VECTOR.read_text())
+    database.close()
+    with a_store(tmp_path) as store:
+        assert store.store_id == "0123456789abcdef" * 2
+        saved = store.load()
+        assert saved.generation == 7
+        default, detector = saved.aliases[an_alias()], saved.aliases[an_alias("detector")]
+        assert isinstance(default, Idle)
+        assert default.settled is not None
+        assert (default.settled.status, default.settled.reason) == (
+            Status.SUCCEEDED,
+            Reason.CONFIRMED,
+        )
+        assert isinstance(detector, Probation)
+        assert detector.wanted.bundle == a_digest("new")
+        assert [h.total for h in saved.recent[an_alias()]] == [3]
+        outbox = Outbox(store.database, keep_windows=10)
+        assert outbox.span() == (4, 5)
+        assert [seq for seq, _ in outbox.telemetry(0, 10)] == [2]
+        with store.transaction():
+            assert outbox.add_event(an_event(seq=0)) == 6
+        assert store.next_report_seq() == 10
+
+
+# Bundles
+
+
+def test_a_chunk_that_is_not_what_its_name_says_never_lands(tmp_path: Path) -> None:
+    bundle = a_bundle_of(bytes(3000))
+    chunk = next(iter(chunks_of(bundle)))
+    with a_store(tmp_path) as store:
+        with pytest.raises(WrongBytes):
+            store.put_chunk(chunk, b"altered")
+        assert files_in(tmp_path / "chunks") == set()
+        assert chunk in store.missing_chunks(bundle.manifest)
+
+
+def test_a_chunk_on_disk_is_missed_no_more(tmp_path: Path) -> None:
+    bundle = a_bundle_of(bytes(range(250)) * 10)
+    parts = chunks_of(bundle)
+    with a_store(tmp_path) as store:
+        assert store.missing_chunks(bundle.manifest) == {c: len(d) for c, d in parts.items()}
+        for chunk, data in parts.items():
+            before = store.needed_bytes(bundle.manifest)
+            store.put_chunk(chunk, data)
+            assert chunk not in store.missing_chunks(bundle.manifest)
+            assert store.needed_bytes(bundle.manifest) == before - len(data)
+
+
+def test_a_blob_is_whole_and_right_or_not_there(tmp_path: Path) -> None:
+    bundle = a_bundle_of(bytes(range(250)) * 10)
+    model = bundle.manifest.files[MODEL_FILE]
+    with a_store(tmp_path) as store:
+        for chunk, data in chunks_of(bundle).items():
+            store.put_chunk(chunk, data)
+        damaged = tmp_path / "chunks" / model.chunks[1]
+        sound = damaged.read_bytes()
+        damaged.write_bytes(bytes(len(sound)))
+        with pytest.raises(WrongBytes):
+            store.assemble(bundle.manifest)
+        assert model.digest not in files_in(store.blobs)
+        damaged.write_bytes(sound)
+        store.assemble(bundle.manifest)
+        assert {d: (store.blobs / d).read_bytes() for d in bundle.blobs} == bundle.blobs
+        assert files_in(tmp_path / "chunks") == set()
+        assert store.missing_chunks(bundle.manifest) == {}
+        assert store.needed_bytes(bundle.manifest) == 0
+
+
+def test_assembling_leaves_the_chunks_of_other_bundles(tmp_path: Path) -> None:
+    one, other = a_bundle_of(b"one" * 1000), a_bundle_of(b"two" * 1000)
+    theirs = next(chunk for chunk in chunks_of(other) if chunk not in chunks_of(one))
+    with a_store(tmp_path) as store:
+        store.put_chunk(theirs, chunks_of(other)[theirs])
+        fill(store, one)
+        assert files_in(tmp_path / "chunks") == {theirs}
+
+
+def test_keeping_deletes_exactly_what_nothing_needs(tmp_path: Path) -> None:
+    kept, gone, coming = (a_bundle_of(text * 1000) for text in (b"kept", b"gone", b"come"))
+    arrived, data = next(iter(chunks_of(coming).items()))
+    with a_store(tmp_path) as store:
+        fill(store, kept)
+        fill(store, gone)
+        store.put_manifest(coming.digest, coming.envelope)
+        store.put_chunk(arrived, data)
+        store.put_chunk(digest_of(b"stray"), b"stray")
+        store.keep([kept.manifest, coming.manifest], [kept.digest, coming.digest])
+        assert files_in(tmp_path / "manifests") == {kept.digest, coming.digest}
+        assert files_in(store.blobs) == set(kept.blobs)
+        assert files_in(tmp_path / "chunks") == {arrived}
+        assert store.manifest_envelope(gone.digest) is None
+        assert store.manifest_envelope(kept.digest) == kept.envelope
+
+
+@contextmanager
+def a_full_disk() -> Iterator[None]:
+    """Let no file of this process grow beyond 512 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    data = bytes(1024)
+    with a_store(tmp_path) as store:
+        with a_full_disk(), pytest.raises(DiskFull, match="is full: make room"):
+            store.put_chunk(digest_of(data), data)
+        assert files_in(tmp_path / "chunks") == set()
+        store.put_chunk(digest_of(data), data)
