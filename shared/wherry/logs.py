@@ -31,4 +31,5 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 def _quoted(value: object) -> str:
     text = str(value)
-    return repr(text) if not text or any(c.isspace() or c == "=" for c in text) else text
+    plain = text.isprintable() and not any(c in " =\"'" for c in text)
+    return text if text and plain else repr(text)
