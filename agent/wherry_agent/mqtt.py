@@ -7,6 +7,7 @@ the kernel (`TCP_INFO`), so that they include MQTT's own.
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
 import threading
@@ -27,6 +28,8 @@ CONNECT_TIMEOUT_S = 5.0
 LARGEST_PACKET_BYTES = 2 << 20
 # struct tcp_info of linux/tcp.h: tcpi_bytes_acked and tcpi_bytes_received, since Linux 4.1.
 _TCP_INFO_BYTES = struct.Struct("=120xQQ")
+
+log = logging.getLogger("wherry_agent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +63,57 @@ class Connection:
         window: int,
         will: Will | None,
     ) -> None:
-        self._broker = broker
+        self._broker, self._client_id = broker, client_id
         self._callbacks = callbacks
-        self._window = window
+        self._window, self._will = window, will
         self._done = (0, 0)
-        self._client = client = paho.Client(
+        self._wanted = False
+        self._client: paho.Client | None = None  # Set by `connect`, taken back by its thread.
+
+    def connect(self) -> None:
+        """Try once, in a thread of its own; `on_up` or `on_down` tells.
+
+        Nothing where a try or a connection is under way.
+        """
+        self._wanted = True
+        if self._client is None:
+            # A client of its own for each try: paho keeps what an earlier one left unsent, and
+            # would say it after what is said anew.
+            self._client = self._new_client()
+            threading.Thread(
+                target=self._live, args=(self._client,), name="mqtt", daemon=True
+            ).start()
+
+    def close(self) -> None:
+        self._wanted = False
+        if client := self._client:
+            client.disconnect()
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        if topics and (client := self._client):
+            client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in topics])
+
+    def unsubscribe(self, topics: Sequence[str]) -> None:
+        if topics and (client := self._client):
+            client.unsubscribe(list(topics))
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int | None:
+        """Hand a message over at QoS 1; return its id, or None where there is no connection."""
+        if (client := self._client) is None:
+            return None
+        handed = client.publish(topic, payload, qos=1, retain=retain)
+        return handed.mid if handed.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def traffic(self) -> tuple[int, int]:
+        """Return the bytes sent and received at the socket so far."""
+        client = self._client
+        sent, received = _traffic_of(client.socket() if client else None)
+        return self._done[0] + sent, self._done[1] + received
+
+    def _new_client(self) -> paho.Client:
+        client = paho.Client(
             CallbackAPIVersion.VERSION2,
-            client_id=client_id,
+            client_id=self._client_id,
             protocol=paho.MQTTv5,
             reconnect_on_failure=False,
         )
@@ -76,60 +123,47 @@ class Connection:
         client.on_message = self._message
         client.on_publish = self._published
         client.on_socket_close = self._closing
-        if will is not None:
+        if self._will is not None:
             properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
-            properties.WillDelayInterval = will.delay_s
-            client.will_set(will.topic, will.payload, qos=1, retain=True, properties=properties)
+            properties.WillDelayInterval = self._will.delay_s
+            client.will_set(
+                self._will.topic, self._will.payload, qos=1, retain=True, properties=properties
+            )
+        return client
 
-    def connect(self) -> None:
-        """Try once, in a thread of its own; `on_up` or `on_down` tells."""
-        threading.Thread(target=self._live, name="mqtt", daemon=True).start()
-
-    def close(self) -> None:
-        self._client.disconnect()
-
-    def subscribe(self, topics: Sequence[str]) -> None:
-        if topics:
-            self._client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in topics])
-
-    def unsubscribe(self, topics: Sequence[str]) -> None:
-        if topics:
-            self._client.unsubscribe(list(topics))
-
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int | None:
-        """Hand a message over at QoS 1; return its id, or None where there is no connection."""
-        handed = self._client.publish(topic, payload, qos=1, retain=retain)
-        return handed.mid if handed.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
-
-    def traffic(self) -> tuple[int, int]:
-        """Return the bytes sent and received at the socket so far."""
-        sent, received = _traffic_of(self._client.socket())
-        return self._done[0] + sent, self._done[1] + received
-
-    def _live(self) -> None:
+    def _live(self, client: paho.Client) -> None:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.ReceiveMaximum = self._window
         properties.MaximumPacketSize = LARGEST_PACKET_BYTES
         try:
-            self._client.connect(
+            client.connect(
                 self._broker.host,
                 self._broker.port,
                 KEEPALIVE_S,
                 clean_start=True,
                 properties=properties,
             )
-            self._client.loop_forever()
-        except OSError:
-            pass  # `on_down` says so; the session tries again.
-        self._callbacks.on_down()
+            client.loop_forever()
+        except OSError as error:
+            self._warn(str(error))
+        finally:  # Whatever a broker sends, its owner hears of the end and tries again.
+            self._client = None
+            self._callbacks.on_down()
+
+    def _warn(self, why: str) -> None:
+        fields = {"client": self._client_id, "host": self._broker.host, "port": self._broker.port}
+        log.warning("broker.unreachable", extra={**fields, "why": why})
 
     def _connected(
         self, client: paho.Client, _data: object, _flags: object, code: ReasonCode, _p: object
     ) -> None:
         if code.is_failure:
+            self._warn(str(code))
             client.disconnect()
-        else:
+        elif self._wanted:
             self._callbacks.on_up()
+        else:
+            client.disconnect()
 
     def _message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         self._callbacks.on_message(message.topic, bytes(message.payload))
