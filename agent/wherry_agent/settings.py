@@ -8,13 +8,15 @@ HOME/state/              the store; nothing in it is for editing
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import msgspec
 
-from wherry.errors import Malformed, Unavailable
+from wherry.errors import Malformed, Unavailable, Unsuitable
 from wherry.files import make_folder, write_whole
 from wherry.names import DeviceId, ProfileName
 from wherry.signing import Keyring, keyring, parse_public_pem
@@ -29,6 +31,8 @@ DIRECTOR_KEY = "trust/director.pem"
 BUNDLES_KEY = "trust/bundles.pem"
 DEFAULT_HOME = Path("/var/lib/wherry-agent")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MQTT_PORT = 1883
+_HOST = r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?|[0-9a-f:.]{2,45}"  # A name or an address.
 
 
 class BadSettings(Malformed):
@@ -40,6 +44,20 @@ class BadSettings(Malformed):
 
     def __str__(self) -> str:
         return f"{self.place}: {self.problem}; correct it, or run `wherry-agent enrol` again."
+
+
+class EnrolledAlready(Unsuitable):
+    """A home that belongs to another device."""
+
+    def __init__(self, home: Path, known: DeviceId, wanted: DeviceId) -> None:
+        super().__init__(home, known, wanted)
+        self.home, self.known, self.wanted = home, known, wanted
+
+    def __str__(self) -> str:
+        return (
+            f"{self.home} is enrolled as {self.known} and not as {self.wanted}: "
+            "give another --home, or remove that one first."
+        )
 
 
 class NotEnrolled(Unavailable):
@@ -62,20 +80,20 @@ class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where local applications ask: a Unix socket, and loopback HTTP when `port` is not None."""
 
     socket: str = "state/api.sock"
-    port: int | None = None
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
 
 
 class FetchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`max_bytes_per_s` None: as fast as the broker sends."""
 
-    max_bytes_per_s: float | None = None
+    max_bytes_per_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`keep_windows` bounds what waits on disk while the broker is away; the oldest go first."""
 
-    window_s: float = 10.0
-    keep_windows: int = 10_000
+    window_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 10.0
+    keep_windows: Annotated[int, msgspec.Meta(ge=1)] = 10_000
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -123,12 +141,13 @@ def parse_broker(url: str) -> Broker:
     """Return the address in `mqtt://host:port`; raise `BadSettings` for any other URL."""
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or 1883
+        host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise BadSettings("broker", f"{url!r} is no URL ({error})") from error
-    if parts.scheme != "mqtt" or not host:
+    rest = (parts.path.rstrip("/"), parts.query, parts.fragment, parts.username, parts.password)
+    if parts.scheme != "mqtt" or not re.fullmatch(_HOST, host) or port == 0 or any(rest):
         raise BadSettings("broker", f"{url!r} is not of the form mqtt://host:port")
-    return Broker(host, port)
+    return Broker(host, MQTT_PORT if port is None else port)
 
 
 def read_trust(home: Path, name: str) -> Keyring:
@@ -140,21 +159,28 @@ def read_trust(home: Path, name: str) -> Keyring:
 
 
 def enrol(home: Path, settings: Settings, *, director_pem: bytes, bundles_pem: bytes) -> None:
-    """Write what makes `home` an agent's; refuse a home that has another device's id."""
+    """Write what makes `home` an agent's; raise `EnrolledAlready` where it is another device's."""
     parse_public_pem(director_pem)
     parse_public_pem(bundles_pem)
-    if (home / SETTINGS_FILE).exists():
-        known = read_settings(home).id
-        if known != settings.id:
-            problem = f"it is enrolled as {known} and not as {settings.id}"
-            raise BadSettings(str(home / SETTINGS_FILE), problem)
+    parse_broker(settings.broker)
     text = _toml(settings)
-    parse_settings(text.encode(), SETTINGS_FILE)
+    parse_settings(text.encode(), "the settings to enrol with")
+    known = _known_id(home)
+    if known not in (None, settings.id):
+        raise EnrolledAlready(home, known, settings.id)
     make_folder(home / "trust")
     make_folder(home / "state")
     write_whole(home / DIRECTOR_KEY, director_pem)
     write_whole(home / BUNDLES_KEY, bundles_pem)
     write_whole(home / SETTINGS_FILE, text.encode(), mode=0o640)
+
+
+def _known_id(home: Path) -> DeviceId | None:
+    """Return whose home it is; None where no settings are there or none can be read."""
+    try:
+        return read_settings(home).id
+    except (NotEnrolled, BadSettings):
+        return None
 
 
 def _toml(settings: Settings) -> str:
