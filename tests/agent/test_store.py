@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import sqlite3
 import subprocess
@@ -13,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.stores import a_full_disk, chunks_of
 from tests.builders import a_bundle_of, a_digest, a_histogram, an_alias, an_event
-from wherry.blobs import WrongBytes, cut, digest_of
+from wherry.blobs import WrongBytes, digest_of
 from wherry.bundle import Bundle
 from wherry.files import TEMPORARY
-from wherry.manifest import MODEL_FILE, blobs_of
+from wherry.manifest import MODEL_FILE
 from wherry.messages import Reason, Status
-from wherry.names import Digest
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.install import Idle, Probation
 from wherry_agent.outbox import Outbox
@@ -62,14 +61,6 @@ def a_store(folder: Path) -> Iterator[Store]:
         yield store
     finally:
         store.close()
-
-
-def chunks_of(bundle: Bundle) -> dict[Digest, bytes]:
-    return {
-        digest_of(part): part
-        for blob in blobs_of(bundle.manifest)
-        for part in cut(bundle.blobs[blob.digest], blob.chunk_bytes)
-    }
 
 
 def fill(store: Store, bundle: Bundle) -> None:
@@ -282,17 +273,6 @@ def test_keeping_deletes_exactly_what_nothing_needs(tmp_path: Path) -> None:
         assert files_in(tmp_path / "chunks") == {arrived}
         assert store.manifest_envelope(gone.digest) is None
         assert store.manifest_envelope(kept.digest) == kept.envelope
-
-
-@contextmanager
-def a_full_disk() -> Iterator[None]:
-    """Let no file of this process grow beyond 512 bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -1,0 +1,190 @@
+"""A bundle comes onto the shelf only if it is trusted, whole and for this device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.agent.stores import a_full_disk, chunks_of
+from tests.builders import a_bundle_of, a_key, a_profile
+from wherry.bundle import Bundle, seal
+from wherry.manifest import blobs_of
+from wherry.messages import Reason
+from wherry.profile import Arch, Runtime
+from wherry.signing import keyring
+from wherry_agent.core.agent import Assembled, BundleRefused, ManifestAccepted
+from wherry_agent.core.suitability import Machine
+from wherry_agent.shelf import Shelf
+from wherry_agent.store import Store
+
+FOREIGN = a_key(9)
+PROFILE = a_profile(name="pi", arch=Arch.AARCH64, runtime_floor="1.20", runtime_below="1.32")
+PI = Machine(profile=PROFILE.name, arch="aarch64", runtimes={PROFILE.runtime.value: "1.31.1"})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def shelf(store: Store) -> Shelf:
+    return a_shelf(store)
+
+
+def a_shelf(store: Store) -> Shelf:
+    return Shelf(store, keyring(a_key().public_key()), PI)
+
+
+def a_fitting(data: bytes = b"model" * 1000) -> Bundle:
+    return a_bundle_of(data, profile=PROFILE)
+
+
+def put(store: Store, shelf: Shelf, bundle: Bundle) -> None:
+    assert isinstance(shelf.accept(bundle.digest, bundle.envelope), ManifestAccepted)
+    for chunk, data in chunks_of(bundle).items():
+        store.put_chunk(chunk, data)
+    assert shelf.assemble(bundle.digest) == Assembled(bundle.digest)
+
+
+def test_a_bundle_that_suits_is_accepted_with_what_is_missing_of_it(
+    store: Store, shelf: Shelf
+) -> None:
+    bundle = a_fitting()
+    parts = chunks_of(bundle)
+    present, data = next(iter(parts.items()))
+    store.put_chunk(present, data)
+    accepted = shelf.accept(bundle.digest, bundle.envelope)
+    missing = {chunk: len(part) for chunk, part in parts.items() if chunk != present}
+    assert accepted == ManifestAccepted(bundle.digest, missing)
+    assert store.manifest_envelope(bundle.digest) == bundle.envelope
+
+
+@pytest.mark.parametrize(
+    ("bundle", "reason"),
+    [
+        (a_bundle_of(profile=PROFILE, key=FOREIGN), Reason.UNTRUSTED_SIGNATURE),
+        (a_bundle_of(profile=a_profile(name="jetson")), Reason.UNSUITABLE_PROFILE),
+        (a_bundle_of(profile=a_profile(name="pi", arch=Arch.X86_64)), Reason.UNSUITABLE_PROFILE),
+        (
+            a_bundle_of(
+                profile=a_profile(
+                    name="pi",
+                    arch=Arch.AARCH64,
+                    runtime=Runtime.TFLITE,
+                    runtime_floor="2.0",
+                    runtime_below="3.0",
+                )
+            ),
+            Reason.MISSING_RUNTIME,
+        ),
+        (
+            a_bundle_of(
+                profile=a_profile(
+                    name="pi", arch=Arch.AARCH64, runtime_floor="1.10", runtime_below="1.20"
+                )
+            ),
+            Reason.MISSING_RUNTIME,
+        ),
+    ],
+    ids=["foreign key", "other profile", "other arch", "no runtime", "runtime out of range"],
+)
+def test_a_bundle_is_refused_for_its_own_reason_and_leaves_nothing(
+    store: Store, shelf: Shelf, bundle: Bundle, reason: Reason
+) -> None:
+    refused = shelf.accept(bundle.digest, bundle.envelope)
+    assert isinstance(refused, BundleRefused)
+    assert refused.reason is reason
+    assert refused.detail
+    assert store.manifest_envelope(bundle.digest) is None
+    assert shelf.place(bundle.digest) is None
+
+
+def test_a_trusted_bundle_under_the_name_of_another_is_refused(shelf: Shelf) -> None:
+    asked, other = a_fitting(b"asked"), a_fitting(b"other")
+    refused = shelf.accept(asked.digest, other.envelope)
+    assert isinstance(refused, BundleRefused)
+    assert refused.reason is Reason.UNTRUSTED_SIGNATURE
+    assert "altered on the way" in refused.detail
+
+
+@pytest.mark.parametrize("envelope", [b"", b"{}", b"no json", b"[" * 100_000])
+def test_bytes_that_are_no_manifest_are_malformed(shelf: Shelf, envelope: bytes) -> None:
+    refused = shelf.accept(a_fitting().digest, envelope)
+    assert isinstance(refused, BundleRefused)
+    assert refused.reason is Reason.MALFORMED_MANIFEST
+
+
+def test_a_disk_that_fills_up_is_said_by_its_reason(store: Store, shelf: Shelf) -> None:
+    bundle = a_fitting()
+    with a_full_disk():
+        refused = shelf.accept(bundle.digest, bundle.envelope)
+    assert isinstance(refused, BundleRefused)
+    assert refused.reason is Reason.DISK_FULL
+    shelf.accept(bundle.digest, bundle.envelope)
+    for chunk, data in chunks_of(bundle).items():
+        store.put_chunk(chunk, data)
+    with a_full_disk():
+        refused = shelf.assemble(bundle.digest)
+    assert isinstance(refused, BundleRefused)
+    assert refused.reason is Reason.DISK_FULL
+    assert shelf.assemble(bundle.digest) == Assembled(bundle.digest)
+
+
+def test_a_bundle_on_disk_is_accepted_again_without_the_broker(store: Store, shelf: Shelf) -> None:
+    bundle = a_fitting()
+    assert shelf.accept_again(bundle.digest) is None
+    put(store, shelf, bundle)
+    assert a_shelf(store).accept_again(bundle.digest) == ManifestAccepted(bundle.digest, {})
+
+
+def test_an_assembled_bundle_has_a_place_with_every_blob(store: Store, shelf: Shelf) -> None:
+    bundle = a_fitting()
+    put(store, shelf, bundle)
+    place = a_shelf(store).place(bundle.digest)
+    assert place is not None
+    assert place.manifest == bundle.manifest
+    assert place.manifest_path.read_bytes() == bundle.envelope
+    for blob in blobs_of(bundle.manifest):
+        assert (place.blobs_folder / blob.digest).read_bytes() == bundle.blobs[blob.digest]
+
+
+def test_chunks_that_do_not_make_the_blob_are_refused(store: Store, shelf: Shelf) -> None:
+    bundle = a_fitting()
+    shelf.accept(bundle.digest, bundle.envelope)
+    for chunk, data in chunks_of(bundle).items():
+        store.put_chunk(chunk, data)
+    torn = store.folder / "chunks" / next(iter(chunks_of(bundle)))
+    torn.write_bytes(b"torn by the disk")
+    assert isinstance(shelf.assemble(bundle.digest), BundleRefused)
+
+
+def test_a_manifest_that_was_altered_on_disk_is_no_longer_there(store: Store, shelf: Shelf) -> None:
+    bundle = a_fitting()
+    put(store, shelf, bundle)
+    store.manifest_path(bundle.digest).write_bytes(bundle.envelope.replace(b"pi", b"pj"))
+    after_a_restart = a_shelf(store)
+    assert after_a_restart.place(bundle.digest) is None
+    assert isinstance(after_a_restart.assemble(bundle.digest), BundleRefused)
+
+
+def test_the_shelf_keeps_exactly_the_bundles_that_are_named(store: Store, shelf: Shelf) -> None:
+    kept, gone = a_fitting(b"kept" * 900), a_fitting(b"gone" * 900)
+    put(store, shelf, kept)
+    put(store, shelf, gone)
+    shelf.keep([kept.digest])
+    assert shelf.place(kept.digest) is not None
+    assert shelf.place(gone.digest) is None
+    assert {path.name for path in store.blobs.iterdir()} == set(kept.blobs)
+
+
+def test_a_sealed_bundle_of_another_key_is_the_same_bundle_to_who_trusts_it(store: Store) -> None:
+    bundle = a_fitting()
+    again = seal(bundle.manifest, bundle.blobs, FOREIGN)
+    assert again.digest == bundle.digest
+    trusting = Shelf(store, keyring(FOREIGN.public_key()), PI)
+    assert isinstance(trusting.accept(again.digest, again.envelope), ManifestAccepted)
