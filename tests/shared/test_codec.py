@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from contextlib import suppress
 
 import msgspec
@@ -185,3 +187,30 @@ def test_a_missing_format_is_refused() -> None:
 def test_a_critical_field_that_this_release_lacks_is_refused_by_name() -> None:
     with pytest.raises(BadDocument, match="it needs escrow, which this release lacks"):
         decode(Order, changed(critical=["escrow"], escrow=1))
+
+
+MEET_STRUCTS_AT_ONCE = """\
+import sys, threading
+import msgspec
+from wherry.codec import decode
+
+def meet(kind, together):
+    together.wait()
+    assert decode(kind, b'{"inner": {"a": 1}}').inner.a == 1
+
+sys.setswitchinterval(1e-6)
+for number in range(60):
+    inner = msgspec.defstruct("Inner", [(name, int, 0) for name in "abcdefgh"])
+    outer = msgspec.defstruct("Outer", [("inner", inner), ("others", list[inner], [])])
+    together = threading.Barrier(4)
+    threads = [threading.Thread(target=meet, args=(outer, together)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_threads_may_meet_a_struct_at_once() -> None:
+    ran = subprocess.run([sys.executable, "-c", MEET_STRUCTS_AT_ONCE], check=False)
+    assert ran.returncode == 0, "msgspec has crashed the process"

@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias, TypeVar
 import msgspec
 from pydantic import JsonValue, WithJsonSchema
 
-from wherry.codec import BadDocument
+from wherry.codec import BadDocument, learned
 from wherry.manifest import Manifest, Report
 from wherry.messages import Reported
 from wherry.profile import Profile
@@ -32,7 +32,7 @@ def json_of(struct: msgspec.Struct) -> Json:
 def struct_of(kind: type[S], document: Json) -> S:
     """Return the struct that a request's document spells; raise `BadDocument`."""
     try:
-        return msgspec.convert(document, kind)
+        return msgspec.convert(document, learned(kind))
     except msgspec.ValidationError as error:
         raise BadDocument(kind.__name__.lower(), str(error)) from error
 

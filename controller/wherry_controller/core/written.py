@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from wherry.codec import learned
 from wherry.errors import Malformed
 from wherry.profile import Profile
 
@@ -42,7 +43,7 @@ def read(kind: type[T], what: str, data: bytes) -> T:
         raise BadFile(what, f"it has {len(data)} bytes and {LARGEST_FILE_BYTES} are allowed")
     try:
         table = tomllib.loads(data.decode())
-        value = msgspec.convert(table, kind)
+        value = msgspec.convert(table, learned(kind))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise BadFile(what, str(error)) from error
     unknown = _unknown_key(table, msgspec.to_builtins(value))

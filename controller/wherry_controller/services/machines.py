@@ -22,7 +22,7 @@ def state_of(record: RolloutRecord) -> Rollout:
 
 
 def effects_of(record: RolloutRecord) -> Effects:
-    return msgspec.json.decode(record.effects, type=tuple[Effect, ...])
+    return msgspec.json.decode(record.effects, type=codec.learned(tuple[Effect, ...]))
 
 
 def written(

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
+from wherry.codec import learned
 from wherry_controller.store.database import Transaction
 from wherry_controller.store.tables import Row
 
@@ -14,7 +15,7 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 def to_record(row: Row, kind: type[R]) -> R:
     """Return the record that stands in `row`; raise `msgspec.ValidationError` where none does."""
-    return msgspec.convert(row, kind, from_attributes=True, builtin_types=(bytes,))
+    return msgspec.convert(row, learned(kind), from_attributes=True, builtin_types=(bytes,))
 
 
 def columns(record: msgspec.Struct) -> dict[str, object]:
