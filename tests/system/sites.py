@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from tests.brokers import Mosquitto, a_mosquitto, free_port, wait_for_port
 from tests.controller.cli.conftest import Ran
-from wherry.names import Digest
+from wherry.names import Digest, parse_digest
 from wherry_agent.client import Client, NotReachable, NotServing
 from wherry_controller.cli.login import Login
 from wherry_controller.cli.remote import Remote
@@ -42,12 +42,7 @@ want_again_s = 0.5
 judge_s = 0.2
 """
 # What promotes without labels and traffic, as soon as every device has confirmed.
-GATE: dict[str, object] = {
-    "min_labels": 0,
-    "latency": {"window_requests": 0},
-    "soak_s": 0,
-    "deadline_s": 60.0,
-}
+GATE: dict[str, object] = {"min_labels": 0, "latency": {"window_requests": 0}, "soak_s": 0}
 
 
 @dataclass(slots=True)
@@ -140,7 +135,7 @@ class Site:
         groups: Sequence[str],
         *,
         probation_s: float = 0.5,
-        deadline_s: float = 60.0,
+        stage_deadline_s: float = 60.0,
     ) -> None:
         """Start the rollout of a version of `tiny`, under the version's name."""
         wish = {
@@ -148,7 +143,7 @@ class Site:
             "model": "tiny",
             "version": version,
             "stages": [{"name": group, "group": group} for group in groups],
-            "gate": GATE | {"deadline_s": deadline_s},
+            "gate": GATE | {"deadline_s": stage_deadline_s},
             "probation_s": probation_s,
         }
         self.controller.remote.post("/rollouts", wish)
@@ -169,10 +164,11 @@ class Site:
     def device(self, agent: Agent) -> Device:
         return read(Device, self.controller.remote.get(f"/devices/{agent.id}"))
 
-    def serving(self, agent: Agent) -> str | None:
+    def serving(self, agent: Agent) -> Digest | None:
         """Return the bundle that a device serves, as the controller knows it."""
         reported = self.device(agent).reported
-        return reported.slots["default"].active if reported else None
+        active = reported.slots["default"].active if reported else None
+        return parse_digest(active) if active else None
 
 
 @contextmanager

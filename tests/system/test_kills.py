@@ -11,11 +11,11 @@ import pytest
 
 from tests.agent.processes import is_alive, worker_pids
 from tests.controller.test_mqtt import Inbox, a_link
+from tests.system.fleets import a_fleet_on_v1, is_in_mid_download
 from tests.system.sites import Site, is_up, logged, until
 from tests.system.tiny import add_version, answers_as
 from wherry import codec, signing
 from wherry.bundle import Bundle
-from wherry.manifest import blobs_of
 from wherry.messages import Order
 from wherry.names import parse_alias_name
 from wherry.topics import DesiredTopic, filter_of, parse_topic
@@ -27,20 +27,6 @@ pytestmark = pytest.mark.system
 
 DEFAULT = parse_alias_name("default")
 LARGE_BYTES = 2_000_000  # 16 chunks, which take seconds over a slow link.
-SLOW_BYTES_PER_S = 800_000
-
-
-def a_fleet_on_v1(site: Site, *, slow: bool = False) -> tuple[list[Agent], Bundle]:
-    """Return agents `one` and `two`, in groups of those names, that serve v1."""
-    v1 = add_version(site, "v1", shift=1.0)
-    limit = SLOW_BYTES_PER_S if slow else None
-    agents = [site.add_agent(name, max_bytes_per_s=limit) for name in ("one", "two")]
-    for agent in agents:
-        site.set_group(agent.id, agent)
-        agent.start()
-    site.start_rollout("v1", ["one", "two"])
-    assert site.until_over("v1").status == "succeeded"
-    return agents, v1
 
 
 def test_a_controller_that_is_killed_in_a_rollout_brings_it_to_its_end(site: Site) -> None:
@@ -59,7 +45,7 @@ def test_a_controller_that_is_killed_in_a_rollout_brings_it_to_its_end(site: Sit
 
 
 def orders_seen(inbox: Inbox, site: Site) -> dict[str, list[str]]:
-    """Return the bundles that each device was ordered to in turn, each order newer than the last."""
+    """Return the bundles of each device's orders, each of which is newer than the one before."""
     director = signing.keyring(read_keys(site.controller.settings).director.public_key())
     orders: dict[str, list[Order]] = defaultdict(list)
     while not inbox.queue.empty():
@@ -89,13 +75,6 @@ def test_a_kill_in_mid_download_and_one_after_the_switch_cost_only_time(site: Si
         assert answers_as(agent, v2, shift=2.0)
         stored = [line.fields["chunk"] for line in logged(agent, "chunk.stored")]
         assert len(stored) == len(set(stored)), "a verified chunk was fetched again"
-
-
-def is_in_mid_download(agent: Agent, bundle: Bundle) -> bool:
-    chunks = {chunk for blob in blobs_of(bundle.manifest) for chunk in blob.chunks}
-    stored = {line.fields["chunk"] for line in logged(agent, "chunk.stored")} & chunks
-    assert len(stored) < len(chunks), "it was too quick"
-    return len(stored) > 4
 
 
 def has_flipped_to(agent: Agent, bundle: Bundle) -> bool:

@@ -12,6 +12,7 @@ from contextlib import closing
 
 import numpy as np
 import onnx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from tests.agent.bundles import a_bundle, a_profile, an_onnx_model, images, logits_of
@@ -32,11 +33,17 @@ IMAGE = images(1)
 
 
 def add_version(
-    site: Site, name: str, *, shift: float = 0.0, size_bytes: int = 0, sick: bool = False
+    site: Site,
+    name: str,
+    *,
+    shift: float = 0.0,
+    size_bytes: int = 0,
+    nan_above: float | None = None,
 ) -> Bundle:
-    """Give the controller a built version; `sick` ones answer NaN, as their golden outputs show."""
+    """Give the controller a built version, as long and as sick as it is wished."""
     settings = site.controller.settings
-    bundle = _a_sealed(site, name, shift, size_bytes, sick=sick)
+    model = _padded(an_onnx_model(shift=shift, nan_above=nan_above), size_bytes, name)
+    bundle = _a_sealed(model, name, shift, read_keys(settings).bundles)
     blobs = BlobFolder(settings.blob_folder)
     for data in bundle.blobs.values():
         blobs.put(data)
@@ -75,12 +82,10 @@ def answers_as(agent: Agent, bundle: Bundle, *, shift: float = 0.0) -> bool:
     return answer.version == bundle.digest and bool(right)
 
 
-def _a_sealed(site: Site, name: str, shift: float, size_bytes: int, *, sick: bool) -> Bundle:
-    """Return a signed bundle in chunks of the size that the builder makes."""
-    key = read_keys(site.controller.settings).bundles
-    data = _padded(an_onnx_model(shift=shift, nan_above=-1.0 if sick else None), size_bytes, name)
-    bundle = a_bundle(version=name, shift=shift, model=data, profile=a_profile(), key=key)
-    files = {MODEL_FILE: describe(data, CHUNK_BYTES)}
+def _a_sealed(model: bytes, name: str, shift: float, key: Ed25519PrivateKey) -> Bundle:
+    """Return a signed bundle whose model file is cut as the builder cuts it."""
+    bundle = a_bundle(version=name, shift=shift, model=model, profile=a_profile(), key=key)
+    files = {MODEL_FILE: describe(model, CHUNK_BYTES)}
     return seal(replace(bundle.manifest, files=files), bundle.blobs, key)
 
 

@@ -15,11 +15,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.controller.cli.conftest import Ran
 from tests.controller.cli.test_serving import PROFILES, a_card
 from tests.system.sites import Site, run_program
+from wherry.names import Digest
 from wherry_sim.demo.processes import Agent
 
-PROFILE = "x86-onnx-fp32"
+PROFILE, INT8 = "x86-onnx-fp32", "x86-onnx-int8"
 GATE = "min_labels = 0\nsoak_s = 0\nlatency = { window_requests = 0 }\n"
 # What PyTorch itself answers, in a process with nothing of Wherry.
 _OFFLINE = """\
@@ -42,7 +44,7 @@ class Trained:
     site: Site
     agent: Agent
     files: Path
-    bundle: str
+    bundle: Digest
 
     def images(self) -> NDArray[np.float32]:
         """Return three images that the version was not trained on."""
@@ -52,7 +54,8 @@ class Trained:
 
 def operate(site: Site, files: Path) -> Trained:
     """Do the main job, from a folder with a model to a device that serves it."""
-    done(site, "profile", "add", PROFILES / f"{PROFILE}.toml")
+    for name in (PROFILE, INT8):
+        done(site, "profile", "add", PROFILES / f"{name}.toml")
     register(site, files, a_card("v1"))
     done(site, "build", "digits:v1", "-p", PROFILE)
     said = done(site, "device", "add", "pi-1", "-p", PROFILE, "--keys", site.folder / "keys")
@@ -60,7 +63,8 @@ def operate(site: Site, files: Path) -> Trained:
     site.agents[agent.id] = agent
     agent.start()
     done(site, "group", "set", "canary", "pi-1")
-    roll_out(site, "v1")
+    created = roll_out(site, "v1")
+    assert created.status == 0, created.err
     done(site, "rollout", "watch", "v1")
     bundle = site.serving(agent)
     assert bundle is not None
@@ -79,11 +83,12 @@ def register(site: Site, files: Path, card: str) -> None:
     done(site, "model", "add", files)
 
 
-def roll_out(site: Site, version: str) -> None:
+def roll_out(site: Site, version: str, *, name: str | None = None) -> Ran:
+    """Start a rollout to the canary, which is named as its version by default."""
     gate = site.folder / "gate.toml"
     gate.write_text(GATE)
     options = ("--stage", "canary", "--gate", gate, "--probation-s", "0.5", "--start")
-    done(site, "rollout", "create", version, f"digits:{version}", *options)
+    return site.wherry("rollout", "create", name or version, f"digits:{version}", *options)
 
 
 def enrolled_by(line: str, home: Path) -> Agent:
