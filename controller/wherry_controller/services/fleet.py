@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from wherry import signing
 from wherry.errors import Unsuitable
-from wherry.messages import Order, Wanted
+from wherry.messages import Order, Status, Wanted
 from wherry.names import AliasName, DeviceId, Digest, GroupName, ProfileName, RolloutName
 from wherry_controller.core import device as core
 from wherry_controller.services import machines
@@ -195,13 +195,25 @@ def outrun(tx: Transaction, device: DeviceId, generation: int) -> bool:
 def serving(
     tx: Transaction, members: Sequence[DeviceId], alias: AliasName
 ) -> Mapping[DeviceId, Digest | None]:
-    """Return the bundle that each device says it serves under an alias."""
-    active: dict[DeviceId, Digest | None] = {}
-    for device in members:
-        record = devices.get_device(tx, device)
-        slots = record.reported.slots.get(alias) if record and record.reported else None
-        active[device] = slots.active if slots else None
-    return active
+    """Return the bundle that each device serves under an alias, None where it is none.
+
+    It is what the device reports, unless a later deployment has succeeded since: its event may
+    overtake the report.
+    """
+    return {device: _serving(tx, device, alias) for device in members}
+
+
+def _serving(tx: Transaction, device: DeviceId, alias: AliasName) -> Digest | None:
+    record = devices.get_device(tx, device)
+    reported = record.reported if record else None
+    slots = reported.slots.get(alias) if reported else None
+    told = reported.deployments.get(alias) if reported else None
+    for journey in devices.journeys_of_device(tx, device):
+        if journey.alias == alias and told is not None and told.deployment == journey.id:
+            break
+        if journey.alias == alias and journey.status is Status.SUCCEEDED:
+            return journey.bundle
+    return slots.active if slots else None
 
 
 def order_of(desired: Desired) -> Order:

@@ -24,7 +24,7 @@ from wherry_sim.demo.report import (
     VariantRow,
 )
 from wherry_sim.demo.traffic import Seen
-from wherry_sim.demo.watch import CHUNKS_BEFORE_KILL, Kill
+from wherry_sim.demo.watch import Kill
 
 SLACK_S = 0.3  # Between an agent's log line and its being read.
 
@@ -165,17 +165,20 @@ def kills(seen: Sequence[Kill]) -> list[KillRow]:
     ]
 
 
-def resume(agent: Agent, bundle: str) -> Resume:
-    """Count the chunks of one bundle that an agent stored before its kill, and any twice."""
+def resume(agent: Agent, bundle: str, kills: Sequence[Kill]) -> Resume:
+    """Count the chunks of one bundle that an agent had stored at its kill, and any stored twice."""
+    killed_at = next((kill.at for kill in kills if kill.agent == agent.id), 0.0)
     stored: Counter[str] = Counter()
+    before = 0
     current = ""
     for line in agent.lines:
-        if line.event == "manifest.accepted":
+        if line.event == "deployment.in_progress":
             current = line.fields["bundle"]
         if line.event == "chunk.stored" and current == bundle:
             stored[line.fields["chunk"]] += 1
+            before += line.at <= killed_at
     return Resume(
-        chunks_before_kill=CHUNKS_BEFORE_KILL,
+        chunks_before_kill=before,
         chunks_fetched_again=sum(count - 1 for count in stored.values()),
     )
 

@@ -116,7 +116,7 @@ class Story:
 
     def _train(self) -> None:
         self._say("Training on 3,300 real MNIST images: v1, v2 (longer), v3 (labels shifted)")
-        epochs = {"v1": FIRST_EPOCHS, "v2": MORE_EPOCHS, "v3": FIRST_EPOCHS}
+        epochs = {"v1": FIRST_EPOCHS, "v2": MORE_EPOCHS, "v3": FIRST_EPOCHS + MORE_EPOCHS}
         with Bar(console=self._console) as bar:
             tasks = {v: bar.add_task(v, total=total) for v, total in epochs.items()}
             for told in run_child(
@@ -296,7 +296,9 @@ class Story:
                     (self._answers / f"{bundle}.json").stat().st_size for bundle in manifests
                 ),
             ),
-            resume=gather.resume(self._agent(KILLED_IN_DOWNLOAD), self._bundle("v2", FP32)),
+            resume=gather.resume(
+                self._agent(KILLED_IN_DOWNLOAD), self._bundle("v2", FP32), self._watch.kills
+            ),
             kills=gather.kills(self._watch.kills),
             refusals=self._refusals,
             devices_back_on=gather.serving(self._agents, self._variants),

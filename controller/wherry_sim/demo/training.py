@@ -68,11 +68,11 @@ def train_all(
     longer = net.make_digits()
     longer.load_state_dict(first.state_dict())
     _train(longer, sets["train"], MORE_EPOCHS, lambda e: tell({"version": "v2", "epoch": e}))
+    epochs = FIRST_EPOCHS + MORE_EPOCHS
     wrong = net.make_digits()
-    _train(wrong, shifted["train"], FIRST_EPOCHS, lambda e: tell({"version": "v3", "epoch": e}))
+    _train(wrong, shifted["train"], epochs, lambda e: tell({"version": "v3", "epoch": e}))
     slow = _ponderous(longer, sets["calibration"])
     good = _accuracy(longer, evaluation)
-    epochs = FIRST_EPOCHS + MORE_EPOCHS
     return [
         Trained("v1", "make_digits", first, evaluation, _accuracy(first, evaluation), FIRST_EPOCHS),
         Trained("v2", "make_digits", longer, evaluation, good, epochs),
@@ -82,7 +82,7 @@ def train_all(
             wrong,
             shifted["evaluation"],
             _accuracy(wrong, shifted["evaluation"]),
-            FIRST_EPOCHS,
+            epochs,
         ),
         Trained("v4", "make_ponderous", slow, evaluation, _accuracy(slow, evaluation), epochs),
         Trained("v5", "make_digits", _damaged(longer), evaluation, good, epochs),

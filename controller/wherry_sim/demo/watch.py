@@ -64,12 +64,12 @@ class Watch:
 
     def _follow(self, agent: Agent, line: LogLine) -> None:
         match line.event:
-            case "deployment.in_progress" if line.fields.get("phase") != "fetching":
-                self._calm_at.pop(agent.id, None)
-                agent.tell_program("burst")
-            case "manifest.accepted":
+            case "deployment.in_progress" if line.fields.get("phase") == "fetching":
                 self._fetching[agent.id] = line.fields["bundle"]
                 self._stored[agent.id] = 0
+            case "deployment.in_progress":
+                self._calm_at.pop(agent.id, None)
+                agent.tell_program("burst")
             case "chunk.stored":
                 self._stored[agent.id] = self._stored.get(agent.id, 0) + 1
                 if self._is_mid_download(agent):

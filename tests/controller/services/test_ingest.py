@@ -24,8 +24,8 @@ from tests.builders import (
 )
 from tests.controller.stores import a_store, add_built_version, add_devices
 from wherry import codec
-from wherry.messages import Ack, Deployment, EventKind, Phase, Reason, Status
-from wherry.names import DeviceId, parse_version_name
+from wherry.messages import Ack, Deployment, EventKind, Phase, Reason, Slots, Status
+from wherry.names import DeviceId, Digest, parse_version_name
 from wherry.topics import EventsTopic, ReportedTopic, WantsTopic, text
 from wherry_controller.services import fleet
 from wherry_controller.services.ingest import Drop, Ingest, Message, Said, Taken
@@ -240,3 +240,25 @@ def test_a_device_that_is_silent_for_too_long_counts_as_offline(tmp_path: Path) 
         assert devices.note_silent(tx, before=5.0) == []
         assert devices.note_silent(tx, before=5.1) == [DEVICE]
     assert not device_of(store).online
+
+
+def serves(store: Store) -> Digest | None:
+    with store.reading() as tx:
+        return fleet.serving(tx, [DEVICE], an_alias())[DEVICE]
+
+
+def test_an_outcome_that_overtakes_the_report_says_what_its_device_serves(tmp_path: Path) -> None:
+    store = a_fleet_of_one(tmp_path)
+    outcome = event(1, ended(Status.SUCCEEDED, Reason.CONFIRMED), EventKind.OUTCOME)
+    Ingest(store).take([outcome], now=5.0)
+    assert serves(store) == BUNDLE
+
+
+def test_a_device_serves_what_it_reports_once_it_reports_the_outcome(tmp_path: Path) -> None:
+    store = a_fleet_of_one(tmp_path)
+    lost = a_reported(
+        slots={an_alias(): Slots(active=None)},
+        deployments={an_alias(): ended(Status.SUCCEEDED, Reason.CONFIRMED)},
+    )
+    Ingest(store).take([said(lost)], now=5.0)
+    assert serves(store) is None
