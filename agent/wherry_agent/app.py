@@ -133,8 +133,8 @@ class App:
         """Serve what was confirmed, then follow the controller until `stop`."""
         self._engine.start()
         try:
-            self._api.start()
             self._wake()
+            self._api.start()  # From its first answer on it knows every alias.
             while self._turn():
                 pass
         finally:

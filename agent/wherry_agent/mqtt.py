@@ -67,15 +67,14 @@ class Connection:
         self._callbacks = callbacks
         self._window, self._will = window, will
         self._done = (0, 0)
-        self._wanted = False
-        self._client: paho.Client | None = None  # Set by `connect`, taken back by its thread.
+        self._lock = threading.Lock()
+        self._client: paho.Client | None = None  # From `connect` until `on_down`.
 
     def connect(self) -> None:
         """Try once, in a thread of its own; `on_up` or `on_down` tells.
 
         Nothing where a try or a connection is under way.
         """
-        self._wanted = True
         if self._client is None:
             # A client of its own for each try: paho keeps what an earlier one left unsent, and
             # would say it after what is said anew.
@@ -85,9 +84,9 @@ class Connection:
             ).start()
 
     def close(self) -> None:
-        self._wanted = False
         if client := self._client:
             client.disconnect()
+            self._end(client)  # Its thread notices only when paho's select returns.
 
     def subscribe(self, topics: Sequence[str]) -> None:
         if topics and (client := self._client):
@@ -147,8 +146,14 @@ class Connection:
         except OSError as error:
             self._warn(str(error))
         finally:  # Whatever a broker sends, its owner hears of the end and tries again.
+            self._end(client)
+
+    def _end(self, client: paho.Client) -> None:
+        with self._lock:
+            if self._client is not client:
+                return
             self._client = None
-            self._callbacks.on_down()
+        self._callbacks.on_down()
 
     def _warn(self, why: str) -> None:
         fields = {"client": self._client_id, "host": self._broker.host, "port": self._broker.port}
@@ -160,7 +165,7 @@ class Connection:
         if code.is_failure:
             self._warn(str(code))
             client.disconnect()
-        elif self._wanted:
+        elif self._client is client:
             self._callbacks.on_up()
         else:
             client.disconnect()

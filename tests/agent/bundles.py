@@ -172,8 +172,9 @@ def an_onnx_model(
     class_shift: int = 0,
     work: int = 0,
     nan_above: float | None = None,
+    note: str = "",
 ) -> bytes:
-    """Return an ONNX file (IR 10, opset 20) that computes `logits_of`."""
+    """Return an ONNX file (IR 10, opset 20) that computes `logits_of`; `note` makes it long."""
     constants = {"w": weights(class_shift), "b": np.full(4, shift, np.float32)}
     nodes = [
         helper.make_node("Flatten", ["x"], ["flat"], axis=1),
@@ -191,6 +192,7 @@ def an_onnx_model(
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2, 2])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        doc_string=note,
     )
     opset = helper.make_opsetid("", 20)
     model = helper.make_model(graph, ir_version=10, opset_imports=[opset])

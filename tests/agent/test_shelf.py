@@ -12,6 +12,7 @@ from tests.builders import a_bundle_of, a_key, a_profile
 from wherry.bundle import Bundle, seal
 from wherry.manifest import blobs_of
 from wherry.messages import Reason
+from wherry.names import ProfileName
 from wherry.profile import Arch, Runtime
 from wherry.signing import keyring
 from wherry_agent.core.agent import Assembled, BundleRefused, ManifestAccepted
@@ -20,7 +21,8 @@ from wherry_agent.shelf import Shelf
 from wherry_agent.store import Store
 
 FOREIGN = a_key(9)
-PROFILE = a_profile(name="pi", arch=Arch.AARCH64, runtime_floor="1.20", runtime_below="1.32")
+PI_CLASS = ProfileName("pi")
+PROFILE = a_profile(name=PI_CLASS, arch=Arch.AARCH64, runtime_floor="1.20", runtime_below="1.32")
 PI = Machine(profile=PROFILE.name, arch="aarch64", runtimes={PROFILE.runtime.value: "1.31.1"})
 
 
@@ -68,12 +70,15 @@ def test_a_bundle_that_suits_is_accepted_with_what_is_missing_of_it(
     ("bundle", "reason"),
     [
         (a_bundle_of(profile=PROFILE, key=FOREIGN), Reason.UNTRUSTED_SIGNATURE),
-        (a_bundle_of(profile=a_profile(name="jetson")), Reason.UNSUITABLE_PROFILE),
-        (a_bundle_of(profile=a_profile(name="pi", arch=Arch.X86_64)), Reason.UNSUITABLE_PROFILE),
+        (a_bundle_of(profile=a_profile(name=ProfileName("jetson"))), Reason.UNSUITABLE_PROFILE),
+        (
+            a_bundle_of(profile=a_profile(name=PI_CLASS, arch=Arch.X86_64)),
+            Reason.UNSUITABLE_PROFILE,
+        ),
         (
             a_bundle_of(
                 profile=a_profile(
-                    name="pi",
+                    name=PI_CLASS,
                     arch=Arch.AARCH64,
                     runtime=Runtime.TFLITE,
                     runtime_floor="2.0",
@@ -85,7 +90,7 @@ def test_a_bundle_that_suits_is_accepted_with_what_is_missing_of_it(
         (
             a_bundle_of(
                 profile=a_profile(
-                    name="pi", arch=Arch.AARCH64, runtime_floor="1.10", runtime_below="1.20"
+                    name=PI_CLASS, arch=Arch.AARCH64, runtime_floor="1.10", runtime_below="1.20"
                 )
             ),
             Reason.MISSING_RUNTIME,
@@ -129,9 +134,9 @@ def test_a_disk_that_fills_up_is_said_by_its_reason(store: Store, shelf: Shelf) 
     for chunk, data in chunks_of(bundle).items():
         store.put_chunk(chunk, data)
     with a_full_disk():
-        refused = shelf.assemble(bundle.digest)
-    assert isinstance(refused, BundleRefused)
-    assert refused.reason is Reason.DISK_FULL
+        torn = shelf.assemble(bundle.digest)
+    assert isinstance(torn, BundleRefused)
+    assert torn.reason is Reason.DISK_FULL
     assert shelf.assemble(bundle.digest) == Assembled(bundle.digest)
 
 

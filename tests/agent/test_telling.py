@@ -17,8 +17,8 @@ from wherry.messages import (
     Status,
     Traffic,
 )
-from wherry.names import ProfileName
-from wherry_agent.core.install import Idle, Probation
+from wherry.names import AliasName, ProfileName
+from wherry_agent.core.install import Idle, Probation, State
 from wherry_agent.telemetry import WindowCounts
 from wherry_agent.telling import Teller
 
@@ -48,7 +48,7 @@ def test_a_flip_and_a_refusal_say_what_they_are() -> None:
 
 def test_reported_is_enough_by_itself() -> None:
     done = a_deployment(bundle=OLD)
-    states = {
+    states: dict[AliasName, State] = {
         an_alias(): Idle((OLD,), done),
         an_alias("detector"): Probation(
             wanted=a_wanted("d-2", bundle=NEW),

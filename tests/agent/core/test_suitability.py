@@ -14,7 +14,7 @@ from wherry_agent.core.suitability import DISK_SPARE_BYTES, Machine, Unfit, find
 
 FITTING = a_manifest(
     profile=a_profile(
-        name="pi",
+        name=ProfileName("pi"),
         arch=Arch.AARCH64,
         runtime=Runtime.ONNXRUNTIME,
         runtime_floor="1.20",

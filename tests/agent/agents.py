@@ -1,0 +1,284 @@
+"""An agent as its own process, and a scripted controller that speaks to it, for tests."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tests.agent import bundles
+from tests.agent.stores import chunks_of
+from tests.builders import a_deployment_id, a_device_id, a_key, an_alias
+from wherry import codec
+from wherry.bundle import Bundle
+from wherry.messages import (
+    Ack,
+    Deployment,
+    Event,
+    EventKind,
+    Order,
+    Presence,
+    Reason,
+    Reported,
+    Status,
+    Telemetry,
+    Wanted,
+    Wants,
+)
+from wherry.names import DeviceId, Digest, ProfileName
+from wherry.signing import public_pem, sign
+from wherry.topics import (
+    AcksTopic,
+    BlobTopic,
+    BundleTopic,
+    DesiredTopic,
+    EventsTopic,
+    PresenceTopic,
+    ReportedTopic,
+    TelemetryTopic,
+    Topic,
+    WantsTopic,
+    filter_of,
+    parse_topic,
+    text,
+)
+from wherry_agent.client import Client
+from wherry_agent.mqtt import Callbacks, Connection
+from wherry_agent.settings import Broker, FetchSettings, Settings, TelemetrySettings, enrol
+
+DIRECTOR = a_key(1)
+PATIENCE_S = 20.0
+HEARD = (ReportedTopic, EventsTopic, PresenceTopic, TelemetryTopic, WantsTopic)
+
+T = TypeVar("T")
+_numbers = itertools.count(1)
+
+
+def until(look: Callable[[], T | None]) -> T:
+    """Look again and again until there is something to see, and return it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (seen := look()):
+        assert time.monotonic() < deadline, f"it never came to be: {look}"
+        time.sleep(0.01)
+    return seen
+
+
+class Controller:
+    """Publishes what a test says and remembers what devices said."""
+
+    def __init__(self, port: int) -> None:
+        self._heard: list[tuple[Topic, bytes]] = []
+        self._up = threading.Event()
+        callbacks = Callbacks(
+            on_up=self._up.set,
+            on_down=self._up.clear,
+            on_message=lambda topic, payload: self._heard.append((parse_topic(topic), payload)),
+            on_puback=lambda _mid: None,
+        )
+        name = f"controller-{next(_numbers)}"
+        broker = Broker("127.0.0.1", port)
+        self._connection = Connection(broker, name, callbacks, window=100, will=None)
+
+    def connect(self) -> None:
+        self._connection.connect()
+        assert self._up.wait(PATIENCE_S)
+        self._connection.subscribe([filter_of(kind) for kind in HEARD])
+
+    def close(self) -> None:
+        self._connection.close()
+        until(lambda: not self._up.is_set())
+
+    # Saying
+
+    def order(
+        self,
+        device: DeviceId,
+        bundle: Bundle,
+        *,
+        generation: int,
+        deployment: str | None = None,
+        probation_s: float = 0.1,
+        deadline_s: float = 3600.0,
+    ) -> Order:
+        """Publish an order for one bundle as the director does, and return it."""
+        wanted = Wanted(
+            deployment=a_deployment_id(deployment or f"d-{generation}"),
+            bundle=bundle.digest,
+            probation_s=probation_s,
+            deadline_s=deadline_s,
+        )
+        order = Order(device=device, generation=generation, aliases={an_alias(): wanted})
+        self.publish_order(device, order)
+        return order
+
+    def publish_order(
+        self, device: DeviceId, order: Order, *, key: Ed25519PrivateKey = DIRECTOR
+    ) -> None:
+        self.publish(DesiredTopic(device), sign(order, key))
+
+    def publish_bundle(self, bundle: Bundle) -> None:
+        self.publish(BundleTopic(bundle.digest), bundle.envelope)
+        self.publish_chunks(chunks_of(bundle))
+
+    def publish_chunks(self, chunks: Mapping[Digest, bytes]) -> None:
+        for chunk, data in chunks.items():
+            self.publish(BlobTopic(chunk), data)
+
+    def ack(self, agent: Agent, seq: int) -> None:
+        store_id = self.reported(agent).store_id
+        self.publish(AcksTopic(agent.device), codec.encode(Ack(store_id=store_id, seq=seq)))
+
+    def publish(self, topic: Topic, payload: bytes) -> None:
+        assert self._connection.publish(text(topic), payload, retain=True) is not None
+
+    # What was heard
+
+    def heard(self, topic: Topic) -> list[bytes]:
+        return [payload for said, payload in tuple(self._heard) if said == topic]
+
+    def reported(self, agent: Agent) -> Reported:
+        topic = ReportedTopic(agent.device)
+        return codec.decode(Reported, until(lambda: self.heard(topic))[-1])
+
+    def presence(self, agent: Agent) -> list[bool]:
+        said = self.heard(PresenceTopic(agent.device))
+        return [codec.decode(Presence, payload).online for payload in said]
+
+    def telemetry(self, agent: Agent) -> list[Telemetry]:
+        said = self.heard(TelemetryTopic(agent.device))
+        return [codec.decode(Telemetry, payload) for payload in said]
+
+    def wants(self, agent: Agent) -> set[Digest]:
+        said = self.heard(WantsTopic(agent.device))
+        return {digest for body in said for digest in codec.decode(Wants, body).digests}
+
+    def events_as_they_came(self, agent: Agent) -> list[Event]:
+        return [codec.decode(Event, body) for body in self.heard(EventsTopic(agent.device))]
+
+    def events(self, agent: Agent) -> list[Event]:
+        """Return each event once, in order."""
+        by_number = {event.seq: event for event in self.events_as_they_came(agent)}
+        return [by_number[seq] for seq in sorted(by_number)]
+
+    def refusals(self, agent: Agent) -> list[tuple[Reason | None, str]]:
+        told = self.events(agent)
+        return [(e.reason, e.detail) for e in told if e.kind is EventKind.REFUSAL]
+
+    def outcome(self, agent: Agent, deployment: str) -> Deployment:
+        """Wait for the end of a deployment: in `reported`, which is enough by itself."""
+
+        def ended() -> Deployment | None:
+            found = self.reported(agent).deployments.get(an_alias())
+            here = found is not None and found.deployment == deployment
+            return found if here and found is not None and found.status.is_final else None
+
+        return until(ended)
+
+    def succeeded(self, agent: Agent, deployment: str) -> None:
+        outcome = self.outcome(agent, deployment)
+        assert outcome.status is Status.SUCCEEDED, outcome
+
+
+class Agent:
+    """`wherry-agent run` as a process on a home of its own."""
+
+    def __init__(self, folder: Path, port: int, *, max_bytes_per_s: float | None = None) -> None:
+        self.device = a_device_id(f"device-{next(_numbers)}")
+        self.home = folder / self.device
+        self.chunks = self.home / "state" / "chunks"
+        self.socket = self.home / "state" / "api.sock"
+        self._errors = folder / f"{self.device}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        settings = Settings(
+            id=self.device,
+            profile=ProfileName("test"),
+            broker=f"mqtt://127.0.0.1:{port}",
+            fetch=FetchSettings(max_bytes_per_s=max_bytes_per_s),
+            telemetry=TelemetrySettings(window_s=0.3),
+        )
+        enrol(
+            self.home,
+            settings,
+            director_pem=public_pem(DIRECTOR.public_key()),
+            bundles_pem=public_pem(bundles.KEY.public_key()),
+        )
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        with self._errors.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "wherry_agent", "run", "--home", str(self.home)],
+                stderr=errors,
+            )
+
+    def kill(self) -> None:
+        """SIGKILL the agent, wherever it is."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(PATIENCE_S)
+
+    def stop(self) -> int:
+        """End the agent as systemd does; return its exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(PATIENCE_S)
+
+    def log(self, event: str) -> list[str]:
+        """Return the lines that the agent has logged of one event."""
+        lines = self._errors.read_text().splitlines()
+        return [line for line in lines if f" {event}" in line]
+
+    def stored_chunks(self) -> list[str]:
+        return [line.split("chunk=")[1].split()[0] for line in self.log("chunk.stored")]
+
+    def client(self) -> Client:
+        return Client(self.socket)
+
+
+@contextmanager
+def agents_at(folder: Path, port: int) -> Iterator[Callable[..., Agent]]:
+    """Give a way to start agents; those that live at the end of the block are killed."""
+    with ExitStack() as stack:
+
+        def start(*, max_bytes_per_s: float | None = None) -> Agent:
+            agent = Agent(folder, port, max_bytes_per_s=max_bytes_per_s)
+            agent.start()
+            stack.callback(agent.kill)
+            return agent
+
+        yield start
+
+
+@contextmanager
+def a_controller(port: int) -> Iterator[Controller]:
+    controller = Controller(port)
+    controller.connect()
+    try:
+        yield controller
+    finally:
+        controller.close()
+
+
+def a_wide_bundle(version: str = "wide", *, shift: float = 0.0, kib: int = 12) -> Bundle:
+    """Return a sound bundle whose model file has some dozen chunks of 1 KiB."""
+    model = bundles.an_onnx_model(shift=shift, note=f"{version} " * (kib * 1024 // 5))
+    return bundles.a_bundle(version=version, shift=shift, model=model)
+
+
+def halves(bundle: Bundle) -> Sequence[dict[Digest, bytes]]:
+    """Return the chunks of a bundle in two parts."""
+    parts = list(chunks_of(bundle).items())
+    middle = len(parts) // 2
+    return dict(parts[:middle]), dict(parts[middle:])
