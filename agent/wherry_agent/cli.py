@@ -123,11 +123,13 @@ def _infer(options: argparse.Namespace) -> int:
     alias = parse_alias_name(options.alias)
     with Client(options.home / settings.api.socket) as client:
         model = msgspec.convert(client.metadata(alias), _Model)
-        inputs = {
-            tensor.name: Input(tensor.datatype, _shape(rows[tensor.name]), rows[tensor.name])
-            for tensor in model.inputs
-            if tensor.name in rows
-        }
+        datatypes = {tensor.name: tensor.datatype for tensor in model.inputs}
+        if rows.keys() != datatypes.keys():
+            has = ", ".join(rows) or "nothing"
+            raise BadInput(
+                options.input, f"it holds {has} and {alias} takes {', '.join(datatypes)}"
+            )
+        inputs = {name: Input(datatypes[name], _shape(data), data) for name, data in rows.items()}
         answer = client.infer(alias, inputs)
     print(msgspec.json.encode(answer).decode())
     return 0
@@ -146,7 +148,7 @@ def _read_rows(place: str) -> dict[str, list[object]]:
     data = sys.stdin.buffer.read() if place == "-" else Path(place).read_bytes()
     try:
         return msgspec.json.decode(data, type=dict[str, list[object]])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(place, str(error)) from error
 
 

@@ -199,4 +199,6 @@ def _toml(settings: Settings) -> str:
 
 
 def _literal(value: object) -> str:
-    return msgspec.json.encode(value).decode()  # JSON's strings, numbers, booleans are TOML's.
+    if isinstance(value, float):
+        return repr(value)  # TOML knows inf and nan, JSON does not.
+    return msgspec.json.encode(value).decode()  # JSON's strings, integers, booleans are TOML's.

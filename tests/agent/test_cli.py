@@ -1,0 +1,283 @@
+"""The command says in one line what went wrong and what to do, and its exit code agrees."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import wherry
+from tests.agent.agents import PATIENCE_S, Agent, a_controller, agents_at, until
+from tests.agent.bundles import a_bundle, images, logits_of
+from tests.brokers import Mosquitto, a_mosquitto
+from tests.builders import a_key
+from wherry.signing import public_pem
+
+pytestmark = pytest.mark.system
+
+Ran = subprocess.CompletedProcess[str]
+Run = Callable[..., Ran]
+
+
+def wherry_agent(*words: str | Path, stdin: str = "") -> Ran:
+    """Run the command as a user does."""
+    environment = {k: v for k, v in os.environ.items() if k != "WHERRY_AGENT_HOME"}
+    return subprocess.run(
+        [sys.executable, "-m", "wherry_agent", *map(str, words)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=environment,
+        check=False,
+    )
+
+
+def refused(ran: Ran, *parts: str, code: int = 1) -> None:
+    """Check that a command was refused in one line that holds the parts in order."""
+    assert ran.returncode == code, ran
+    assert ran.stdout == ""
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("wherry-agent: ")
+    at = 0
+    for part in parts:
+        at = line.find(part, at)
+        assert at >= 0, (part, line)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> list[str | Path]:
+    """Return the options that name the trusted keys."""
+    options: list[str | Path] = []
+    for seed, name in enumerate(("director", "bundles"), start=1):
+        path = tmp_path / f"{name}.pem"
+        path.write_bytes(public_pem(a_key(seed).public_key()))
+        options += [f"--{name}-key", path]
+    return options
+
+
+@pytest.fixture
+def enrol(tmp_path: Path, keys: list[str | Path]) -> Run:
+    """Return a way to enrol whose options a test may say otherwise: the last ones count."""
+
+    def run(*options: str | Path) -> Ran:
+        plain = ("--id", "pi-1", "--profile", "test", "--broker", "mqtt://127.0.0.1:1")
+        return wherry_agent("enrol", "--home", tmp_path / "home", *plain, *keys, *options)
+
+    return run
+
+
+# Enrol
+
+
+def test_enrolling_says_what_to_do_next(tmp_path: Path, enrol: Run) -> None:
+    ran = enrol()
+    assert ran.returncode == 0
+    assert ran.stdout == (
+        f"pi-1 is enrolled in {tmp_path / 'home'}: start it with `wherry-agent run`.\n"
+    )
+    assert ran.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("--id", "Pi 1"), ("'Pi 1' is no device id: use",)),
+        (("--profile", "a/b"), ("'a/b' is no profile name: use",)),
+        (("--broker", "mqtts://b:8883"), ("of the form mqtt://host:port", "enrol` again")),
+        (("--broker", "nonsense"), ("'nonsense' is not of the form mqtt://host:port",)),
+        (("--simulate", "--broker", "mqtt://far.example"), ("simulate is for loopback",)),
+        (("--max-bytes-per-s", "0"), ("> 0", "max_bytes_per_s", "correct it")),
+        (("--window-s", "-1"), ("> 0", "window_s", "correct it")),
+        (("--window-s", "nan"), ("window_s", "correct it")),
+        (("--port", "70000"), ("<= 65535", "port", "correct it")),
+        (("--director-key", "/none.pem"), ("No such file", "/none.pem", "check the path")),
+        (("--bundles-key", "/dev/null"), ("no Ed25519 key in PEM; give the file",)),
+        (("--home", "/dev/null/home"), ("/dev/null", "check the path and its rights.")),
+    ],
+)
+def test_enrolling_with_what_cannot_be_is_refused(
+    tmp_path: Path, enrol: Run, options: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    refused(enrol(*options), *parts)
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_home_is_one_devices_home(enrol: Run) -> None:
+    enrol()
+    assert enrol("--broker", "mqtt://elsewhere").returncode == 0
+    refused(enrol("--id", "pi-2"), "enrolled as pi-1 and not as pi-2", "give another --home")
+
+
+@pytest.mark.parametrize("words", [(), ("dance",), ("enrol",), ("infer",)])
+def test_words_that_are_no_command_end_with_2(words: tuple[str, ...]) -> None:
+    ran = wherry_agent(*words)
+    assert ran.returncode == 2
+    assert "usage: wherry-agent" in ran.stderr
+
+
+def test_the_version_is_the_packages() -> None:
+    assert wherry_agent("--version").stdout.strip() == wherry.__version__
+
+
+# Before an agent runs
+
+
+@pytest.mark.parametrize("command", [("run",), ("status",), ("infer", "default")])
+def test_a_home_where_nothing_is_enrolled_is_said(tmp_path: Path, command: tuple[str, ...]) -> None:
+    ran = wherry_agent(*command, "--home", tmp_path, stdin="{}")
+    refused(ran, f"no agent is enrolled in {tmp_path}: run `wherry-agent enrol` first.")
+
+
+@pytest.mark.parametrize("command", [("run",), ("status",)])
+def test_settings_that_cannot_be_followed_are_said(
+    tmp_path: Path, enrol: Run, command: tuple[str, ...]
+) -> None:
+    enrol()
+    settings = tmp_path / "home" / "agent.toml"
+    settings.write_text(settings.read_text() + "colour = 1\n")
+    ran = wherry_agent(*command, "--home", tmp_path / "home")
+    refused(ran, "agent.toml: ", "unknown field `colour`", "correct it")
+
+
+def test_a_device_that_never_ran_has_a_status(tmp_path: Path, enrol: Run) -> None:
+    enrol()
+    ran = wherry_agent("status", "--home", tmp_path / "home", "--json")
+    assert ran.returncode == 0
+    assert json.loads(ran.stdout) == {
+        "device": "pi-1",
+        "profile": "test",
+        "broker": "mqtt://127.0.0.1:1",
+        "running": False,
+        "generation": 0,
+        "aliases": {},
+    }
+
+
+def test_asking_an_agent_that_does_not_run_says_how_to_start_it(tmp_path: Path, enrol: Run) -> None:
+    enrol()
+    ran = wherry_agent("infer", "default", "--home", tmp_path / "home", stdin='{"image": [[1]]}')
+    refused(ran, "no agent answers at", "start it with `wherry-agent run`")
+
+
+def test_an_agent_whose_port_is_taken_ends_with_a_sentence(tmp_path: Path, enrol: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        enrol("--port", str(port))
+        ran = wherry_agent("run", "--home", tmp_path / "home")
+    assert ran.returncode == 1
+    last = ran.stderr.splitlines()[-1]
+    assert f"cannot listen on 127.0.0.1:{port}" in last
+    assert last.endswith("stop what uses that address, or set another one.")
+
+
+def test_a_store_that_is_no_database_is_said(tmp_path: Path, enrol: Run) -> None:
+    enrol()
+    (tmp_path / "home" / "state" / "agent.db").write_bytes(b"torn" * 1000)
+    for command in ("run", "status"):
+        ran = wherry_agent(command, "--home", tmp_path / "home")
+        refused(ran, "cannot be opened: file is not a database", "start anew.")
+
+
+# With a running agent
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    with a_mosquitto(tmp_path_factory.mktemp("broker")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def serving(broker: Mosquitto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """Give an agent that serves `a_bundle(shift=5.0)`."""
+    folder = tmp_path_factory.mktemp("serving")
+    with a_controller(broker.port) as controller, agents_at(folder, broker.port) as start:
+        agent, bundle = start(), a_bundle(version="asked", shift=5.0)
+        controller.publish_bundle(bundle)
+        controller.order(agent.device, bundle, generation=3)
+        controller.succeeded(agent, "d-3")
+        yield agent
+
+
+def infer(agent: Agent, text: str, *words: str | Path) -> Ran:
+    return wherry_agent("infer", "default", "--home", agent.home, *words, stdin=text)
+
+
+def test_a_running_agent_has_a_status_for_people_and_for_scripts(serving: Agent) -> None:
+    bundle = a_bundle(version="asked", shift=5.0).digest
+    status = json.loads(wherry_agent("status", "--home", serving.home, "--json").stdout)
+    assert status["running"] is True
+    assert status["generation"] == 3
+    default = status["aliases"]["default"]
+    assert default["slots"] == {"active": bundle, "previous": None, "candidate": None}
+    assert default["deployment"]["status"] == "succeeded"
+    table = wherry_agent("status", "--home", serving.home).stdout
+    assert f"active      {bundle[:12]}" in table
+    assert "deployment  succeeded confirmed" in table
+
+
+def test_a_model_is_asked_from_a_file_or_from_standard_input(
+    tmp_path: Path, serving: Agent
+) -> None:
+    rows = images(2)
+    text = json.dumps({"image": rows.tolist()})
+    (tmp_path / "rows.json").write_text(text)
+    for ran in (infer(serving, text), infer(serving, "", "--input", tmp_path / "rows.json")):
+        assert ran.returncode == 0
+        answer = json.loads(ran.stdout)
+        assert answer["model_version"] == a_bundle(version="asked", shift=5.0).digest
+        (logits,) = answer["outputs"]
+        assert logits["shape"] == [2, 4]
+        expected = logits_of(rows, shift=5.0).ravel().tolist()
+        assert logits["data"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("no json", ("-: JSON is malformed", "give a JSON object")),
+        ('{"image": 1}', ("-: Expected `array`", "give a JSON object")),
+        ('["image"]', ("-: Expected `object`", "give a JSON object")),
+        ("[" * 10_000, ("-: ", "give a JSON object")),
+        ("{}", ("-: it holds nothing and default takes image", "give a JSON object")),
+        ('{"imag": [1]}', ("it holds imag and default takes image",)),
+        ('{"image": [[1, 2]]}', ("'image' came with the shape [1, 2]", "change the request.")),
+        ('{"image": []}', ("image", "change the request.")),
+        ('{"image": [[["a", 1], [2, 3]]]}', ("change the request.",)),
+        ('{"image": [[[1], [2, 3]]]}', ("change the request.",)),
+    ],
+)
+def test_inputs_that_cannot_be_are_refused(
+    serving: Agent, text: str, parts: tuple[str, ...]
+) -> None:
+    refused(infer(serving, text), *parts)
+
+
+def test_other_things_that_cannot_be_asked_are_refused(serving: Agent) -> None:
+    text = json.dumps({"image": images(1).tolist()})
+    refused(infer(serving, "", "--input", "/none.json"), "No such file", "check the path")
+    refused(infer(serving, "", "--input", "/dev"), "Is a directory", "check the path")
+    ran = wherry_agent("infer", "No Alias", "--home", serving.home, stdin=text)
+    refused(ran, "'No Alias' is no alias: use")
+    ran = wherry_agent("infer", "detector", "--home", serving.home, stdin=text)
+    refused(ran, "detector", "change the request.")
+
+
+def test_a_second_agent_on_the_home_is_refused_and_the_first_serves_on(serving: Agent) -> None:
+    ran = wherry_agent("run", "--home", serving.home)
+    refused(ran, "another agent runs on", "stop it first.")
+    assert infer(serving, json.dumps({"image": images(1).tolist()})).returncode == 0
+
+
+def test_the_home_may_be_named_by_the_environment(
+    serving: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(serving.home))
+    until(lambda: wherry_agent("status").stdout.startswith(f"device      {serving.device}"))
