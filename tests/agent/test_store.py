@@ -17,8 +17,10 @@ from tests.builders import a_bundle_of, a_digest, a_histogram, an_alias, an_even
 from wherry.blobs import WrongBytes, digest_of
 from wherry.bundle import Bundle
 from wherry.files import TEMPORARY
+from wherry.histogram import Histogram
 from wherry.manifest import MODEL_FILE
 from wherry.messages import Reason, Status
+from wherry.names import AliasName
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.install import Idle, Probation
 from wherry_agent.outbox import Outbox
@@ -92,7 +94,9 @@ def test_what_was_saved_is_there_again(tmp_path: Path) -> None:
 
 def test_a_state_may_be_longer_than_any_message(tmp_path: Path) -> None:
     window = a_histogram(*(1.03**power for power in range(400)))
-    recent = {an_alias(f"alias-{number}"): (window,) * 60 for number in range(15)}
+    recent: dict[AliasName, tuple[Histogram, ...]] = {
+        an_alias(f"alias-{number}"): (window,) * 60 for number in range(15)
+    }
     with a_store(tmp_path) as store:
         with store.transaction():
             store.save(Saved(recent=recent))
