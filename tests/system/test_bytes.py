@@ -20,7 +20,7 @@ pytestmark = pytest.mark.system
 
 RECEIVED = "$SYS/broker/bytes/received"
 SIZE_BYTES = 4_000_000
-FEW_PERCENT = 0.03
+NOISE_BYTES = 20_000  # Half a percent: what is said of windows and acks while one looks.
 
 
 class Traffic(msgspec.Struct, frozen=True):
@@ -73,7 +73,7 @@ def test_three_devices_fetch_what_the_controller_sent_once(site: Site) -> None:
         # The rest is the agents', who tell their own count with the windows of what they answered.
         until(lambda: all(traffic_of(site, agent).sent_bytes for agent in agents))
         until(lambda: agrees(scales, sent_by(site) + sent_by_agents(site, agents)))
-    assert sent_by(site) - alone < FEW_PERCENT * size_of(bundle)
+    assert sent_by(site) - alone < NOISE_BYTES
     assert sent_by(site) <= 1.3 * size_of(bundle)
     for agent in agents:
         received = traffic_of(site, agent).received_bytes or 0
@@ -81,7 +81,7 @@ def test_three_devices_fetch_what_the_controller_sent_once(site: Site) -> None:
 
 
 def agrees(scales: Scales, counted: int) -> bool:
-    return abs(scales.weigh() - counted) <= FEW_PERCENT * counted and counted > SIZE_BYTES
+    return abs(scales.weigh() - counted) <= NOISE_BYTES and counted > SIZE_BYTES
 
 
 def sent_by(site: Site) -> int:
