@@ -95,6 +95,7 @@ def test_a_device_that_is_offline_halts_its_stage_at_the_deadline(site: Site) ->
 
     until(lambda: site.rollout("v2").status == "reverting")
     assert "two" in site.rollout("v2").why
+    until(lambda: not site.device(two).online)
     until(lambda: site.serving(one) == v1.digest)
     assert answers_as(one, v1, shift=1.0)
 

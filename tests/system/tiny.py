@@ -30,6 +30,7 @@ from wherry_sim.demo.processes import Agent
 
 CHUNK_BYTES = 128 * 1024
 IMAGE = images(1)
+REQUEST = {"image": Input("FP32", (1, 2, 2), IMAGE.tolist())}
 
 
 def add_version(
@@ -77,7 +78,7 @@ def add_version(
 def answers_as(agent: Agent, bundle: Bundle, *, shift: float = 0.0) -> bool:
     """Ask an agent, and say whether it answers with a bundle and as that bundle does offline."""
     with ask(agent) as client:
-        answer = client.infer("default", {"image": Input("FP32", (1, 2, 2), IMAGE.tolist())})
+        answer = client.infer("default", REQUEST)
     right = np.allclose(answer.values("logits"), logits_of(IMAGE, shift=shift).ravel(), atol=1e-4)
     return answer.version == bundle.digest and bool(right)
 
