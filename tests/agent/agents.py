@@ -272,8 +272,9 @@ def a_controller(port: int) -> Iterator[Controller]:
 
 
 def a_wide_bundle(version: str = "wide", *, shift: float = 0.0, kib: int = 12) -> Bundle:
-    """Return a sound bundle whose model file has some dozen chunks of 1 KiB."""
-    model = bundles.an_onnx_model(shift=shift, note=f"{version} " * (kib * 1024 // 5))
+    """Return a sound bundle whose model file has `kib` chunks of 1 KiB, no two alike."""
+    note = " ".join(f"{version}-{number}" for number in range(kib * 1024))[: kib * 1024]
+    model = bundles.an_onnx_model(shift=shift, note=note)
     return bundles.a_bundle(version=version, shift=shift, model=model)
 
 
