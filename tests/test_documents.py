@@ -1,0 +1,155 @@
+"""What the documents say is there: links, files, functions, tests, commands, words and topics."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import string
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import typer
+import typer.main
+from typer.core import TyperGroup
+
+from wherry import __version__, topics
+from wherry.names import DeviceId, Digest
+from wherry_agent import cli as agent_cli
+from wherry_controller.cli import make_app
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted(
+    path
+    for folder in (ROOT, ROOT / "systemd", ROOT / "packaging", ROOT / "tests/vectors")
+    for path in folder.glob("*.md")
+)
+SOURCES = (ROOT, *(ROOT / part for part in ("shared", "agent", "controller")))
+PACKAGES = ("", "wherry", "wherry_agent", "wherry_controller", "wherry_sim")
+MADE = ("build/", "dist/")  # What commands make is not there before they ran.
+
+each_document = pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
+
+
+def spoken(document: Path) -> str:
+    """Return a document without its code blocks."""
+    return re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def find(name: str, near: Path) -> list[Path]:
+    """Return the files that a document may mean by a name."""
+    bases = [near.parent, *SOURCES]
+    places = [base / package / name for base in bases for package in PACKAGES]
+    return [place for place in places if place.exists()]
+
+
+@each_document
+def test_every_link_within_the_repository_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", spoken(document)):
+        path, _, anchor = target.partition("#")
+        if "://" in path:
+            continue
+        place = document.parent / path if path else document
+        assert place.exists(), target
+        if anchor:
+            assert anchor in anchors_of(place), target
+
+
+def anchors_of(document: Path) -> set[str]:
+    """Return what headings can be linked as: lower case, no punctuation, hyphens for spaces."""
+    headings = re.findall(r"^#+ (.+)$", spoken(document), flags=re.MULTILINE)
+    punctuation = str.maketrans("", "", string.punctuation.replace("-", ""))
+    return {heading.lower().translate(punctuation).replace(" ", "-") for heading in headings}
+
+
+@each_document
+def test_every_file_that_is_named_is_there(document: Path) -> None:
+    for name in re.findall(r"`([\w.-]+(?:/[\w.-]+)+/?|[\w-]+\.py)`", spoken(document)):
+        if "/" in name and not name.startswith(MADE) and (name.endswith("/") or "." in name):
+            assert find(name, document), name
+
+
+@each_document
+def test_every_function_that_is_named_is_in_its_file(document: Path) -> None:
+    for name, what in re.findall(r"`([\w./-]+\.py):(\w+)`", spoken(document)):
+        defined = re.compile(rf"^\s*(?:def|class) {what}\b|^{what}\b.* = ", re.MULTILINE)
+        assert any(defined.search(place.read_text()) for place in find(name, document)), name
+
+
+@each_document
+def test_every_test_that_is_named_exists(document: Path) -> None:
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), flags=re.MULTILINE)
+    }
+    assert set(re.findall(r"`(test_\w+)`", spoken(document))) <= defined
+
+
+def commands_of(document: Path) -> list[list[str]]:
+    """Return the words of each command of Wherry that a document shows after a prompt."""
+    text = document.read_text().replace("\\\n", " ")
+    lines = re.findall(r"^\$ (wherry(?:-agent)? .+)$", text, flags=re.MULTILINE)
+    return [words_before_redirection(line) for line in lines]
+
+
+def words_before_redirection(line: str) -> list[str]:
+    return shlex.split(re.split(r" (?:2?>|&)", line)[0])
+
+
+def test_every_command_in_the_readme_parses() -> None:
+    commands = commands_of(ROOT / "README.md")
+    assert len(commands) > 20
+    for program, *words in commands:
+        parses = parses_as_wherry if program == "wherry" else parses_as_agent
+        assert parses(words), words
+
+
+def parses_as_wherry(words: list[str]) -> bool:
+    """Say whether the command line takes these words; nothing is run."""
+    command = typer.main.get_command(make_app(words))
+    context = typer.Context(command, info_name="wherry")
+    while isinstance(command, TyperGroup):
+        name, found, words = command.resolve_command(context, words)
+        assert found is not None
+        command, context = found, typer.Context(found, info_name=name, parent=context)
+    command.parse_args(context, list(words))
+    return True
+
+
+def parses_as_agent(words: list[str]) -> bool:
+    return isinstance(agent_cli._parser().parse_args(words), argparse.Namespace)
+
+
+def test_the_parser_refuses_what_is_no_option() -> None:
+    with pytest.raises(Exception, match="--nonsense"):
+        parses_as_wherry(["rollout", "watch", "digits-v1", "--nonsense"])
+    with pytest.raises(SystemExit):
+        parses_as_agent(["run", "--nonsense"])
+
+
+def test_each_word_of_the_glossary_stands_once() -> None:
+    words = re.findall(r"^\| \*\*([^*]+)\*\* \|", (ROOT / "GLOSSARY.md").read_text(), re.MULTILINE)
+    assert len(words) > 100
+    assert sorted(set(words)) == sorted(words)
+
+
+def test_the_architecture_names_exactly_the_topics_that_there_are() -> None:
+    device, digest = DeviceId("id"), Digest("d" * 64)
+    spelled = set()
+    for kind in get_args(topics.Topic):
+        is_of_a_digest = kind in (topics.BundleTopic, topics.BlobTopic)
+        text = topics.text(kind(digest if is_of_a_digest else device))
+        spelled.add(text.replace(digest, "{digest}").replace("/id", "/{id}"))
+    document = (ROOT / "ARCHITECTURE.md").read_text()
+    named = re.findall(r"^\| `(wherry/v1/[^`]+)`", document, re.MULTILINE)
+    assert set(named) == spelled
+    assert len(named) == len(spelled)
+
+
+def test_the_changelog_begins_with_this_release() -> None:
+    releases = re.findall(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert releases[0] == __version__
