@@ -33,7 +33,7 @@ from wherry.messages import (
     Wanted,
     Wants,
 )
-from wherry.names import DeviceId, Digest, ProfileName
+from wherry.names import AliasName, DeviceId, Digest, ProfileName
 from wherry.signing import public_pem, sign
 from wherry.topics import (
     AcksTopic,
@@ -55,6 +55,7 @@ from wherry_agent.mqtt import Callbacks, Connection
 from wherry_agent.settings import Broker, FetchSettings, Settings, TelemetrySettings, enrol
 
 DIRECTOR = a_key(1)
+DEFAULT = an_alias()
 PATIENCE_S = 20.0
 HEARD = (ReportedTopic, EventsTopic, PresenceTopic, TelemetryTopic, WantsTopic)
 
@@ -115,7 +116,7 @@ class Controller:
             probation_s=probation_s,
             deadline_s=deadline_s,
         )
-        order = Order(device=device, generation=generation, aliases={an_alias(): wanted})
+        order = Order(device=device, generation=generation, aliases={DEFAULT: wanted})
         self.publish_order(device, order)
         return order
 
@@ -172,18 +173,19 @@ class Controller:
         told = self.events(agent)
         return [(e.reason, e.detail) for e in told if e.kind is EventKind.REFUSAL]
 
-    def outcome(self, agent: Agent, deployment: str) -> Deployment:
+    def outcome(self, agent: Agent, deployment: str, *, alias: AliasName = DEFAULT) -> Deployment:
         """Wait for the end of a deployment: in `reported`, which is enough by itself."""
 
         def ended() -> Deployment | None:
-            found = self.reported(agent).deployments.get(an_alias())
-            here = found is not None and found.deployment == deployment
-            return found if here and found is not None and found.status.is_final else None
+            found = self.reported(agent).deployments.get(alias)
+            if found is None or found.deployment != deployment or not found.status.is_final:
+                return None
+            return found
 
         return until(ended)
 
-    def succeeded(self, agent: Agent, deployment: str) -> None:
-        outcome = self.outcome(agent, deployment)
+    def succeeded(self, agent: Agent, deployment: str, *, alias: AliasName = DEFAULT) -> None:
+        outcome = self.outcome(agent, deployment, alias=alias)
         assert outcome.status is Status.SUCCEEDED, outcome
 
 

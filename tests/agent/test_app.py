@@ -29,7 +29,7 @@ from tests.agent.benches import ask
 from tests.agent.bundles import a_bundle, images, logits_of
 from tests.agent.stores import chunks_of
 from tests.brokers import Mosquitto, a_mosquitto
-from tests.builders import a_device_id, a_key, an_alias
+from tests.builders import a_device_id, a_key, a_wanted, an_alias, an_order
 from wherry.bundle import Bundle
 from wherry.messages import EventKind, Phase, Reason, Status, Telemetry
 from wherry.topics import BlobTopic, BundleTopic
@@ -140,6 +140,23 @@ def windows_of(controller: Controller, agent: Agent, *, requests: int) -> list[T
     """Return the agent's windows once they hold so many requests."""
     windows = controller.telemetry(agent)
     return windows if sum(window.requests for window in windows) == requests else None
+
+
+def test_two_aliases_are_served_and_neither_deletes_what_the_other_needs(
+    controller: Controller, start: Start
+) -> None:
+    agent = start()
+    wanted = {}
+    for name in ("default", "detector"):
+        bundle = a_wide_bundle(f"of-{name}", kib=4)
+        controller.publish_bundle(bundle)
+        wanted[an_alias(name)] = a_wanted(f"d-{name}", bundle=bundle.digest, probation_s=0.5)
+    order = an_order(device=agent.device, aliases=wanted)
+    controller.publish_order(agent.device, order)
+    for name, want in wanted.items():
+        controller.succeeded(agent, want.deployment, alias=name)
+        assert controller.reported(agent).slots[name].active == want.bundle
+    assert len(agent.stored_chunks()) == len(set(agent.stored_chunks()))
 
 
 # Refusals at the door
