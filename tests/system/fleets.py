@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.system.sites import Site, logged
 from tests.system.tiny import add_version
 from wherry.bundle import Bundle
-from wherry.manifest import blobs_of
+from wherry.manifest import MODEL_FILE
 from wherry_sim.demo.processes import Agent
 
 SLOW_BYTES_PER_S = 800_000
@@ -25,7 +25,8 @@ def a_fleet_on_v1(site: Site, *, slow: bool = False) -> tuple[list[Agent], Bundl
 
 
 def is_in_mid_download(agent: Agent, bundle: Bundle) -> bool:
-    chunks = {chunk for blob in blobs_of(bundle.manifest) for chunk in blob.chunks}
+    """Say whether an agent has some chunks of a bundle's model and lacks others."""
+    chunks = set(bundle.manifest.files[MODEL_FILE].chunks)
     stored = {line.fields["chunk"] for line in logged(agent, "chunk.stored")} & chunks
     assert len(stored) < len(chunks), "it was too quick"
-    return len(stored) > 4
+    return len(stored) >= 2

@@ -21,7 +21,7 @@ from typing import TypeVar
 from tests.brokers import Mosquitto, a_mosquitto, free_port, wait_for_port
 from tests.controller.cli.conftest import Ran
 from wherry.names import Digest, parse_digest
-from wherry_agent.client import Client, NotReachable, NotServing
+from wherry_agent.client import Client, NotReachable, NotServing, RequestRefused
 from wherry_controller.cli.login import Login
 from wherry_controller.cli.remote import Remote
 from wherry_controller.cli.replies import Device, Registered, Rollout, read
@@ -218,7 +218,7 @@ def is_up(agent: Agent, bundle: Digest) -> bool:
     with ask(agent) as client:
         try:
             return client.metadata("default").get("versions") == [bundle]
-        except (NotReachable, NotServing):
+        except (NotReachable, NotServing, RequestRefused):
             return False
 
 

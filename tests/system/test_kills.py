@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections import defaultdict
 from functools import partial
@@ -90,3 +91,15 @@ def test_a_worker_that_is_killed_is_replaced_and_the_model_answers_again(site: S
     assert answers_as(one, v1, shift=1.0)
     assert not is_alive(worker)
     assert site.serving(one) == v1.digest
+
+
+def test_a_device_whose_disk_was_replaced_comes_back_to_its_bundle_and_goes_on(site: Site) -> None:
+    (one, two), v1 = a_fleet_on_v1(site)
+    one.kill()
+    shutil.rmtree(one.home / "state")
+    one.start()
+    until(lambda: is_up(one, v1.digest))
+    v2 = add_version(site, "v2", shift=2.0)
+    site.start_rollout("v2", ["one", "two"])
+    assert site.until_over("v2").status == "succeeded"
+    assert all(answers_as(agent, v2, shift=2.0) for agent in (one, two))
