@@ -201,4 +201,5 @@ def _toml(settings: Settings) -> str:
 def _literal(value: object) -> str:
     if isinstance(value, float):
         return repr(value)  # TOML knows inf and nan, JSON does not.
-    return msgspec.json.encode(value).decode()  # JSON's strings, integers, booleans are TOML's.
+    # JSON's strings, integers and booleans are TOML's, but for one character that JSON leaves bare.
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")

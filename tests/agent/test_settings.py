@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -79,6 +79,7 @@ some_settings = st.builds(
 
 
 @given(some_settings)
+@example(replace(PLAIN, api=ApiSettings(socket='\x7f"\\\n', port=0)))
 @tried
 def test_all_settings_survive_the_file(
     tmp_path_factory: pytest.TempPathFactory, settings: Settings
