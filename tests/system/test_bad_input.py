@@ -87,7 +87,7 @@ def test_a_device_that_is_offline_halts_its_stage_at_the_deadline(site: Site) ->
     v2 = add_version(site, "v2", shift=2.0)
     site.set_group("both", one, two)
     two.kill()
-    site.start_rollout("v2", ["both"], stage_deadline_s=4.0)
+    site.start_rollout("v2", ["both"], stage_deadline_s=6.0)
     until(lambda: site.serving(one) == v2.digest)
     waiting = site.rollout("v2")
     assert waiting.status == "running"
