@@ -166,7 +166,7 @@ class Controller:
                 probation_s=effect.probation_s,
                 deadline_s=effect.deadline_s,
             )
-            order = devices.want(order, effect.alias, wanted)
+            order = devices.want(order, effect.alias, wanted, revoked=effect.revoked)
         self.store.orders[effect.device] = order
         self._publish(DesiredTopic(effect.device), self._envelope(order))
 

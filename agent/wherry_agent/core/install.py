@@ -286,7 +286,7 @@ def _watch(state: InFlight, passed_s: float) -> tuple[State, Effects]:
 
 def _confirm(state: Probation) -> tuple[State, Effects]:
     bundle = state.wanted.bundle
-    others = tuple(digest for digest in state.confirmed if digest != bundle)
+    others = tuple(digest for digest in state.confirmed if digest not in {bundle, *state.revoked})
     confirmed = (bundle, *others)[:KEPT_BUNDLES]
     done = _outcome(state.wanted, Status.SUCCEEDED, Reason.CONFIRMED)
     return Idle(confirmed, done), (Retire(), Keep(confirmed), Report(done))

@@ -10,7 +10,9 @@ from __future__ import annotations
 import msgspec
 
 from wherry.messages import Order, Wanted
-from wherry.names import AliasName, DeviceId, StoreId
+from wherry.names import AliasName, DeviceId, Digest, StoreId
+
+MOST_REVOKED = 32  # The newest; a device keeps two bundles, so older ones are long gone.
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -32,11 +34,18 @@ def contiguous(acked: int, stored: frozenset[int]) -> int:
     return acked
 
 
-def want(order: Order, alias: AliasName, wanted: Wanted) -> Order:
-    """Return the order that also wants `wanted`; the same order where it does already."""
-    if order.aliases.get(alias) == wanted:
+def want(order: Order, alias: AliasName, wanted: Wanted, *, revoked: Digest | None = None) -> Order:
+    """Return the order that also wants `wanted`; the same order where it does already.
+
+    A device never falls back to a bundle that is `revoked`; to want one is to trust it again.
+    """
+    kept = (digest for digest in order.revoked if digest not in (wanted.bundle, revoked))
+    all_revoked = (*kept, *([revoked] if revoked else []))[-MOST_REVOKED:]
+    if order.aliases.get(alias) == wanted and order.revoked == all_revoked:
         return order
-    return _next(order, {**order.aliases, alias: wanted})
+    return msgspec.structs.replace(
+        _next(order, {**order.aliases, alias: wanted}), revoked=all_revoked
+    )
 
 
 def withdraw(order: Order, alias: AliasName) -> Order:

@@ -10,8 +10,9 @@ be performed twice. Evidence is judged by `gate`; here the verdict is an event.
 
 A stage orders its devices at once, each under a deployment id of its own. On a halt no further
 stage begins, and every device that was ordered is ordered back to what it served before: a
-canary may well have confirmed the sick version. The way back is a new deployment; the old one
-keeps its outcome. A device that served nothing before has its order withdrawn.
+canary may well have confirmed the sick version. The way back is a new deployment, which revokes
+the bundle that it leaves; the old one keeps its outcome. A device that served nothing before has
+its order withdrawn.
 """
 
 from __future__ import annotations
@@ -190,7 +191,7 @@ Event: TypeAlias = (
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Want this bundle of the device under this deployment."""
+    """Want this bundle of the device under this deployment, and never again `revoked`."""
 
     device: DeviceId
     alias: AliasName
@@ -198,6 +199,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     bundle: Digest
     probation_s: float
     deadline_s: float
+    revoked: Digest | None = None
 
 
 class Withdraw(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -363,7 +365,10 @@ def _go_back(state: Rollout, by: StoppedBy, why: str, at_s: float) -> tuple[Roll
         why=state.why or why,
         reverting_since_s=at_s,
     )
-    effects = _send_back(state.plan, away, ways_back)
+    effects = tuple(
+        replace(effect, revoked=away[effect.device].bundle) if isinstance(effect, Order) else effect
+        for effect in _send_back(state.plan, away, ways_back)
+    )
     return _settle_reverting(reverting, at_s), effects
 
 

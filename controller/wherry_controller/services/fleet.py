@@ -156,10 +156,11 @@ def order(
     *,
     rollout: RolloutName | None,
     now: float,
+    revoked: Digest | None = None,
 ) -> None:
-    """Want a bundle of a device from now on; wanting it twice is wanting it once."""
+    """Want a bundle of a device from now on, and not `revoked`; twice is the same as once."""
     before = order_of(devices.get_desired(tx, device))
-    after = core.want(before, alias, wanted)
+    after = core.want(before, alias, wanted, revoked=revoked)
     if after == before:
         return
     _save_order(tx, after)
@@ -217,9 +218,19 @@ def _serving(tx: Transaction, device: DeviceId, alias: AliasName) -> Digest | No
 
 
 def order_of(desired: Desired) -> Order:
-    return Order(device=desired.device, generation=desired.generation, aliases=desired.aliases)
+    return Order(
+        device=desired.device,
+        generation=desired.generation,
+        aliases=desired.aliases,
+        revoked=desired.revoked,
+    )
 
 
 def _save_order(tx: Transaction, order: Order) -> None:
-    desired = Desired(device=order.device, generation=order.generation, aliases=order.aliases)
+    desired = Desired(
+        device=order.device,
+        generation=order.generation,
+        aliases=order.aliases,
+        revoked=order.revoked,
+    )
     devices.save_desired(tx, desired)

@@ -362,7 +362,15 @@ def _perform(tx: Transaction, name: RolloutName, effect: Effect, now: float) -> 
                 probation_s=effect.probation_s,
                 deadline_s=effect.deadline_s,
             )
-            fleet.order(tx, effect.device, effect.alias, wanted, rollout=name, now=now)
+            fleet.order(
+                tx,
+                effect.device,
+                effect.alias,
+                wanted,
+                rollout=name,
+                now=now,
+                revoked=effect.revoked,
+            )
         case Withdraw():
             fleet.withdraw(tx, effect.device, effect.alias)
         case _:

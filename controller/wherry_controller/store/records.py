@@ -25,6 +25,7 @@ from wherry.names import (
     VersionName,
 )
 from wherry.profile import Precision, Profile
+from wherry_controller.core.recipe import Latency
 
 
 class VersionStatus(StrEnum):
@@ -91,7 +92,10 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
-    """One version built for one profile: where its bundle is, and what was measured of it."""
+    """One version built for one profile: where its bundle is, and what was measured of it.
+
+    `report` stands in the bundle too; `latency` is of the last build.
+    """
 
     model: ModelName
     version: VersionName
@@ -100,6 +104,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision
     size_bytes: int
     report: Report
+    latency: Latency
     created_at: float
 
 
@@ -141,6 +146,7 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     device: DeviceId
     generation: int = 0
     aliases: dict[AliasName, Wanted] = {}
+    revoked: tuple[Digest, ...] = ()
 
 
 class Journey(msgspec.Struct, frozen=True, kw_only=True):

@@ -107,6 +107,7 @@ class VariantRow(Row, table=True):
     precision: str
     size_bytes: int
     report: object = Field(sa_column=_document())
+    latency: object = Field(sa_column=_document())
     created_at: float
 
 
@@ -162,6 +163,7 @@ class DesiredRow(Row, table=True):
     device: str = Field(primary_key=True, foreign_key="device.id", ondelete="CASCADE")
     generation: int
     aliases: object = Field(sa_column=_document())
+    revoked: object = Field(sa_column=_document())
 
 
 class DeploymentRow(Row, table=True):

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import a_device_id, a_store_id, a_wanted, an_alias, an_order
+from tests.builders import a_device_id, a_digest, a_store_id, a_wanted, an_alias, an_order
 from tests.laws import tried
 from wherry_controller.core.device import (
+    MOST_REVOKED,
     Position,
     contiguous,
     first_order,
@@ -32,11 +33,27 @@ def test_a_change_raises_the_generation_and_a_repetition_does_not() -> None:
 
 
 def test_other_aliases_and_revocations_stay_as_they_are() -> None:
-    order = an_order(revoked=(a_wanted().bundle,))
+    order = an_order(revoked=(a_digest("sick"),))
     both = want(order, an_alias("detector"), a_wanted("another"))
     assert both.aliases == {**order.aliases, an_alias("detector"): a_wanted("another")}
     assert both.revoked == order.revoked
     assert withdraw(both, an_alias("detector")).aliases == order.aliases
+
+
+def test_a_way_back_revokes_what_it_leaves_until_it_is_wanted_again() -> None:
+    sick = a_digest("sick")
+    back = want(an_order(), an_alias(), a_wanted("back"), revoked=sick)
+    assert back.revoked == (sick,)
+    assert want(back, an_alias(), a_wanted("back"), revoked=sick) is back
+    assert want(back, an_alias(), a_wanted("again", bundle=sick)).revoked == ()
+
+
+def test_only_the_newest_revocations_are_kept() -> None:
+    order = an_order()
+    for number in range(MOST_REVOKED + 5):
+        order = want(order, an_alias(), a_wanted(), revoked=a_digest(str(number)))
+    assert order.revoked[-1] == a_digest(str(MOST_REVOKED + 4))
+    assert len(order.revoked) == MOST_REVOKED
 
 
 def test_a_withdrawal_raises_the_generation_once() -> None:

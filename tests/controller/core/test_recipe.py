@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.builders import a_digest, a_profile, a_report
+from tests.builders import a_digest, a_profile
+from tests.controller.scripted import a_latency
 from wherry import codec
 from wherry.codec import BadDocument
 from wherry.names import parse_profile_name
@@ -35,7 +36,7 @@ PROFILE = parse_profile_name("x86-onnx-fp32")
 MESSAGES = (
     Progress(BuildStep.LOADING, 0, 13),
     Progress(BuildStep.PACKING, 4, 13, PROFILE),
-    Built(PROFILE, a_digest(), a_report()),
+    Built(PROFILE, a_digest(), a_latency()),
     Refused(BuildReason.BELOW_FLOOR, "a sentence."),
     Refused(BuildReason.OVER_BUDGET, "a sentence.", PROFILE),
 )

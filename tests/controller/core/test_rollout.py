@@ -343,6 +343,7 @@ def test_a_halt_orders_the_canaries_back_though_they_confirmed() -> None:
     assert service.status() is RolloutStatus.REVERTING
     assert service.status().is_open
     assert {device: want.bundle for device, want in service.wants.items()} == {A: OLD, B: OLD}
+    assert {want.revoked for want in service.wants.values()} == {NEW}
     assert service.state.journeys[A].status is Status.SUCCEEDED
     assert (service.state.stopped_by, service.state.why) == (StoppedBy.GATE, HALT.sentence)
     service.confirm(A)
@@ -487,7 +488,7 @@ def test_a_cancellation_keeps_what_devices_confirmed() -> None:
     effects = service.hear(Canceled(service.now_s))
     assert [effect.device for effect in effects] == [B]
     assert service.wants[A].bundle == NEW
-    assert service.wants[B].bundle == OLD
+    assert (service.wants[B].bundle, service.wants[B].revoked) == (OLD, None)
     assert service.status() is RolloutStatus.CANCELED
     assert service.state.stopped_by is StoppedBy.OPERATOR
     assert service.state.records[-1].ended_s == service.now_s

@@ -90,6 +90,7 @@ def upgrade() -> None:
         sa.Column("device", sa.String(), nullable=False),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("aliases", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("revoked", sa.JSON(none_as_null=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["device"], ["device.id"], name=op.f("fk_desired_device"), ondelete="CASCADE"
         ),
@@ -190,6 +191,7 @@ def upgrade() -> None:
         sa.Column("precision", sa.String(), nullable=False),
         sa.Column("size_bytes", sa.Integer(), nullable=False),
         sa.Column("report", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("latency", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(["bundle"], ["bundle.digest"], name=op.f("fk_variant_bundle")),
         sa.ForeignKeyConstraint(
