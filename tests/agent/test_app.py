@@ -31,7 +31,8 @@ from tests.agent.stores import chunks_of
 from tests.brokers import Mosquitto, a_mosquitto
 from tests.builders import a_device_id, a_key, a_wanted, an_alias, an_order
 from wherry.bundle import Bundle
-from wherry.messages import EventKind, Phase, Reason, Status, Telemetry
+from wherry.messages import Event, EventKind, Phase, Reason, Status, Telemetry
+from wherry.names import Digest
 from wherry.topics import BlobTopic, BundleTopic
 from wherry_agent.client import NotReachable, NotServing
 from wherry_agent.outbox import Outbox
@@ -114,13 +115,13 @@ def test_a_bundle_is_fetched_checked_served_and_confirmed(
     assert reported.slots[an_alias()].active == bundle.digest
     assert reported.versions.keys() >= {"wherry-agent", "onnxruntime"}
     assert controller.presence(agent)[-1]
-    events = controller.events(agent)
+    events = until(lambda: events_until(controller, agent, "d-1"))
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert {event.store_id for event in events} == {reported.store_id}
     told = [e.deployment for e in events if e.deployment]
     assert [d.phase for d in told] == [Phase.FETCHING, Phase.LOADING, Phase.PROBATION, None]
     assert told[-1].reason is Reason.CONFIRMED
-    assert [e.flip.bundle for e in events if e.flip] == [bundle.digest]
+    assert flips_of(controller, agent) == [bundle.digest]
     assert not controller.refusals(agent)
 
 
@@ -134,6 +135,21 @@ def test_what_is_asked_of_a_model_is_counted_once(controller: Controller, start:
     assert {window.bundle for window in windows} == {bundle.digest}
     assert len({window.seq for window in windows}) == len(windows)
     assert windows[-1].traffic.received_bytes > sum(map(len, chunks_of(bundle).values()))
+
+
+def events_until(controller: Controller, agent: Agent, deployment: str) -> list[Event] | None:
+    """Return the agent's events once a deployment's outcome is among them.
+
+    `reported` says the outcome first, so whoever has heard of it there may yet miss the event.
+    """
+    events = controller.events(agent)
+    ended = {e.deployment.deployment for e in events if e.deployment and e.deployment.reason}
+    return events if deployment in ended else None
+
+
+def flips_of(controller: Controller, agent: Agent) -> list[Digest]:
+    """Return the bundles that the agent says it flipped to, in order."""
+    return [event.flip.bundle for event in controller.events(agent) if event.flip]
 
 
 def windows_of(controller: Controller, agent: Agent, *, requests: int) -> list[Telemetry] | None:
@@ -276,8 +292,9 @@ def test_a_slow_bundle_is_reverted_by_the_device_and_no_request_is_dropped(
         outcome = controller.outcome(agent, "d-2")
     assert (outcome.status, outcome.reason) == (Status.REVERTED, Reason.SLOW)
     assert answers_as(agent, old, shift=1.0)
-    flips = [event.flip.bundle for event in controller.events(agent) if event.flip]
-    assert flips == [old.digest, slow.digest, old.digest]
+    # The way back is told by `reported` first: the flip that it orders follows.
+    until(lambda: flips_of(controller, agent)[2:])
+    assert flips_of(controller, agent) == [old.digest, slow.digest, old.digest]
     assert not wrong
 
 
@@ -345,6 +362,7 @@ def test_events_are_kept_until_the_controller_has_them(
     controller.ack(agent, last)
     controller.order(agent.device, bundle, generation=2)
     controller.succeeded(agent, "d-2")
+    until(lambda: events_until(controller, agent, "d-2"))
     assert agent.stop() == 0
     store = Store(agent.home / "state")
     outbox = Outbox(store.database, keep_windows=1)
