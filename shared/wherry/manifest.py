@@ -67,17 +67,29 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[GoldenTensor, ...]
     tolerance: float
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < math.inf:
+            raise BadManifest(f"a golden tolerance of {self.tolerance} is no distance")
+
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured of the variant; accuracies are shares from 0 to 1 of `samples` rows."""
+    """What the variant is worth; accuracies are shares from 0 to 1 of `samples` rows.
+
+    `evaluated_on` is the runtime and its version. Nothing that was timed stands here: it differs
+    at each build, and the same version built again is the same bundle.
+    """
 
     accuracy: float
     reference_accuracy: float
     samples: int
     size_bytes: int
-    p50_ms: float
-    p99_ms: float
-    measured_on: str
+    evaluated_on: str
+
+    def __post_init__(self) -> None:
+        for share in (self.accuracy, self.reference_accuracy):
+            # Also NaN, which JSON would silently turn into null.
+            if not 0 <= share <= 1:
+                raise BadManifest(f"an accuracy of {share} is no share from 0 to 1")
 
 
 class Manifest(
@@ -143,8 +155,8 @@ def _check_bindings(bindings: tuple[Binding, ...], tensors: tuple[Tensor, ...]) 
             sorted(binding.permutation) != axes or binding.permutation[0] != 0
         ):
             raise BadManifest(f"the permutation of {binding.name!r} does not keep the batch first")
-        if binding.scale is not None and not binding.scale > 0:
-            raise BadManifest(f"the scale of {binding.name!r} is not positive")
+        if binding.scale is not None and not 0 < binding.scale < math.inf:
+            raise BadManifest(f"the scale of {binding.name!r} is not positive and finite")
 
 
 def _check_golden(golden: tuple[GoldenTensor, ...], tensors: tuple[Tensor, ...]) -> None:

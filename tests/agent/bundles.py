@@ -270,9 +270,7 @@ def _sealed(
             reference_accuracy=1.0,
             samples=5,
             size_bytes=len(data),
-            p50_ms=0.1,
-            p99_ms=0.2,
-            measured_on="a test",
+            evaluated_on="a test",
         ),
         class_output="logits",
     )

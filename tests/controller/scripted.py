@@ -19,6 +19,7 @@ from wherry_controller.core.recipe import (
     BuildStep,
     Built,
     Fault,
+    Latency,
     Progress,
     Refused,
 )
@@ -88,6 +89,10 @@ def a_profile_file(name: str = "x86-onnx-fp32") -> bytes:
     return PROFILE.format(name=name).encode()
 
 
+def a_latency() -> Latency:
+    return Latency(p50_ms=0.18, p99_ms=0.5, measured_on="x86_64, onnxruntime 1.31.1")
+
+
 class ScriptedBuilder:
     """Builds as its script says."""
 
@@ -120,7 +125,7 @@ def builds_all(request: BuildRequest) -> Iterator[BuildMessage]:
         for digest, data in made.blobs.items():
             (output / "blobs" / digest).write_bytes(data)
         (output / f"{profile.name}.manifest.json").write_bytes(codec.encode(made.manifest))
-        yield Built(profile.name, digest_of(codec.encode(made.manifest)), made.manifest.report)
+        yield Built(profile.name, digest_of(codec.encode(made.manifest)), a_latency())
 
 
 def refuses(reason: BuildReason, problem: str = "the scripted net is sick") -> Script:

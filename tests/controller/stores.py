@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.builders import a_bundle_of, a_digest, a_key, a_profile
+from tests.controller.scripted import a_latency
 from wherry.bundle import Bundle
 from wherry.names import DeviceId, parse_device_id, parse_model_name, parse_version_name
 from wherry_controller.store import devices, models
@@ -73,6 +74,7 @@ def add_built_version(tx: Transaction, blobs: BlobFolder, name: str, data: bytes
         precision=bundle.manifest.precision,
         size_bytes=len(data),
         report=bundle.manifest.report,
+        latency=a_latency(),
         created_at=0.0,
     )
     models.save_profile(tx, a_profile())

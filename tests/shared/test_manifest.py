@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 from hypothesis import given
+from msgspec.structs import replace
 
 from tests.builders import (
     INPUT_BYTES,
@@ -18,6 +19,7 @@ from tests.builders import (
     a_golden,
     a_golden_tensor,
     a_manifest,
+    a_report,
     a_signature,
     a_tensor,
     floats,
@@ -90,8 +92,8 @@ def test_a_permutation_keeps_every_axis_and_the_batch_first(permutation: tuple[i
         an_image_manifest(permutation)
 
 
-@pytest.mark.parametrize("scale", [0.0, -0.1, math.nan])
-def test_a_scale_is_positive(scale: float) -> None:
+@pytest.mark.parametrize("scale", [0.0, -0.1, math.inf, math.nan])
+def test_a_scale_is_positive_and_finite(scale: float) -> None:
     with pytest.raises(BadManifest, match="the scale of 'image'"):
         a_manifest(inputs=(a_binding(scale=scale),))
     with pytest.raises(BadManifest, match="the scale of 'scores'"):
@@ -129,6 +131,22 @@ def test_golden_tensors_have_one_number_of_rows() -> None:
     three = a_golden_tensor(shape=(3, 2), data=floats(*range(6)))
     with pytest.raises(BadManifest, match="not one number of rows"):
         a_manifest(golden=a_golden(inputs=(three,)))
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, math.inf, math.nan])
+def test_a_golden_tolerance_is_a_distance(tolerance: float) -> None:
+    assert a_golden(tolerance=0.0).tolerance == 0.0
+    with pytest.raises(BadManifest, match="is no distance"):
+        a_golden(tolerance=tolerance)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, math.inf, math.nan])
+def test_an_accuracy_is_a_share(share: float) -> None:
+    assert [a_report(accuracy=whole).accuracy for whole in (0.0, 1.0)] == [0.0, 1.0]
+    with pytest.raises(BadManifest, match="no share from 0 to 1"):
+        a_report(accuracy=share)
+    with pytest.raises(BadManifest, match="no share from 0 to 1"):
+        replace(a_report(), reference_accuracy=share)
 
 
 def test_a_static_batch_is_at_least_one() -> None:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from tests.agent.bundles import a_bundle, a_profile, an_onnx_model, images, logits_of
+from tests.controller.scripted import a_latency
 from tests.system.sites import Site, ask
 from wherry.blobs import describe
 from wherry.bundle import Bundle, seal
@@ -76,6 +77,7 @@ def keep(site: Site, bundle: Bundle) -> None:
         precision=manifest.precision,
         size_bytes=manifest.report.size_bytes,
         report=manifest.report,
+        latency=a_latency(),
         created_at=0.0,
     )
     with closing(open_store(settings.database_url)) as store, store.transaction() as tx:

@@ -17,6 +17,7 @@ from wherry.messages import Reported
 from wherry.profile import Profile
 from wherry_controller.core.card import Card
 from wherry_controller.core.gate import Gate, Verdict
+from wherry_controller.core.recipe import Latency
 
 S = TypeVar("S", bound=msgspec.Struct)
 Json: TypeAlias = dict[str, JsonValue]
@@ -68,6 +69,7 @@ def _written_out(schema: JsonValue, definitions: Json) -> JsonValue:
 
 CardDocument = Annotated[Json, WithJsonSchema(schema_of(Card))]
 GateDocument = Annotated[Json, WithJsonSchema(schema_of(Gate))]
+LatencyDocument = Annotated[Json, WithJsonSchema(schema_of(Latency))]
 ManifestDocument = Annotated[Json, WithJsonSchema(schema_of(Manifest))]
 ProfileDocument = Annotated[Json, WithJsonSchema(schema_of(Profile))]
 ReportDocument = Annotated[Json, WithJsonSchema(schema_of(Report))]

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from wherry.names import ModelName, VersionName, parse_model_name, parse_version_name
 from wherry.profile import Precision
 from wherry_controller.api.context import Here
-from wherry_controller.api.documents import CardDocument, ReportDocument, json_of
+from wherry_controller.api.documents import CardDocument, LatencyDocument, ReportDocument, json_of
 from wherry_controller.api.pages import Asked, Page, page
 from wherry_controller.core.written import LARGEST_FILE_BYTES
 from wherry_controller.services.missing import UnknownModel
@@ -59,6 +59,7 @@ class Variant(BaseModel):
     bundle: str
     size_bytes: int
     report: ReportDocument
+    latency: LatencyDocument
     created_at: float
 
 
@@ -140,6 +141,7 @@ def variant(tx: Transaction, record: records.Variant) -> Variant:
         bundle=record.bundle,
         size_bytes=record.size_bytes,
         report=json_of(record.report),
+        latency=json_of(record.latency),
         created_at=record.created_at,
     )
 

@@ -24,8 +24,7 @@ from wherry_controller.builder.data import Rows, read_calibration, read_evaluati
 from wherry_controller.builder.evaluate import (
     accuracy_of,
     is_this_arch,
-    latency_ms,
-    measured_on,
+    latency_of,
     refuse_not_finite,
     run_rows,
 )
@@ -33,7 +32,7 @@ from wherry_controller.builder.export import FloatExports
 from wherry_controller.builder.faults import refuse, refuse_if, refusing
 from wherry_controller.builder.pack import pack
 from wherry_controller.builder.quantize import quantize
-from wherry_controller.builder.runtimes import version_of
+from wherry_controller.builder.runtimes import name_of, version_of
 from wherry_controller.builder.sources import load_net, run_net
 from wherry_controller.builder.variant import Variant, load
 from wherry_controller.core.recipe import (
@@ -42,7 +41,9 @@ from wherry_controller.core.recipe import (
     BuildRefused,
     BuildRequest,
     BuildStep,
+    Built,
     Fault,
+    Latency,
     Progress,
     Recipe,
     Refused,
@@ -155,17 +156,18 @@ def _build_variant(
             refuse(BuildReason.CALIBRATION_MISSING, "an int8 variant needs calibration data")
         variant = quantize(variant, recipe, profile, version.calibration)
     yield steps.at(BuildStep.EVALUATING)
-    report = _evaluate(version, profile, variant)
+    report, latency = _evaluate(version, profile, variant)
     yield steps.at(BuildStep.PACKING)
     run = load(variant, profile)
     golden = golden_of(run, version.evaluation, variant, profile, recipe.precision)
     refuse_blind(golden, variant, profile)
-    yield pack(
+    bundle = pack(
         version.request, profile, recipe=recipe, variant=variant, golden=golden, report=report
     )
+    yield Built(profile.name, bundle, latency)
 
 
-def _evaluate(version: Version, profile: Profile, variant: Variant) -> Report:
+def _evaluate(version: Version, profile: Profile, variant: Variant) -> tuple[Report, Latency]:
     """Measure the variant on the held-out rows, and judge it by goal and budgets."""
     card, rows = version.request.card, version.evaluation
     with refusing(BuildReason.NO_RECIPE, f"{profile.runtime.value} cannot run the variant"):
@@ -176,19 +178,18 @@ def _evaluate(version: Version, profile: Profile, variant: Variant) -> Report:
     refuse_if(
         judge_variant(card.goal, reference_accuracy=version.reference_accuracy, accuracy=accuracy)
     )
-    p50_ms, p99_ms = latency_ms(run, rows)
+    latency = latency_of(run, rows, profile)
     size_bytes = variant.file.stat().st_size
-    comparable_ms = p50_ms if is_this_arch(profile) else None
+    comparable_ms = latency.p50_ms if is_this_arch(profile) else None
     refuse_if(judge_budget(profile, size_bytes=size_bytes, p50_ms=comparable_ms))
-    return Report(
+    report = Report(
         accuracy=accuracy,
         reference_accuracy=version.reference_accuracy,
         samples=len(rows),
         size_bytes=size_bytes,
-        p50_ms=p50_ms,
-        p99_ms=p99_ms,
-        measured_on=measured_on(profile),
+        evaluated_on=name_of(profile.runtime),
     )
+    return report, latency
 
 
 def _refuse_runtime(profile: Profile) -> None:

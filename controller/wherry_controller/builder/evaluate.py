@@ -15,9 +15,9 @@ import numpy.typing as npt
 from wherry.profile import Profile
 from wherry_controller.builder.data import Rows, Tensors
 from wherry_controller.builder.faults import refuse
-from wherry_controller.builder.runtimes import version_of
+from wherry_controller.builder.runtimes import name_of
 from wherry_controller.builder.variant import Run
-from wherry_controller.core.recipe import BuildReason
+from wherry_controller.core.recipe import BuildReason, Latency
 
 LATENCY_CALLS = 300
 WARM_UP_CALLS = 30
@@ -44,25 +44,28 @@ def refuse_not_finite(what: str, outputs: Tensors) -> None:
             refuse(BuildReason.OUTPUT_NOT_FINITE, problem)
 
 
-def latency_ms(run: Run, rows: Rows) -> tuple[float, float]:
-    """Return the median and the 99th percentile of one row's way through the variant."""
+def latency_of(run: Run, rows: Rows, profile: Profile) -> Latency:
+    """Measure one row's way through the variant."""
     singles = [rows.part(slice(i, i + 1)) for i in range(min(len(rows), LATENCY_CALLS))]
     for index in range(WARM_UP_CALLS):
         run(singles[index % len(singles)])
     durations = [_duration_ns(run, singles[i % len(singles)]) for i in range(LATENCY_CALLS)]
     p50, p99 = np.percentile(durations, [50, 99]) / 1e6
-    return round(float(p50), 4), round(float(p99), 4)
-
-
-def measured_on(profile: Profile) -> str:
-    """Say on what processor and runtime the figures were measured, for people."""
-    threads = f"{profile.threads} thread" + ("s" if profile.threads > 1 else "")
-    runtime = f"{profile.runtime.value} {version_of(profile.runtime)}"
-    return f"{_processor()} ({platform.machine()}), {runtime}, {threads}"
+    return Latency(
+        p50_ms=round(float(p50), 4),
+        p99_ms=round(float(p99), 4),
+        measured_on=_measured_on(profile),
+    )
 
 
 def is_this_arch(profile: Profile) -> bool:
     return platform.machine() == profile.arch.value
+
+
+def _measured_on(profile: Profile) -> str:
+    """Say on what processor and runtime the figures were measured, for people."""
+    threads = f"{profile.threads} thread" + ("s" if profile.threads > 1 else "")
+    return f"{_processor()} ({platform.machine()}), {name_of(profile.runtime)}, {threads}"
 
 
 def _duration_ns(run: Run, row: Tensors) -> int:

@@ -1,7 +1,7 @@
 """A variant written out as an unsigned manifest and its blobs, each named by its own digest.
 
-The parent signs: this process ran the user's code and holds no key. The same variant with the
-same figures gives the same bytes.
+The parent signs: this process ran the user's code and holds no key. Nothing that is written was
+timed, so the same version built again for the same profile gives the same bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from wherry.signature import Tensor
 from wherry_controller.builder.agreement import Golden
 from wherry_controller.builder.data import NUMPY, Tensors
 from wherry_controller.builder.variant import Variant
-from wherry_controller.core.recipe import BuildRequest, Built, Recipe
+from wherry_controller.core.recipe import BuildRequest, Recipe
 
 BLOBS = "blobs"
 
@@ -33,8 +33,8 @@ def pack(
     variant: Variant,
     golden: Golden,
     report: Report,
-) -> Built:
-    """Write `{profile}.manifest.json` and the blobs to the request's output folder."""
+) -> Digest:
+    """Write manifest and blobs to the request's output folder; return the manifest's digest."""
     output = Path(request.output)
     blobs = make_folder(output / BLOBS)
     card, signature = request.card, request.card.signature
@@ -59,7 +59,7 @@ def pack(
         class_output=card.class_output,
         labels=card.labels,
     )
-    return Built(profile.name, _write(output / manifest_file(profile), document), report)
+    return _write(output / manifest_file(profile), document)
 
 
 def manifest_file(profile: Profile) -> str:

@@ -49,6 +49,11 @@ def version_of(runtime: Runtime) -> str | None:
         return None
 
 
+def name_of(runtime: Runtime) -> str:
+    """Return the runtime and its installed version, for people."""
+    return f"{runtime.value} {version_of(runtime)}"
+
+
 def open_onnx(file: Path, profile: Profile) -> Invoke:
     """Load an ONNX model on onnxruntime."""
     options = onnxruntime.SessionOptions()

@@ -68,8 +68,7 @@ def inspect(file: File, *, json: show.Json = False) -> None:
             ("lineage", manifest.lineage),
             ("accuracy", show.share(manifest.report.accuracy)),
             ("reference accuracy", show.share(manifest.report.reference_accuracy)),
-            ("p50", f"{show.milliseconds(manifest.report.p50_ms)} ms"),
-            ("measured on", manifest.report.measured_on),
+            ("evaluated on", manifest.report.evaluated_on),
             ("size", show.size(size_of(manifest))),
         ]
     )

@@ -137,8 +137,8 @@ def show_variants(variants: tuple[Variant, ...]) -> None:
             show.size(variant.size_bytes),
             f"{show.share(variant.report.accuracy)} "
             f"(fp32 {show.share(variant.report.reference_accuracy)})",
-            show.milliseconds(variant.report.p50_ms),
-            variant.report.measured_on,
+            show.milliseconds(variant.latency.p50_ms),
+            variant.latency.measured_on,
             show.short(variant.bundle),
         )
         for variant in variants

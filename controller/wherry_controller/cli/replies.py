@@ -25,6 +25,9 @@ class Model(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     accuracy: float
     reference_accuracy: float
+
+
+class Latency(msgspec.Struct, frozen=True):
     p50_ms: float
     measured_on: str
 
@@ -38,6 +41,7 @@ class Variant(msgspec.Struct, frozen=True):
     bundle: str
     size_bytes: int
     report: Report
+    latency: Latency
 
 
 class Version(msgspec.Struct, frozen=True):

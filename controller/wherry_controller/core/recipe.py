@@ -15,7 +15,6 @@ import msgspec
 
 from wherry import codec
 from wherry.errors import Unsuitable
-from wherry.manifest import Report
 from wherry.names import Digest, ProfileName
 from wherry.profile import Activation, Precision, Profile, Runtime
 from wherry_controller.core.card import Card, Goal
@@ -134,12 +133,23 @@ class Progress(msgspec.Struct, frozen=True, tag_field="kind", tag="progress"):
     profile: ProfileName | None = None
 
 
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """How long one row took where the variant was built; `measured_on` says where, for people.
+
+    It is no part of the bundle, which is the same whenever and wherever it is built.
+    """
+
+    p50_ms: float
+    p99_ms: float
+    measured_on: str
+
+
 class Built(msgspec.Struct, frozen=True, tag_field="kind", tag="built"):
     """A variant stands in the output folder; `bundle` is the digest of its manifest's bytes."""
 
     profile: ProfileName
     bundle: Digest
-    report: Report
+    latency: Latency
 
 
 class Refused(msgspec.Struct, frozen=True, tag_field="kind", tag="refused"):

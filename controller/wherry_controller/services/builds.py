@@ -185,6 +185,7 @@ class Builds:
             precision=manifest.precision,
             size_bytes=manifest.report.size_bytes,
             report=manifest.report,
+            latency=built.latency,
             created_at=self._clock(),
         )
         with self._store.transaction() as tx:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from wherry.blobs import Blob
 from wherry.histogram import merge, quantile_ms
-from wherry.manifest import Manifest
 from wherry_sim.demo.operator import Operator, Rollout, Stage, Variant
 from wherry_sim.demo.processes import Agent
 from wherry_sim.demo.report import (
@@ -29,7 +28,7 @@ from wherry_sim.demo.watch import Kill
 SLACK_S = 0.3  # Between an agent's log line and its being read.
 
 
-def variants(found: Sequence[Variant], manifests: Mapping[str, Manifest]) -> list[VariantRow]:
+def variants(found: Sequence[Variant]) -> list[VariantRow]:
     return [
         VariantRow(
             version=one.version,
@@ -37,10 +36,10 @@ def variants(found: Sequence[Variant], manifests: Mapping[str, Manifest]) -> lis
             runtime=one.runtime,
             precision=one.precision.value,
             size_bytes=one.size_bytes,
-            accuracy=manifests[one.bundle].report.accuracy,
-            reference_accuracy=manifests[one.bundle].report.reference_accuracy,
-            p50_ms=manifests[one.bundle].report.p50_ms,
-            measured_on=manifests[one.bundle].report.measured_on,
+            accuracy=one.report.accuracy,
+            reference_accuracy=one.report.reference_accuracy,
+            p50_ms=one.latency.p50_ms,
+            measured_on=one.latency.measured_on,
         )
         for one in found
     ]

@@ -10,8 +10,10 @@ from typing import TypeVar
 import msgspec
 
 from wherry.errors import Unavailable
+from wherry.manifest import Report
 from wherry.profile import Precision
 from wherry_controller.cli.remote import Remote
+from wherry_controller.core.recipe import Latency
 from wherry_sim.demo.plan import GATE, MODEL, PROBATION_S, PROFILES
 
 T = TypeVar("T")
@@ -38,7 +40,8 @@ class Variant(msgspec.Struct, frozen=True):
     precision: Precision
     bundle: str
     size_bytes: int
-    report: dict[str, float | str]
+    report: Report
+    latency: Latency
 
 
 class Progress(msgspec.Struct, frozen=True):

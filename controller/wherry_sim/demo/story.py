@@ -278,7 +278,7 @@ class Story:
         self._watch.stop()
         manifests = {bundle: self._manifest(bundle) for bundle in self._variants}
         return Facts(
-            variants=gather.variants(list(self._variants.values()), manifests),
+            variants=gather.variants(list(self._variants.values())),
             rollouts=[gather.rollout(rollout) for rollout in rollouts],
             requests=gather.requests(seen, self._watch.kills, self._variants),
             swap=gather.swap(self._agents, seen),
@@ -367,11 +367,11 @@ def _variants_table(variants: list[Variant]) -> Table:
             one.profile,
             one.precision.value,
             f"{one.size_bytes / 1e6:.2f} MB",
-            f"{float(one.report['accuracy']):.3f}",
-            f"{float(one.report['reference_accuracy']):.3f}",
-            f"{float(one.report['p50_ms']):.3f} ms",
+            f"{one.report.accuracy:.3f}",
+            f"{one.report.reference_accuracy:.3f}",
+            f"{one.latency.p50_ms:.3f} ms",
         )
-    measured = {str(one.report["measured_on"]) for one in variants}
+    measured = {one.latency.measured_on for one in variants}
     table.caption = "measured on " + "; ".join(sorted(measured))
     return table
 
