@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wherry_controller.broker import start_broker
-
 _CONFIG = """\
 listener {port} 127.0.0.1
 allow_anonymous true
@@ -59,16 +57,6 @@ def a_mosquitto(folder: Path) -> Iterator[Mosquitto]:
         yield broker
     finally:
         broker.kill()
-
-
-@contextmanager
-def an_embedded_broker(folder: Path) -> Iterator[int]:
-    """Run the embedded broker for the length of the block; yields its port."""
-    broker = start_broker(folder, free_port())
-    try:
-        yield broker.port
-    finally:
-        broker.stop()
 
 
 def free_port() -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers import a_mosquitto, an_embedded_broker
+from tests.brokers import a_mosquitto
+from tests.controller.brokers import an_embedded_broker
 from wherry_controller.mqtt import Arrived, Connected, Delivered, Disconnected, Inbound, Link
 
 PATIENCE_S = 20.0
