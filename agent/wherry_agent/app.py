@@ -21,7 +21,7 @@ from typing import TypeAlias
 from typing_extensions import assert_never
 
 from wherry import __version__, codec, topics
-from wherry.messages import Deployment, Event, Flip, Reason, Traffic, Wants, detail
+from wherry.messages import Deployment, Event, Flip, Reason, Wants, detail
 from wherry.names import AliasName, Digest
 from wherry_agent import engine, host
 from wherry_agent.core import agent as machine
@@ -113,7 +113,11 @@ class App:
             versions={"wherry-agent": __version__, **runtimes},
         )
         self._windows = Windows(
-            recorder, self._teller, self._outbox, window_s=settings.telemetry.window_s
+            recorder,
+            self._teller,
+            store=self._store,
+            outbox=self._outbox,
+            window_s=settings.telemetry.window_s,
         )
         self._control = Connection(
             broker, settings.id, self._callbacks(), window=20, will=self._will()
@@ -381,19 +385,18 @@ class App:
         )
         self._publish(topics.ReportedTopic(device), codec.encode(reported), retain=True)
 
-    def _end_window(self, now_s: float) -> Iterator[machine.Event]:
-        for window in self._windows.end(now_s, host.facts(self._store.folder), self._traffic()):
-            yield machine.Measured(
+    def _end_window(self, now_s: float) -> list[machine.Event]:
+        traffic = self._control.traffic() + self._fetch.traffic()
+        return [
+            machine.Measured(
                 alias=window.alias,
                 bundle=window.bundle,
                 requests=window.requests,
                 errors=window.errors,
                 compute=window.compute,
             )
-
-    def _traffic(self) -> Traffic:
-        control, fetch = self._control.traffic(), self._fetch.traffic()
-        return Traffic(sent_bytes=control[0] + fetch[0], received_bytes=control[1] + fetch[1])
+            for window in self._windows.end(now_s, host.facts(self._store.folder), traffic)
+        ]
 
     # The connections
 
@@ -425,6 +428,7 @@ class App:
         self._fetch.close()
         self._api.close()
         self._engine.close()
+        self._end_window(time.monotonic())  # What was counted since the last is told next time.
         self._store.close()
         log.info("agent.stopped", extra={"device": self._settings.id})
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from typing_extensions import assert_never
 
+from wherry.messages import Traffic
 from wherry.topics import BlobTopic, BundleTopic, text
 from wherry_agent.core import download
 from wherry_agent.mqtt import Callbacks, Connection
@@ -44,7 +45,7 @@ class Fetch:
     def close(self) -> None:
         self._connection.close()
 
-    def traffic(self) -> tuple[int, int]:
+    def traffic(self) -> Traffic:
         return self._connection.traffic()
 
     def perform(self, ask: Ask) -> None:

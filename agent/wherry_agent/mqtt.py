@@ -21,6 +21,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from wherry.messages import Traffic
 from wherry_agent.settings import Broker
 
 KEEPALIVE_S = 30
@@ -66,7 +67,7 @@ class Connection:
         self._broker, self._client_id = broker, client_id
         self._callbacks = callbacks
         self._window, self._will = window, will
-        self._done = (0, 0)
+        self._done = Traffic()
         self._lock = threading.Lock()
         self._client: paho.Client | None = None  # From `connect` until `on_down`.
 
@@ -103,11 +104,10 @@ class Connection:
         handed = client.publish(topic, payload, qos=1, retain=retain)
         return handed.mid if handed.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
-    def traffic(self) -> tuple[int, int]:
-        """Return the bytes sent and received at the socket so far."""
+    def traffic(self) -> Traffic:
+        """Return the bytes at the sockets of all its connections so far."""
         client = self._client
-        sent, received = _traffic_of(client.socket() if client else None)
-        return self._done[0] + sent, self._done[1] + received
+        return self._done + _traffic_of(client.socket() if client else None)
 
     def _new_client(self) -> paho.Client:
         client = paho.Client(
@@ -179,16 +179,15 @@ class Connection:
         self._callbacks.on_puback(mid)
 
     def _closing(self, _client: paho.Client, _data: object, link: object) -> None:
-        sent, received = _traffic_of(link)
-        self._done = (self._done[0] + sent, self._done[1] + received)
+        self._done += _traffic_of(link)
 
 
-def _traffic_of(link: object) -> tuple[int, int]:
+def _traffic_of(link: object) -> Traffic:
     if not isinstance(link, socket.socket):
-        return 0, 0
+        return Traffic()
     try:
         info = link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES.size)
         sent, received = _TCP_INFO_BYTES.unpack(info)
     except (OSError, struct.error):
-        return 0, 0
-    return sent, received
+        return Traffic()
+    return Traffic(sent_bytes=sent, received_bytes=received)

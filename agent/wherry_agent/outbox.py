@@ -46,11 +46,13 @@ class Outbox:
             self._database.execute("DELETE FROM event WHERE seq <= ?", (until,))
 
     def add_telemetry(self, window: Telemetry) -> int:
-        """Write a window; drop the oldest where too many wait, and return how many that were."""
-        with self._database:
-            seq = self._add("telemetry", lambda seq: msgspec.structs.replace(window, seq=seq))
-            oldest = seq - self._keep_windows
-            gone = self._database.execute("DELETE FROM telemetry WHERE seq <= ?", (oldest,))
+        """Write a window within the caller's transaction.
+
+        The oldest go where too many wait; returns how many that were.
+        """
+        seq = self._add("telemetry", lambda seq: msgspec.structs.replace(window, seq=seq))
+        oldest = seq - self._keep_windows
+        gone = self._database.execute("DELETE FROM telemetry WHERE seq <= ?", (oldest,))
         return gone.rowcount
 
     def telemetry(self, after: int, most: int) -> list[tuple[int, bytes]]:

@@ -26,6 +26,7 @@ from wherry.blobs import check_digest, chunk_sizes, join
 from wherry.errors import Malformed, Unavailable
 from wherry.files import make_folder, sweep, write_whole
 from wherry.manifest import Manifest, blobs_of
+from wherry.messages import Traffic
 from wherry.names import Digest, StoreId, parse_store_id
 from wherry_agent.core.agent import Saved
 
@@ -125,6 +126,15 @@ class Store:
             seq = int(self._fact("report_seq") or b"0") + 1
             self._set_fact("report_seq", str(seq).encode())
         return seq
+
+    def traffic(self) -> Traffic:
+        """Return the bytes at the sockets that the newest window told, those of all its agents."""
+        known = self._fact("traffic")
+        return codec.decode(Traffic, known) if known else Traffic()
+
+    def save_traffic(self, traffic: Traffic) -> None:
+        """Write within the caller's transaction what a window tells."""
+        self._set_fact("traffic", codec.encode(traffic))
 
     # Bundles
 

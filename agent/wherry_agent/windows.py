@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from wherry.messages import HostFacts, Telemetry, Traffic
+from wherry.messages import HostFacts, Traffic
 from wherry_agent.outbox import Outbox
+from wherry_agent.store import Store
 from wherry_agent.telemetry import Recorder, WindowCounts
 from wherry_agent.telling import Teller
 
@@ -20,9 +21,11 @@ class Windows:
     """Ends windows, sends what waits, forgets what the broker has acknowledged."""
 
     def __init__(
-        self, recorder: Recorder, teller: Teller, outbox: Outbox, *, window_s: float
+        self, recorder: Recorder, teller: Teller, *, store: Store, outbox: Outbox, window_s: float
     ) -> None:
-        self._recorder, self._teller, self._outbox = recorder, teller, outbox
+        self._recorder, self._teller = recorder, teller
+        self._store, self._outbox = store, outbox
+        self._earlier = store.traffic()
         self._window_s = window_s
         self._began_s = time.monotonic()
         self._sent = 0
@@ -31,13 +34,26 @@ class Windows:
     def is_over(self, now_s: float) -> bool:
         return now_s - self._began_s >= self._window_s
 
-    def end(self, now_s: float, host: HostFacts, traffic: Traffic) -> Iterator[WindowCounts]:
-        """Put what was counted since the last end into the outbox; yield it for the machine."""
+    def end(self, now_s: float, host: HostFacts, traffic: Traffic) -> tuple[WindowCounts, ...]:
+        """Put what was counted since the last end into the outbox; return it for the machine.
+
+        `traffic` is this process's: with that of those before it, it is saved in the same write.
+        """
         window_s, self._began_s = now_s - self._began_s, now_s
-        for window in self._recorder.take():
-            told = self._teller.telemetry(window, host, traffic, window_s=window_s, at=time.time())
-            self._put(told)
-            yield window
+        ended = self._recorder.take()
+        if not ended:
+            return ()  # A device that nobody asks spares its disk.
+        whole = self._earlier + traffic
+        dropped = 0
+        with self._store.transaction():
+            self._store.save_traffic(whole)
+            for window in ended:
+                dropped += self._outbox.add_telemetry(
+                    self._teller.telemetry(window, host, whole, window_s=window_s, at=time.time())
+                )
+        if dropped:
+            log.warning("telemetry.dropped", extra={"windows": dropped})
+        return ended
 
     def send(self, publish: Callable[[bytes], int | None]) -> None:
         """Publish what waits, as far as the broker keeps up; `publish` returns a message id."""
@@ -57,8 +73,3 @@ class Windows:
         """Send anew, at the next connect, what was not acknowledged."""
         self._awaiting.clear()
         self._sent = 0
-
-    def _put(self, told: Telemetry) -> None:
-        dropped = self._outbox.add_telemetry(told)
-        if dropped:
-            log.warning("telemetry.dropped", extra={"windows": dropped})

@@ -44,7 +44,6 @@ class Phase(str, Enum):
     """What a deployment in progress is at."""
 
     FETCHING = "fetching"
-    VERIFYING = "verifying"
     LOADING = "loading"
     PROBATION = "probation"
 
@@ -196,10 +195,19 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes at the device's sockets to the broker since its agent started."""
+    """Bytes at the device's sockets to the broker since its store was made.
+
+    What came between the last window and a kill is missing.
+    """
 
     sent_bytes: Count = 0
     received_bytes: Count = 0
+
+    def __add__(self, more: Traffic) -> Traffic:
+        return Traffic(
+            sent_bytes=self.sent_bytes + more.sent_bytes,
+            received_bytes=self.received_bytes + more.received_bytes,
+        )
 
 
 class Telemetry(

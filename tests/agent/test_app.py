@@ -137,6 +137,19 @@ def test_what_is_asked_of_a_model_is_counted_once(controller: Controller, start:
     assert windows[-1].traffic.received_bytes > sum(map(len, chunks_of(bundle).values()))
 
 
+def test_bytes_received_before_a_kill_stay_counted(controller: Controller, start: Start) -> None:
+    bundle, agent = a_wide_bundle("remembered"), start()
+    bring(controller, agent, bundle)
+    assert answers_as(agent, bundle)
+    before = until(lambda: controller.telemetry(agent))[-1]
+    assert before.traffic.received_bytes > sum(map(len, chunks_of(bundle).values()))
+    agent.kill()
+    agent.start()
+    until(lambda: answers_as(agent, bundle))
+    later = until(lambda: [w for w in controller.telemetry(agent) if w.seq > before.seq])
+    assert later[0].traffic.received_bytes > before.traffic.received_bytes
+
+
 def events_until(controller: Controller, agent: Agent, deployment: str) -> list[Event] | None:
     """Return the agent's events once a deployment's outcome is among them.
 

@@ -36,6 +36,10 @@ class Kept:
         with self.store.transaction():
             return self.outbox.add_event(an_event(seq=0))
 
+    def add_window(self) -> int:
+        with self.store.transaction():
+            return self.outbox.add_telemetry(a_telemetry(seq=0))
+
     def events(self, after: int = 0, until: int = 1 << 40) -> list[int]:
         return [codec.decode(Event, body).seq for body in self.outbox.events(after, until)]
 
@@ -104,7 +108,7 @@ def test_no_number_is_used_twice_whatever_is_forgotten(
             case "event":
                 given_out.append(kept.add_event())
             case "window":
-                kept.outbox.add_telemetry(a_telemetry(seq=0))
+                kept.add_window()
                 windows.append(kept.windows()[-1])
             case "forget":
                 kept.outbox.forget_events(max(given_out, default=0))
@@ -119,7 +123,7 @@ def test_no_number_is_used_twice_whatever_is_forgotten(
 
 def test_events_are_never_dropped_and_windows_are_oldest_first_and_counted(tmp_path: Path) -> None:
     kept = Kept(tmp_path, keep_windows=3)
-    dropped = [kept.outbox.add_telemetry(a_telemetry(seq=0)) for _ in range(5)]
+    dropped = [kept.add_window() for _ in range(5)]
     for _ in range(5):
         kept.add_event()
     assert dropped == [0, 0, 0, 1, 1]
@@ -131,7 +135,7 @@ def test_events_are_never_dropped_and_windows_are_oldest_first_and_counted(tmp_p
 def test_windows_are_read_on_from_where_the_last_reading_ended(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     for _ in range(5):
-        kept.outbox.add_telemetry(a_telemetry(seq=0))
+        kept.add_window()
     kept.outbox.forget_telemetry(2)
     assert kept.windows(most=2) == [1, 3]
     assert kept.windows(after=3, most=2) == [4, 5]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from wherry_agent.telling import Teller
 from wherry_agent.windows import LARGEST_IN_FLIGHT, Windows
 
 TELLER = Teller(store_id=a_store_id(), profile=ProfileName("pi"), simulated=False, versions={})
+NO_TRAFFIC = Traffic()
 
 
 @dataclass
@@ -40,20 +43,27 @@ class Counted:
     """Windows over a recorder in which each window has one request that failed."""
 
     def __init__(self, store: Store) -> None:
+        self.store = store
         self.outbox = Outbox(store.database, keep_windows=100)
         self.recorder = Recorder()
-        self.windows = Windows(self.recorder, TELLER, self.outbox, window_s=10.0)
+        self.windows = Windows(
+            self.recorder, TELLER, store=store, outbox=self.outbox, window_s=10.0
+        )
         self.now_s = time.monotonic()
 
-    def end(self, count: int = 1) -> None:
+    def end(self, count: int = 1, traffic: Traffic = NO_TRAFFIC) -> None:
         for _ in range(count):
             self.recorder.failed(an_alias(), a_digest(), "timed_out")
             self.now_s += 10.0
-            (window,) = self.windows.end(self.now_s, HostFacts(), Traffic())
+            (window,) = self.windows.end(self.now_s, HostFacts(), traffic)
             assert window.errors == {"timed_out": 1}
 
     def waiting(self) -> list[int]:
         return [seq for seq, _ in self.outbox.telemetry(0, 1000)]
+
+    def told_traffic(self) -> list[int]:
+        bodies = [body for _, body in self.outbox.telemetry(0, 1000)]
+        return [codec.decode(Telemetry, body).traffic.received_bytes for body in bodies]
 
 
 @pytest.fixture
@@ -103,6 +113,34 @@ def test_what_could_not_be_handed_over_is_sent_next_time(counted: Counted) -> No
     told.deaf = False
     counted.windows.send(told.publish)
     assert told.numbers == [1, 2]
+
+
+def test_bytes_are_counted_on_by_the_next_process(tmp_path: Path) -> None:
+    for process in (Traffic(received_bytes=100), Traffic(received_bytes=20)):
+        with closing(Store(tmp_path)) as store:
+            counted = Counted(store)
+            counted.end(traffic=Traffic(received_bytes=7))
+            counted.end(traffic=process)
+    with closing(Store(tmp_path)) as store:
+        assert Counted(store).told_traffic() == [7, 100, 107, 120]
+        assert store.traffic() == Traffic(received_bytes=120)
+
+
+def test_a_window_and_the_bytes_that_it_tells_are_one_write(counted: Counted) -> None:
+    counted.end(traffic=Traffic(sent_bytes=3))
+    counted.store.database.execute(
+        "CREATE TEMP TRIGGER full BEFORE INSERT ON telemetry BEGIN SELECT RAISE(ABORT, 'full'); END"
+    )
+    with pytest.raises(sqlite3.IntegrityError, match="full"):
+        counted.end(traffic=Traffic(sent_bytes=9))
+    assert counted.store.traffic() == Traffic(sent_bytes=3)
+    assert counted.waiting() == [1]
+
+
+def test_a_window_in_which_nobody_asked_is_not_told(counted: Counted) -> None:
+    assert counted.windows.end(counted.now_s, HostFacts(), Traffic(sent_bytes=1)) == ()
+    assert counted.waiting() == []
+    assert counted.store.traffic() == Traffic()
 
 
 def test_no_more_is_in_flight_than_the_broker_keeps_up_with(counted: Counted) -> None:

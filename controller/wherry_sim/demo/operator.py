@@ -148,7 +148,7 @@ class Operator:
         return msgspec.json.decode(self._remote.get("/broker"), type=Broker)
 
     def received_bytes(self, device: str) -> int:
-        """Return what the device last said it received, since its agent started."""
+        """Return what the device last said it received, since its store was made."""
         told = self._remote.get(f"/devices/{device}/telemetry")
         return msgspec.json.decode(told, type=_Received).received_bytes or 0
 
