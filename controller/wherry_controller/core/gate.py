@@ -19,6 +19,8 @@ from wherry.latency import Comparison, LatencyRule, compare
 from wherry.messages import Feedback, Reason, Status
 from wherry.names import DeviceId
 
+MOST_NAMED = 5  # Devices in one sentence; the findings have them all.
+
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a stage must show. Shares (0 to 1) are of all devices of the stage.
@@ -119,8 +121,7 @@ def judge(gate: Gate, evidence: Sequence[Evidence], *, since_s: float, now_s: fl
 def _against(gate: Gate, evidence: Sequence[Evidence]) -> tuple[GateReason, str] | None:
     failed = [one for one in evidence if _has_failed(one)]
     if len(failed) > gate.largest_failed_share * len(evidence):
-        why = ", ".join(sorted({one.reason.value for one in failed if one.reason}))
-        sentence = f"{len(failed)} of {len(evidence)} devices did not keep it ({why})"
+        sentence = f"{len(failed)} of {len(evidence)} devices did not keep it: {_named(failed)}"
         return GateReason.DEVICES_FAILED, sentence
     drop = _mean_drop(gate, evidence)
     if drop is not None and drop > gate.largest_accuracy_drop:
@@ -149,8 +150,8 @@ def _missing(
     allowed = gate.largest_silent_share * len(evidence) if is_late else 0
     enough = len(confirmed) >= gate.min_devices if gate.min_devices else len(silent) <= allowed
     if not enough or not confirmed:
-        names = ", ".join(one.device for one in silent[:5])
-        return GateReason.IN_PROGRESS, f"{len(silent)} devices are not done ({names})"
+        sentence = f"{len(silent)} of {len(evidence)} devices are not done: {_named(silent)}"
+        return GateReason.IN_PROGRESS, sentence
     last_s = max(one.ended_s or 0.0 for one in confirmed)
     if now_s - last_s < gate.soak_s:
         return GateReason.SOAKING, f"{gate.soak_s - (now_s - last_s):.0f} s of soaking are left"
@@ -164,6 +165,16 @@ def _missing(
             sentence = f"{one.device} has answered too few requests to compare its latency"
             return GateReason.TOO_FEW_REQUESTS, sentence
     return None
+
+
+def _named(devices: Sequence[Evidence]) -> str:
+    """Name the first devices and their reasons, and count the others."""
+    names = [
+        f"{one.device} ({one.reason.value})" if one.reason else one.device
+        for one in devices[:MOST_NAMED]
+    ]
+    others = len(devices) - len(names)
+    return ", ".join(names) + (f" and {others} more" if others else "")
 
 
 def _has_failed(one: Evidence) -> bool:

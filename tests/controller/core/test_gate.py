@@ -111,7 +111,15 @@ def test_the_findings_show_each_devices_numbers() -> None:
 def test_a_device_that_does_not_keep_it_halts_and_says_why(status: Status, reason: Reason) -> None:
     verdict = verdict_on(a_success(), a_failure(status=status, reason=reason))
     assert summary(verdict) == (Decision.HALT, GateReason.DEVICES_FAILED)
-    assert verdict.sentence == f"1 of 2 devices did not keep it ({reason.value})"
+    assert verdict.sentence == f"1 of 2 devices did not keep it: f ({reason.value})"
+
+
+def test_five_devices_that_did_not_keep_it_are_named_and_the_others_counted() -> None:
+    many = [a_failure(f"f{number}") for number in range(7)]
+    assert verdict_on(*many).sentence == (
+        "7 of 7 devices did not keep it: "
+        "f0 (slow), f1 (slow), f2 (slow), f3 (slow), f4 (slow) and 2 more"
+    )
 
 
 def test_a_failure_halts_while_others_are_still_on_their_way() -> None:
@@ -229,7 +237,7 @@ def test_a_device_that_served_nothing_before_is_compared_with_nothing() -> None:
 def test_a_device_on_its_way_is_waited_for_by_name() -> None:
     verdict = verdict_on(a_success(), a_silence("slow-boat"))
     assert summary(verdict) == (Decision.WAIT, GateReason.IN_PROGRESS)
-    assert verdict.sentence == "1 devices are not done (slow-boat)"
+    assert verdict.sentence == "1 of 2 devices are not done: slow-boat"
 
 
 def test_at_the_deadline_a_device_that_is_not_done_halts() -> None:
@@ -237,7 +245,9 @@ def test_at_the_deadline_a_device_that_is_not_done_halts() -> None:
     assert just_before.decision is Decision.WAIT
     verdict = verdict_on(a_success(), a_silence("slow-boat"), now_s=LATE_S)
     assert summary(verdict) == (Decision.HALT, GateReason.DEADLINE)
-    assert verdict.sentence.startswith("the stage's 600 s are over and 1 devices are not done")
+    assert verdict.sentence == (
+        "the stage's 600 s are over and 1 of 2 devices are not done: slow-boat"
+    )
 
 
 def test_the_silent_may_be_left_behind_at_the_deadline_and_not_before() -> None:
