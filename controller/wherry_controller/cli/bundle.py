@@ -34,7 +34,12 @@ def list_bundles(
         return
     page = read(Page[Variant], body)
     rows = [
-        (one.bundle, f"{one.model}:{one.version}", one.profile, show.size(one.size_bytes))
+        (
+            show.short(one.bundle),
+            f"{one.model}:{one.version}",
+            one.profile,
+            show.size(one.size_bytes),
+        )
         for one in page.items
     ]
     show.table(("bundle", "version", "profile", "size"), rows, more=page.next_cursor)
@@ -72,7 +77,10 @@ def inspect(file: File, *, json: show.Json = False) -> None:
             ("size", show.size(size_of(manifest))),
         ]
     )
-    rows = [(one.digest, str(one.size_bytes), str(len(one.chunks))) for one in blobs_of(manifest)]
+    rows = [
+        (show.short(one.digest), str(one.size_bytes), str(len(one.chunks)))
+        for one in blobs_of(manifest)
+    ]
     show.table(("blob", "bytes", "chunks"), rows)
 
 

@@ -39,8 +39,31 @@ def add(
         _write_keys(enrolment, keys)
     if json:
         show.raw(body)
+        return
+    show.line(f"device {enrolment.id} is added.")
+    if keys is not None:
+        _say_how(enrolment, keys)
     else:
-        _say(enrolment, keys)
+        show.line(f"Next, what it is enrolled with: wherry device enrolment {device} --keys FOLDER")
+
+
+@app.command()
+def enrolment(
+    device: Id,
+    keys: Annotated[
+        Path, typer.Option("--keys", help="Write the trusted public keys into this folder.")
+    ],
+    *,
+    json: show.Json = False,
+) -> None:
+    """Say again what `wherry-agent enrol` needs on a device, and write its keys."""
+    body = connect().get(f"/devices/{device}/enrolment")
+    found = read(Enrolment, body)
+    _write_keys(found, keys)
+    if json:
+        show.raw(body)
+    else:
+        _say_how(found, keys)
 
 
 @app.command("list")
@@ -73,7 +96,8 @@ def show_device(device: Id, *, json: show.Json = False) -> None:
         [
             ("device", found.id),
             ("profile", found.profile),
-            ("presence", f"{_presence(found)}, last seen {show.moment(found.last_seen_at)}"),
+            ("presence", _presence(found)),
+            ("last seen", show.moment(found.last_seen_at)),
             ("serves", _serving(found)),
             *((found.reported.versions if found.reported else {}).items()),
         ]
@@ -107,11 +131,8 @@ def _write_keys(enrolment: Enrolment, folder: Path) -> None:
     write_whole(folder / BUNDLES, enrolment.bundles_pem.encode())
 
 
-def _say(enrolment: Enrolment, keys: Path | None) -> None:
-    if keys is None:
-        show.line(f"device {enrolment.id} is added; for what to enrol it with: --keys FOLDER")
-        return
-    show.line(f"device {enrolment.id} is added; copy {keys} to it, and run there:")
+def _say_how(enrolment: Enrolment, keys: Path) -> None:
+    show.line(f"Copy {keys} to it, and run there:")
     show.line(
         f"wherry-agent enrol --id {enrolment.id} --profile {enrolment.profile} "
         f"--broker {enrolment.broker} "

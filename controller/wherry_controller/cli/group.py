@@ -25,7 +25,8 @@ def set_group(
     if json:
         show.raw(body)
     else:
-        show.line(f"group {group} holds {len(read(Group, body).devices)} devices.")
+        size = len(read(Group, body).devices)
+        show.line(f"group {group} holds {size} device{'' if size == 1 else 's'}.")
 
 
 @app.command("list")

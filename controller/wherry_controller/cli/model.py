@@ -130,23 +130,24 @@ def build(
 
 
 def show_variants(variants: tuple[Variant, ...]) -> None:
+    """Print a table that fits 80 columns, and below it what the latencies were measured on."""
+    if not variants:
+        return
     rows = [
         (
             variant.profile,
-            f"{variant.runtime} {variant.precision}",
+            variant.precision,
             show.size(variant.size_bytes),
-            f"{show.share(variant.report.accuracy)} "
-            f"(fp32 {show.share(variant.report.reference_accuracy)})",
+            f"{show.share(variant.report.accuracy)} / "
+            f"{show.share(variant.report.reference_accuracy)}",
             show.milliseconds(variant.latency.p50_ms),
-            variant.latency.measured_on,
             show.short(variant.bundle),
         )
         for variant in variants
     ]
-    if rows:
-        show.table(
-            ("profile", "made for", "size", "accuracy", "p50 ms", "measured on", "bundle"), rows
-        )
+    show.table(("profile", "precision", "size", "accuracy / fp32", "p50 ms", "bundle"), rows)
+    for place in sorted({variant.latency.measured_on for variant in variants}):
+        show.line(f"measured on {place}")
 
 
 def _files_beside(card: Path) -> list[Path]:

@@ -67,6 +67,12 @@ def read_file(file: Path) -> bytes:
 
 
 def _text(value: Fact | list[Fact]) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "" if value is None else str(value)
+    match value:
+        case list():
+            return ", ".join(map(str, value))
+        case bool():
+            return "yes" if value else "no"
+        case None:
+            return ""
+        case _:
+            return str(value)

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn
 from rich.table import Table
+from rich.text import Text
 
 Json = Annotated[bool, typer.Option("--json", help="Print the API's JSON and nothing else.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many to list.")]
@@ -56,13 +57,12 @@ def table(columns: Sequence[str], rows: Rows, *, more: str | None = None) -> Non
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> None:
-    """Print names with their values, one a line."""
-    drawn = Table(box=None, show_header=False, pad_edge=False)
-    drawn.add_column(style="bold")
-    drawn.add_column(overflow="fold")
-    for name, value in pairs:
-        drawn.add_row(name, _plain(value))
-    Console(highlight=False).print(drawn)
+    """Print names with their values, one a line however long; leave out what has no value."""
+    known = [(name, value) for name, value in pairs if value]
+    width = max((len(name) for name, _ in known), default=0)
+    console = Console(highlight=False, soft_wrap=True)
+    for name, value in known:
+        console.print(Text.assemble((name.ljust(width), "bold"), "  ", value))
 
 
 def moment(at: float | None) -> str:

@@ -124,9 +124,42 @@ def test_a_table_that_goes_on_says_how(online: Wherry, tmp_path: Path) -> None:
 
 def test_a_build_ends_with_its_variants(ready: Wherry) -> None:
     shown = ready("model", "show", "digits:v1").out
-    assert PROFILE in shown and "0.9500 (fp32 0.9600)" in shown
+    assert PROFILE in shown and "0.9500 / 0.9600" in shown
     assert "succeeded" in ready("model", "builds", "digits").out
     assert PROFILE in ready("bundle", "list").out
+
+
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_a_table_of_variants_fits_a_terminal(
+    ready: Wherry, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    (listed,) = ready("bundle", "list", "--json").items
+    digest = str(listed["bundle"])
+    monkeypatch.setenv("COLUMNS", columns)
+    header, row, measured = ready("build", "digits:v1", "-p", PROFILE).out.splitlines()
+    assert header.split()[0] == "profile" and header.split()[-1] == "bundle"
+    assert row.split()[0] == PROFILE and row.split()[-1] == digest[:12]
+    assert measured == "measured on x86_64, onnxruntime 1.31.1"
+    assert ready("bundle", "list").out.splitlines()[1].split()[0] == digest[:12]
+
+
+def test_a_digest_stays_on_one_line_of_a_narrow_terminal(
+    ready: Wherry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = ready("model", "show", "digits:v1", "--json").json
+    monkeypatch.setenv("COLUMNS", "60")
+    assert str(version["lineage"]) in ready("model", "show", "digits:v1").out
+
+
+def test_the_facts_of_a_profile_are_told_in_words(ready: Wherry) -> None:
+    shown = ready("profile", "show", PROFILE).out
+    assert "True" not in shown and "False" not in shown and "None" not in shown
+    assert dict(line.split(maxsplit=1) for line in shown.splitlines())["spinning"] == "no"
+
+
+def test_a_group_of_one_holds_one_device(ready: Wherry) -> None:
+    assert ready("group", "set", "canary", "pi-1").out == "group canary holds 1 device.\n"
+    assert "holds 2 devices." in ready("group", "set", "both", "pi-1", "pi-2").out
 
 
 def test_a_build_may_be_left_alone(ready: Wherry) -> None:
@@ -171,6 +204,16 @@ def test_a_new_device_gets_the_keys_that_its_agent_needs(ready: Wherry, tmp_path
     assert keys == {"bundles.pub.pem", "director.pub.pem"}
 
 
+def test_a_device_that_was_added_without_keys_gets_them_later(
+    ready: Wherry, tmp_path: Path
+) -> None:
+    added = ready("device", "add", "pi-3", "-p", PROFILE).out
+    assert "wherry device enrolment pi-3 --keys FOLDER" in added
+    again = ready("device", "enrolment", "pi-3", "--keys", tmp_path / "keys")
+    assert "wherry-agent enrol --id pi-3" in again.out
+    assert len(list((tmp_path / "keys").iterdir())) == 2
+
+
 def test_a_device_that_is_offline_is_shown_so(ready: Wherry) -> None:
     assert "offline" in ready("device", "show", "pi-1").out
     assert ready("device", "list").out.count("offline") == 2
@@ -202,6 +245,7 @@ def test_a_rollout_waits_for_a_device_that_is_offline(ready: Wherry, tmp_path: P
     create(ready, tmp_path, "r1", "--start")
     shown = ready("rollout", "status", "r1").out
     assert "stage canary (canary): running" in shown
+    assert "stopped by" not in shown and "why" not in shown
     assert "stage the-rest (field): waiting" in shown
     assert "queued" in shown
 
@@ -223,7 +267,7 @@ def test_watching_a_rollout_that_goes_back_is_a_failed_outcome(
     served.device_ends("r1:pi-1", Status.REVERTED, Reason.SLOW)
     watched = ready("rollout", "watch", "r1")
     assert watched.status == Exit.FAILED
-    assert "wherry: rollout r1 is reverted: 1 of 1 devices did not keep it (slow)" in watched.err
+    assert "rollout r1 is reverted: 1 of 1 devices did not keep it: pi-1 (slow)" in watched.err
 
 
 def test_a_bundle_is_fetched_inspected_and_verified(ready: Wherry, tmp_path: Path) -> None:
