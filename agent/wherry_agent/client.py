@@ -42,25 +42,25 @@ class NotReachable(Unavailable):
 
 
 class NotServing(Unavailable):
-    """The agent cannot answer now."""
+    """The agent has no answer; `sentence` is its own, and ends with what to do."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(status, sentence)
         self.status, self.sentence = status, sentence
 
     def __str__(self) -> str:
-        return f"{self.sentence} (HTTP {self.status}); try again in a second."
+        return f"the agent has no answer (HTTP {self.status}): {self.sentence}."
 
 
 class RequestRefused(Malformed):
-    """The agent refuses the request as it is."""
+    """The agent refuses the request as it is; `sentence` is its own, and ends with what to do."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(status, sentence)
         self.status, self.sentence = status, sentence
 
     def __str__(self) -> str:
-        return f"{self.sentence} (HTTP {self.status}); change the request."
+        return f"the agent refuses the request (HTTP {self.status}): {self.sentence}."
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,15 @@ from wherry.names import AliasName, DeploymentId, Digest
 from wherry_agent.frames import Fault, Tensor
 from wherry_agent.link import Answer, BundlePlace, Link, LinkState, Question, Unanswered
 
-__all__ = ["Answer", "BundlePlace", "Engine", "EngineEvent", "EngineSettings", "Unanswered"]
+__all__ = [
+    "Answer",
+    "BundlePlace",
+    "Engine",
+    "EngineEvent",
+    "EngineSettings",
+    "Unanswered",
+    "nothing_serves",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +290,7 @@ class Engine:
     def left_unanswered(self, link: Link, question: Question) -> None:
         now = self.serving(question.alias)
         if question.retried or not now or now.manifest.signature != link.place.manifest.signature:
-            question.done(_lost(link.bundle))
+            question.done(_unserved(question.alias, link.bundle))
         else:
             self._dispatch(replace(question, retried=True))
 
@@ -330,7 +338,7 @@ class Engine:
         link = slots.answering if slots else None
         if link is None:
             serving = slots.serving.digest if slots and slots.serving else None
-            question.done(_lost(serving))
+            question.done(_unserved(question.alias, serving))
         elif link.in_flight >= self._settings.queue_limit:
             detail = f"{link.in_flight} requests wait already; send fewer at a time"
             question.done(Unanswered(Fault.OVERLOADED, detail, link.bundle))
@@ -354,6 +362,10 @@ class Engine:
         self.loop.call_soon(self.loop.stop)
 
 
-def _lost(bundle: Digest | None) -> Unanswered:
-    detail = "nothing serves under this alias now; try again in a second"
-    return Unanswered(Fault.WORKER_DIED, detail, bundle)
+def nothing_serves(alias: AliasName) -> str:
+    """Return what is said to whoever asks while no worker can answer."""
+    return f"nothing serves under {alias!r} now; try again in a second"
+
+
+def _unserved(alias: AliasName, bundle: Digest | None) -> Unanswered:
+    return Unanswered(Fault.WORKER_DIED, nothing_serves(alias), bundle)

@@ -213,7 +213,7 @@ class Link(asyncio.Protocol):
             self.end()
 
     def _expire(self, number: int) -> None:
-        detail = f"no answer came within {self._request_timeout_s:g} s"
+        detail = f"no answer came within {self._request_timeout_s:g} s; send fewer rows at a time"
         hung = self._loop.time() - self._heard_at_s >= self._request_timeout_s
         self._settle(number, Unanswered(Fault.TIMED_OUT, detail, self.bundle))
         if hung and self.state is not LinkState.ENDED:

@@ -34,7 +34,7 @@ from wherry.manifest import LARGEST_MANIFEST_BYTES, MODEL_FILE, BadManifest, Gol
 from wherry.messages import Reason, detail
 from wherry.names import Digest, parse_digest
 from wherry_agent import frames, runtimes
-from wherry_agent.runtimes.base import DTYPES, Array, MissingRuntime, RunFailed
+from wherry_agent.runtimes.base import DTYPES, Array, BadModel, MissingRuntime, RunFailed
 from wherry_agent.runtimes.variant import NotFinite, Variant
 
 LOADING_NICENESS = 10  # Never SCHED_IDLE: beside a busy process that took 20 s to load.
@@ -54,6 +54,20 @@ class GoldenMismatch(Malformed):
         return (
             f"the golden output {self.output!r} is off by {self.off:.3g}, {self.tolerance:.3g} is "
             "allowed: this device does not run the variant faithfully; build one for its profile."
+        )
+
+
+class GoldenNotFinite(Malformed):
+    """The bundle's golden inputs give NaN or an infinity on this device."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__(output)
+        self.output = output
+
+    def __str__(self) -> str:
+        return (
+            f"the golden output {self.output!r} is not finite: this device cannot run the "
+            "variant; build one for its profile, and look for overflow in the net."
         )
 
 
@@ -102,17 +116,19 @@ def read_manifest(place: Place) -> Manifest:
 def load(place: Place, manifest: Manifest) -> Loaded:
     """Bring up the bundle at `place` and check it.
 
-    Raises `MissingRuntime`, `BadModel`, `WrongBytes`, `GoldenMismatch`, `NotFinite`, or
+    Raises `MissingRuntime`, `BadModel`, `WrongBytes`, `GoldenMismatch`, `GoldenNotFinite`, or
     another of the four refusals, or OSError where a file cannot be read.
     """
     installed = runtimes.find(manifest.profile)
     path = place.blobs / manifest.files[MODEL_FILE].digest
     _check_file(path, manifest.files[MODEL_FILE])
     variant = Variant(installed.load(path, manifest), manifest)
-    inputs = [_golden(place, tensor) for tensor in manifest.golden.inputs]
-    for _ in range(WARM_UP_RUNS):
-        variant.run([array[:1] for array in inputs])
-    _check_golden(variant, inputs, place, manifest)
+    try:
+        _try_out(variant, place, manifest)
+    except NotFinite as error:
+        raise GoldenNotFinite(error.output) from error
+    except RunFailed as error:
+        raise BadModel(error.problem) from error
     return Loaded(variant, manifest, installed.version)
 
 
@@ -123,7 +139,7 @@ def reason_of(error: Exception) -> Reason:
             return Reason.MISSING_RUNTIME
         case GoldenMismatch():
             return Reason.GOLDEN_MISMATCH
-        case NotFinite():
+        case GoldenNotFinite():
             return Reason.NOT_FINITE
         case WrongBytes():
             return Reason.WRONG_BYTES
@@ -215,7 +231,11 @@ def _golden(place: Place, tensor: GoldenTensor) -> Array:
     return np.frombuffer(data, DTYPES[tensor.datatype]).reshape(tensor.shape)
 
 
-def _check_golden(variant: Variant, inputs: list[Array], place: Place, manifest: Manifest) -> None:
+def _try_out(variant: Variant, place: Place, manifest: Manifest) -> None:
+    """Warm the variant up on its golden inputs and hold its outputs to the golden ones."""
+    inputs = [_golden(place, tensor) for tensor in manifest.golden.inputs]
+    for _ in range(WARM_UP_RUNS):
+        variant.run([array[:1] for array in inputs])
     outputs = variant.run(inputs).outputs
     for tensor, output in zip(manifest.golden.outputs, outputs, strict=True):
         golden = _golden(place, tensor)

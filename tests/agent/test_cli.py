@@ -248,10 +248,13 @@ def test_a_model_is_asked_from_a_file_or_from_standard_input(
         ("[" * 10_000, ("-: ", "give a JSON object")),
         ("{}", ("-: it holds nothing and default takes image", "give a JSON object")),
         ('{"imag": [1]}', ("it holds imag and default takes image",)),
-        ('{"image": [[1, 2]]}', ("'image' came with the shape [1, 2]", "change the request.")),
-        ('{"image": []}', ("image", "change the request.")),
-        ('{"image": [[["a", 1], [2, 3]]]}', ("change the request.",)),
-        ('{"image": [[[1], [2, 3]]]}', ("change the request.",)),
+        (
+            '{"image": [[1, 2]]}',
+            ("'image' came with the shape [1, 2]", "send it as [batch, 2, 2]."),
+        ),
+        ('{"image": []}', ("'image' came with", "send")),
+        ('{"image": [[["a", 1], [2, 3]]]}', ("refuses the request (HTTP 400)", "send")),
+        ('{"image": [[[1], [2, 3]]]}', ("refuses the request (HTTP 400)", "send")),
     ],
 )
 def test_inputs_that_cannot_be_are_refused(
@@ -267,7 +270,7 @@ def test_other_things_that_cannot_be_asked_are_refused(serving: Agent) -> None:
     ran = wherry_agent("infer", "No Alias", "--home", serving.home, stdin=text)
     refused(ran, "'No Alias' is no alias: use")
     ran = wherry_agent("infer", "detector", "--home", serving.home, stdin=text)
-    refused(ran, "detector", "change the request.")
+    refused(ran, "'detector'; ask for one that was.")
 
 
 def test_a_second_agent_on_the_home_is_refused_and_the_first_serves_on(serving: Agent) -> None:

@@ -120,8 +120,12 @@ def test_serving_nothing_is_said_with_a_time_to_come_back(tmp_path: Path) -> Non
         bench.serve(A)
         bench.engine.serve(ALIAS, None)
         bench.engine.retire(ALIAS)
-        with pytest.raises(NotServing, match="nothing serves under 'default' now"):
+        with pytest.raises(NotServing) as caught:
             ask(client, images(1))
+        assert str(caught.value) == (
+            "the agent has no answer (HTTP 503): "
+            "nothing serves under 'default' now; try again in a second."
+        )
         wait_until(lambda: not worker_pids(A.digest))
 
 
@@ -129,7 +133,7 @@ def test_serving_nothing_is_said_with_a_time_to_come_back(tmp_path: Path) -> Non
     ("bundle", "reason", "sentence"),
     [
         (a_bundle(golden_error=1.0), Reason.GOLDEN_MISMATCH, "'logits' is off by 1"),
-        (a_bundle(nan_above=-9.0), Reason.NOT_FINITE, "'logits' is not finite"),
+        (a_bundle(nan_above=-9.0), Reason.NOT_FINITE, "build one for its profile"),
         (a_bundle(model=b"no model"), Reason.LOAD_FAILED, "the runtime refuses the model"),
         (
             a_bundle(profile=a_profile(runtime_floor="98.0")),
@@ -230,7 +234,7 @@ def test_what_was_in_flight_at_a_killed_worker_alone_gets_a_clear_error(tmp_path
         os.kill(pid, signal.SIGKILL)
         assert wire.response() == (
             503,
-            b'{"error":"nothing serves under this alias now; try again in a second"}',
+            b'{"error":"nothing serves under \'default\' now; try again in a second"}',
         )
         bench.expect(WorkerDied)
         (window,) = bench.recorder.take()
@@ -343,8 +347,10 @@ def test_an_answer_that_is_not_finite_is_refused_and_counted(tmp_path: Path) -> 
     with a_bench(tmp_path) as bench, bench.client() as client:
         bench.serve(sick)
         assert ask(client, images(1))[0] == sick.digest
-        with pytest.raises(NotServing, match="'logits' is not finite"):
+        with pytest.raises(NotServing, match=r"have another version rolled out\.$") as caught:
             ask(client, images(1) + np.float32(2000))
+        assert caught.value.status == 500
+        assert "again" not in str(caught.value)
         (window,) = bench.recorder.take()
         assert (window.requests, window.errors) == (2, {"not_finite": 1})
         assert (window.latency.total, window.compute.total) == (1, 1)

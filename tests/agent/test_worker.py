@@ -9,9 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-from tests.agent.bundles import a_bundle, a_litert_bundle, images, logits_of, write_bundle
+from tests.agent.bundles import (
+    a_bundle,
+    a_litert_bundle,
+    an_onnx_model,
+    images,
+    logits_of,
+    write_bundle,
+)
 from wherry.blobs import WrongBytes
 from wherry.bundle import Bundle
 from wherry.manifest import BadManifest
@@ -19,7 +27,7 @@ from wherry.messages import Reason
 from wherry.signature import Datatype
 from wherry_agent import frames, worker
 from wherry_agent.runtimes.base import Array, BadModel, MissingRuntime, RunFailed
-from wherry_agent.runtimes.variant import NotFinite, Variant
+from wherry_agent.runtimes.variant import Variant
 
 IMAGE = frames.Tensor("image", Datatype.FP32, (2, 2, 2), images(2).tobytes())
 REQUEST = frames.Infer(7, frames.heads_of([IMAGE]))
@@ -52,6 +60,15 @@ def test_a_loaded_bundle_answers_in_the_signatures_terms(tmp_path: Path, bundle:
     assert (logits.name, logits.shape) == ("logits", (2, 4))
     values = np.frombuffer(logits.data, np.float32).reshape(2, 4)
     assert np.abs(values - logits_of(images(2))).max() <= bundle.manifest.golden.tolerance
+
+
+@pytest.mark.system
+def test_a_model_that_cannot_run_its_golden_inputs_is_to_be_built_again(tmp_path: Path) -> None:
+    model = onnx.load_from_string(an_onnx_model())
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    bundle = a_bundle(model=model.SerializeToString())
+    with pytest.raises(BadModel, match=r"build the bundle again\.$"):
+        worker.load(a_place(bundle, tmp_path), bundle.manifest)
 
 
 def test_a_run_that_breaks_off_is_refused_and_the_worker_goes_on() -> None:
@@ -94,7 +111,7 @@ def test_a_manifest_that_was_altered_is_not_read(tmp_path: Path) -> None:
     [
         (MissingRuntime("a", "b"), Reason.MISSING_RUNTIME),
         (worker.GoldenMismatch("y", 1.0, 0.5), Reason.GOLDEN_MISMATCH),
-        (NotFinite("y"), Reason.NOT_FINITE),
+        (worker.GoldenNotFinite("y"), Reason.NOT_FINITE),
         (WrongBytes("a", "b"), Reason.WRONG_BYTES),
         (BadModel("it is none"), Reason.LOAD_FAILED),
         (BadManifest("it is none"), Reason.LOAD_FAILED),

@@ -30,7 +30,7 @@ class NotFinite(Malformed):
     def __str__(self) -> str:
         return (
             f"the output {self.output!r} is not finite, so it is no answer: "
-            "send an input as the model was trained on, or go back to another bundle."
+            "send an input as the model was trained on, or have another version rolled out."
         )
 
 

@@ -11,7 +11,7 @@ import msgspec
 from wherry import __version__
 from wherry.errors import Malformed
 from wherry.names import AliasName, BadName, parse_alias_name
-from wherry_agent.engine import Engine
+from wherry_agent.engine import Engine, nothing_serves
 from wherry_agent.frames import Fault
 from wherry_agent.link import Answer, BundlePlace, Unanswered
 from wherry_agent.serving import v2
@@ -150,8 +150,7 @@ class Api:
             sentence = f"no model was ever ordered under {alias!r}; ask for one that was"
             return refusal(HTTPStatus.NOT_FOUND, sentence)
         if place is None:
-            sentence = f"nothing serves under {alias!r} now; try again in a second"
-            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, sentence, RETRY_AFTER_S)
+            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, nothing_serves(alias), RETRY_AFTER_S)
         if version is not None and version != place.digest:
             sentence = (
                 f"{alias!r} is served by version {place.digest}; ask for that one, or for none"

@@ -164,12 +164,12 @@ def test_labels_are_counted_against_the_bundle_that_answered(bench: Bench, clien
 
 def test_labels_count_once_and_for_answers_that_are_kept(bench: Bench, client: Client) -> None:
     ask(client, images(2), "r-once")
-    with pytest.raises(RequestRefused, match=r"1 labels for 2 rows.*400"):
+    with pytest.raises(RequestRefused, match=r"400.*1 labels for 2 rows"):
         client.feedback(ALIAS, "r-once", [1])
     client.feedback(ALIAS, "r-once", [1, 2])
-    with pytest.raises(RequestRefused, match=r"was labelled before.*409"):
+    with pytest.raises(RequestRefused, match=r"409.*was labelled before"):
         client.feedback(ALIAS, "r-once", [1, 2])
-    with pytest.raises(RequestRefused, match=r"'r-none' is kept.*404"):
+    with pytest.raises(RequestRefused, match=r"404.*'r-none' is kept"):
         client.feedback(ALIAS, "r-none", [1])
     (window,) = bench.recorder.take()
     assert window.feedback.labelled == 2
