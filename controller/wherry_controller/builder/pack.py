@@ -20,9 +20,7 @@ from wherry.signature import Tensor
 from wherry_controller.builder.agreement import Golden
 from wherry_controller.builder.data import NUMPY, Tensors
 from wherry_controller.builder.variant import Variant
-from wherry_controller.core.recipe import BuildRequest, Recipe
-
-BLOBS = "blobs"
+from wherry_controller.core.recipe import BLOBS, BuildRequest, Recipe, manifest_file
 
 
 def pack(
@@ -59,11 +57,7 @@ def pack(
         class_output=card.class_output,
         labels=card.labels,
     )
-    return _write(output / manifest_file(profile), document)
-
-
-def manifest_file(profile: Profile) -> str:
-    return f"{profile.name}.manifest.json"
+    return _write(output / manifest_file(profile.name), document)
 
 
 def _write(file: Path, document: Manifest) -> Digest:

@@ -105,8 +105,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What to build: `folder` has the files of `card`; `output` is the folder for the result.
 
-    A manifest is written as `{output}/{profile}.manifest.json`, unsigned, its blobs as
-    `{output}/blobs/{sha256}`.
+    There stand the unsigned manifest of each variant, `manifest_file` by name, and in the folder
+    `BLOBS` the blobs of all of them, each named by its digest.
     """
 
     card: Card
@@ -114,6 +114,13 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     output: str
     lineage: Digest
     profiles: tuple[Profile, ...]
+
+
+BLOBS = "blobs"
+
+
+def manifest_file(profile: ProfileName) -> str:
+    return f"{profile}.manifest.json"
 
 
 class BuildStep(StrEnum):

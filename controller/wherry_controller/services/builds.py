@@ -167,11 +167,11 @@ class Builds:
 
     def _keep(self, build: Build, output: Path, built: Built) -> None:
         """Sign a variant's manifest and keep its bundle; raise `WrongBytes` where files lie."""
-        signed = (output / f"{built.profile}.manifest.json").read_bytes()
+        signed = (output / recipe.manifest_file(built.profile)).read_bytes()
         check_digest(signed, built.bundle)
         manifest = codec.decode(Manifest, signed, limit_bytes=LARGEST_MANIFEST_BYTES)
         blobs = {
-            blob.digest: (output / "blobs" / blob.digest).read_bytes()
+            blob.digest: (output / recipe.BLOBS / blob.digest).read_bytes()
             for blob in blobs_of(manifest)
         }
         sealed = bundle.seal(manifest, blobs, self._key)
