@@ -31,6 +31,7 @@ class Remote:
     """One controller; each method returns the body of a successful answer, or raises `Ended`."""
 
     def __init__(self, login: Login) -> None:
+        _check(login)
         self._url = login.url.rstrip("/")
         # A command asks seldom, so no connection is kept, and none is left open at its end.
         headers = {"Authorization": f"Bearer {login.token}", "Connection": "close"}
@@ -97,6 +98,18 @@ class Remote:
                 f"{self._url} answered {response.status_code} and not as a controller does: "
                 "correct the address with `wherry login`."
             )
+
+
+def _check(login: Login) -> None:
+    """Refuse an address or a token that no request can carry."""
+    try:
+        httpx.URL(login.url)
+    except httpx.InvalidURL as error:
+        problem = f"{login.url!r} is no address ({error}): write it http://HOST:PORT."
+        raise Ended(Exit.USAGE, problem) from error
+    if not (login.token.isascii() and login.token.isprintable()):
+        problem = "the token holds what no token holds: copy it as `wherry init` printed it."
+        raise Ended(Exit.USAGE, problem)
 
 
 def connect(environment: Mapping[str, str] = os.environ) -> Remote:

@@ -69,6 +69,14 @@ def test_a_login_with_a_wrong_token_is_not_kept(
     assert not (tmp_path / "config").exists()
 
 
+def test_an_address_or_a_token_that_cannot_be_sent_is_not_understood(
+    wherry: Wherry, served: Served
+) -> None:
+    ends(wherry("login", "http://host:port", "--token", TOKEN), Exit.USAGE, "http://HOST:PORT")
+    for token in ("tök", "to\nken"):
+        ends(wherry("login", served.url, "--token", token), Exit.USAGE, "`wherry init`")
+
+
 def test_the_environment_goes_before_the_login(
     online: Wherry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
