@@ -6,7 +6,9 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from wherry.messages import Status
 from wherry_controller.cli.outcome import Ended, Exit
+from wherry_controller.core.rollout import RolloutStatus
 
 T = TypeVar("T")
 Fact = str | int | float | bool | None
@@ -161,7 +163,7 @@ class StageDevice(msgspec.Struct, frozen=True):
 
     @property
     def is_over(self) -> bool:
-        return self.status not in (None, "queued", "in_progress")
+        return self.status is not None and Status(self.status).is_final
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -177,7 +179,7 @@ class Rollout(msgspec.Struct, frozen=True):
     model: str
     version: str
     alias: str
-    status: str
+    status: RolloutStatus
     stopped_by: str | None
     why: str
     created_at: float
@@ -185,7 +187,7 @@ class Rollout(msgspec.Struct, frozen=True):
 
     @property
     def is_over(self) -> bool:
-        return self.status in ("halted", "reverted", "succeeded", "canceled")
+        return not self.status.is_open
 
 
 def read(kind: type[T], body: bytes) -> T:

@@ -15,6 +15,7 @@ from wherry_controller.cli.outcome import Ended, Exit
 from wherry_controller.cli.profile import read_file
 from wherry_controller.cli.remote import Remote, connect
 from wherry_controller.cli.replies import Page, Rollout, Stage, read, reference
+from wherry_controller.core.rollout import RolloutStatus
 
 app = typer.Typer(no_args_is_help=True, help="Versions on their way through groups.")
 
@@ -102,7 +103,7 @@ def watch(name: Name, *, json: show.Json = False) -> None:
         show.raw(body)
     else:
         _show(rollout)
-    if rollout.status != "succeeded":
+    if rollout.status is not RolloutStatus.SUCCEEDED:
         why = rollout.why or "nobody said why"
         problem = f"rollout {name} is {rollout.status}: {why}; see `wherry rollout status {name}`."
         raise Ended(Exit.FAILED, problem)

@@ -14,6 +14,7 @@ from wherry.manifest import Report
 from wherry.profile import Precision
 from wherry_controller.cli.remote import Remote
 from wherry_controller.core.recipe import Latency
+from wherry_controller.core.rollout import RolloutStatus
 from wherry_sim.demo.plan import GATE, MODEL, PROBATION_S, PROFILES
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class Stage(msgspec.Struct, frozen=True):
 class Rollout(msgspec.Struct, frozen=True):
     name: str
     version: str
-    status: str
+    status: RolloutStatus
     stopped_by: str | None
     why: str
     stages: list[Stage]

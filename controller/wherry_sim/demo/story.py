@@ -18,6 +18,7 @@ from wherry import codec, signing
 from wherry.manifest import Manifest, blobs_of
 from wherry.names import Digest, parse_device_id
 from wherry_agent.settings import Broker
+from wherry_controller.core.rollout import RolloutStatus
 from wherry_controller.foundation import read_keys
 from wherry_controller.settings import read_settings
 from wherry_controller.store.blobs import BlobFolder
@@ -50,8 +51,6 @@ from wherry_sim.demo.processes import Agent, Controller, run_child
 from wherry_sim.demo.report import Facts, RefusalRow
 from wherry_sim.demo.traffic import Seen
 from wherry_sim.demo.watch import Watch
-
-FINAL = ("halted", "reverted", "succeeded", "canceled")
 
 
 class Story:
@@ -206,11 +205,11 @@ class Story:
                 rollout = operator.rollout(version)
                 live.update(_rollout_table(rollout))
                 meanwhile(rollout)
-                return rollout if rollout.status in FINAL else None
+                return None if rollout.status.is_open else rollout
 
             rollout = wait_for(f"the rollout of {version}", ended)
         by = f", stopped by the {rollout.stopped_by}: {rollout.why}" if rollout.stopped_by else ""
-        color = "green" if rollout.status == "succeeded" else "yellow"
+        color = "green" if rollout.status is RolloutStatus.SUCCEEDED else "yellow"
         self._console.print(f"  [{color}]{version} {rollout.status}[/]{by}")
         return rollout
 
