@@ -121,7 +121,7 @@ class Pace:
     want_again_s: float = 30.0
 
 
-class Phase(Enum):
+class _State(Enum):
     DISCONNECTED = "disconnected"
     COLLECTING = "collecting"
     REPAIRING = "repairing"
@@ -142,7 +142,7 @@ class Publisher:
         self._broker = broker
         self._blobs = blobs
         self._pace = pace
-        self._phase = Phase.DISCONNECTED
+        self._state = _State.DISCONNECTED
         self._orders: Mapping[DeviceId, SignedOrder] = {}
         self._bundles: Mapping[Digest, Shelved] = {}
         self._places: dict[Digest, Place] = {}
@@ -158,7 +158,7 @@ class Publisher:
     @property
     def is_settled(self) -> bool:
         """Whether the broker is believed to have everything, acknowledged."""
-        return self._phase is Phase.REPAIRING and not self._todo and self._broker.backlog == 0
+        return self._state is _State.REPAIRING and not self._todo and self._broker.backlog == 0
 
     def want(
         self, orders: Mapping[DeviceId, SignedOrder], bundles: Mapping[Digest, Shelved], now: float
@@ -170,7 +170,7 @@ class Publisher:
 
     def say(self, topic: Topic, payload: bytes) -> None:
         """Publish a document that is not kept: what is lost is said again by whoever said it."""
-        if self._phase is not Phase.DISCONNECTED:
+        if self._state is not _State.DISCONNECTED:
             self._broker.publish(text(topic), payload)
 
     def forget(self, device: DeviceId) -> None:
@@ -188,7 +188,7 @@ class Publisher:
         for digest in digests:
             topic = self._topic_for(device, digest)
             recent = now - self._published_at.get(digest, -self._pace.want_again_s)
-            is_ready = self._phase is Phase.REPAIRING
+            is_ready = self._state is _State.REPAIRING
             if topic is None or not is_ready or recent < self._pace.want_again_s:
                 refused += 1
             else:
@@ -202,7 +202,7 @@ class Publisher:
         self._collect(now)
 
     def on_disconnected(self) -> None:
-        self._phase = Phase.DISCONNECTED
+        self._state = _State.DISCONNECTED
         self._todo.clear()
 
     def on_delivered(self, now: float) -> None:
@@ -216,19 +216,23 @@ class Publisher:
 
     def on_read_back(self, topic: DesiredTopic | BundleTopic, payload: bytes, now: float) -> None:
         """Take an order or a manifest that the broker has."""
-        if self._phase is Phase.COLLECTING:
+        if self._state is _State.COLLECTING:
             self._seen[topic] = payload
             self._quiet_since = now
 
     def tick(self, now: float) -> None:
         quiet_s = now - self._quiet_since
-        if self._phase is Phase.COLLECTING and self._is_granted and quiet_s >= self._pace.collect_s:
+        if (
+            self._state is _State.COLLECTING
+            and self._is_granted
+            and quiet_s >= self._pace.collect_s
+        ):
             self._end_collecting(now)
         elif self.is_settled and now - self._collected_at >= self._pace.reconcile_s:
             self._collect(now)
 
     def _collect(self, now: float) -> None:
-        self._phase = Phase.COLLECTING
+        self._state = _State.COLLECTING
         self._seen.clear()
         self._quiet_since = now
         self._request = self._broker.subscribe(READ_BACK)
@@ -237,7 +241,7 @@ class Publisher:
     def _end_collecting(self, now: float) -> None:
         self._broker.unsubscribe(READ_BACK)
         self._collected_at = now
-        self._phase = Phase.REPAIRING
+        self._state = _State.REPAIRING
         self._belief = _Belief(
             documents={topic: digest_of(data) for topic, data in self._seen.items() if data},
             chunks=set(self._chunks_there()),
@@ -246,7 +250,7 @@ class Publisher:
         self._repair(now)
 
     def _repair(self, now: float) -> None:
-        if self._phase is Phase.REPAIRING:
+        if self._state is _State.REPAIRING:
             self._todo = deque(self._differences())
             self._send_some(now)
 
@@ -268,7 +272,7 @@ class Publisher:
 
     def _send_some(self, now: float) -> None:
         while (
-            self._phase is Phase.REPAIRING
+            self._state is _State.REPAIRING
             and self._todo
             and self._broker.backlog < self._pace.inflight
         ):
