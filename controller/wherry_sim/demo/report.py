@@ -130,19 +130,16 @@ LARGEST_DROP = 0.01
 
 def judge(facts: Facts) -> Report:
     """Check every claim of the demo against what was seen."""
-    claims = list(_claims(facts))
+    claims = [*_of_rollouts(facts), *_of_answers(facts), *_of_the_way(facts)]
     fields = msgspec.structs.asdict(facts)
     del fields["devices_back_on"]
     return Report(ok=all(claim.holds for claim in claims), claims=claims, **fields)
 
 
-def _claims(facts: Facts) -> Sequence[Claim]:
-    requests, swap, sizes = facts.requests, facts.swap, facts.bytes
+def _of_rollouts(facts: Facts) -> Sequence[Claim]:
+    """Check where each version went, and who stopped it."""
     outcome = {row.version: row for row in facts.rollouts}
-    worst = max((v.reference_accuracy - v.accuracy for v in facts.variants), default=1.0)
     refused = {row.what: row.reason for row in facts.refusals}
-    egress = sizes.controller_sent / max(sizes.bundles, 1)
-    wrong = requests.wrong_fraction
     return [
         _claim(
             "v1 and v2 reached every device",
@@ -175,6 +172,19 @@ def _claims(facts: Facts) -> Sequence[Claim]:
             str(facts.field_devices_touched_by_sick_versions),
         ),
         _claim(
+            "the damaged version, the foreign signature and the altered chunk were refused by name",
+            set(refused) >= {"v5", "foreign key", "chunk"} and all(refused.values()),
+            ", ".join(f"{what}: {reason}" for what, reason in refused.items()),
+        ),
+    ]
+
+
+def _of_answers(facts: Facts) -> Sequence[Claim]:
+    """Check what applications were answered, and how well."""
+    requests, swap, wrong = facts.requests, facts.swap, facts.requests.wrong_fraction
+    worst = max((v.reference_accuracy - v.accuracy for v in facts.variants), default=1.0)
+    return [
+        _claim(
             f"at least {FEWEST_REQUESTS} requests, and none failed",
             requests.sent >= FEWEST_REQUESTS and requests.failed == 0,
             f"{requests.sent} sent, {requests.failed} failed, {requests.cut_by_kill} cut by kills",
@@ -199,6 +209,13 @@ def _claims(facts: Facts) -> Sequence[Claim]:
             wrong.get("v3", 0.0) > 0.5 > wrong.get("v2", 1.0),
             ", ".join(f"{v} {share:.3f} wrong" for v, share in sorted(wrong.items())),
         ),
+    ]
+
+
+def _of_the_way(facts: Facts) -> Sequence[Claim]:
+    """Check what bundles cost on the wire, and what kills cost."""
+    egress = facts.bytes.controller_sent / max(facts.bytes.bundles, 1)
+    return [
         _claim(
             f"the controller sent at most {LARGEST_EGRESS} times the bundles' size",
             0 < egress <= LARGEST_EGRESS,
@@ -213,11 +230,6 @@ def _claims(facts: Facts) -> Sequence[Claim]:
             "both killed agents came back and served",
             len(facts.kills) == 2 and all(kill.away_s is not None for kill in facts.kills),
             ", ".join(f"{kill.agent} was away {kill.away_s or 0:.1f} s" for kill in facts.kills),
-        ),
-        _claim(
-            "the damaged version, the foreign signature and the altered chunk were refused by name",
-            set(refused) >= {"v5", "foreign key", "chunk"} and all(refused.values()),
-            ", ".join(f"{what}: {reason}" for what, reason in refused.items()),
         ),
     ]
 
