@@ -7,30 +7,13 @@ everything else is gone, and `wake` makes it anew. A broken law raises `BrokenLa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import assert_never
 
 from wherry import codec, signing
 from wherry.errors import Malformed, Untrusted
-from wherry.histogram import Histogram
-from wherry.messages import (
-    Ack,
-    Deployment,
-    Event,
-    EventKind,
-    Feedback,
-    HostFacts,
-    Order,
-    Reason,
-    Reported,
-    Telemetry,
-    Traffic,
-    Wanted,
-    Wants,
-)
-from wherry.names import AliasName, DeviceId, Digest
+from wherry.messages import Ack, Feedback, Order, Reason, Wanted, Wants
+from wherry.names import DeviceId, Digest
 from wherry.topics import (
     AcksTopic,
     BlobTopic,
@@ -44,15 +27,14 @@ from wherry.topics import (
 )
 from wherry_agent.core import agent as core
 from wherry_agent.core import download, install, session
-from wherry_sim.bundles import PROFILE
+from wherry_sim import said
 from wherry_sim.engine import REQUESTS_A_WINDOW, Disk, Engine, World
 from wherry_sim.network import Link
+from wherry_sim.said import WINDOW_S
 from wherry_sim.timeline import Action
 
 TICK_S = 1.0
-WINDOW_S = 5.0
 LABELS_A_WINDOW = 60
-NOTHING, NO_LABELS = Histogram(), Feedback()
 LOAD_S = 2.0
 BOOT_S = 5.0
 CONNECT_S = 1.5  # Longer than a tick: an impatient machine would connect twice.
@@ -166,24 +148,11 @@ class Device:
             return
         told = [effect for effect in effects if isinstance(effect, core.Tell)]
         for tell in told:
-            self.disk.events += 1
-            self.disk.outbox[self.disk.events] = self._event(tell.alias, tell.deployment)
+            said.tell(self.disk, tell.alias, tell.deployment, at_s=self.world.timeline.now_s)
         if is_new:
             self.disk.saved = codec.encode(core.saved_of(self._agent))
         if told:
             self._news.append(session.Stored(self.disk.events, self._now_s))
-
-    def _event(self, alias: AliasName, deployment: Deployment) -> bytes:
-        kind = EventKind.OUTCOME if deployment.status.is_final else EventKind.PROGRESS
-        event = Event(
-            store_id=self.disk.store_id,
-            seq=self.disk.events,
-            at=self.world.timeline.now_s,
-            kind=kind,
-            alias=alias,
-            deployment=deployment,
-        )
-        return codec.encode(event)
 
     def _perform_all(self, effects: core.Effects) -> None:
         life = self._life
@@ -296,12 +265,22 @@ class Device:
         compute = self.engine.compute(behaviour.median_ms)
         failed = round(behaviour.error_share * REQUESTS_A_WINDOW)
         errors = {"runtime": failed} if failed else {}
-        self._say(bundle, requests=REQUESTS_A_WINDOW, errors=errors, compute=compute)
+        alias, now_s = self.world.alias, self.world.timeline.now_s
+        window = said.window(
+            self.disk,
+            alias,
+            bundle,
+            at_s=now_s,
+            requests=REQUESTS_A_WINDOW,
+            errors=errors,
+            compute=compute,
+        )
+        self._publish(TelemetryTopic(self.name), window)
         right = sum(self.world.chance.random() < behaviour.accuracy for _ in range(LABELS_A_WINDOW))
         labels = Feedback(labelled=LABELS_A_WINDOW, right=right)
-        self._later(self.world.labels_after_s, lambda: self._say(bundle, labels=labels))
+        self._later(self.world.labels_after_s, lambda: self._say_labels(bundle, labels))
         measured = core.Measured(
-            alias=self.world.alias,
+            alias=alias,
             bundle=bundle,
             requests=REQUESTS_A_WINDOW,
             errors=errors,
@@ -309,33 +288,11 @@ class Device:
         )
         self._hear(measured)
 
-    def _say(
-        self,
-        bundle: Digest,
-        *,
-        requests: int = 0,
-        errors: Mapping[str, int] = MappingProxyType({}),
-        compute: Histogram = NOTHING,
-        labels: Feedback = NO_LABELS,
-    ) -> None:
-        """Publish a window; the labels of its answers come in a later one."""
-        self.disk.windows += 1
-        window = Telemetry(
-            store_id=self.disk.store_id,
-            seq=self.disk.windows,
-            at=self.world.timeline.now_s,
-            window_s=WINDOW_S,
-            alias=self.world.alias,
-            bundle=bundle,
-            requests=requests,
-            errors=dict(errors),
-            latency=compute,
-            compute=compute,
-            feedback=labels,
-            host=HostFacts(),
-            traffic=Traffic(),
-        )
-        self._publish(TelemetryTopic(self.name), codec.encode(window))
+    def _say_labels(self, bundle: Digest, labels: Feedback) -> None:
+        """Publish the labels of earlier answers in a window of their own."""
+        alias, now_s = self.world.alias, self.world.timeline.now_s
+        window = said.window(self.disk, alias, bundle, at_s=now_s, labels=labels)
+        self._publish(TelemetryTopic(self.name), window)
 
     # The connections
 
@@ -382,20 +339,7 @@ class Device:
     def _announce(self) -> None:
         if self._agent is None or self._main is None:
             return
-        self.disk.reports += 1
-        states = self._agent.aliases
-        deployments = {alias: install.deployment_of(state) for alias, state in states.items()}
-        reported = Reported(
-            store_id=self.disk.store_id,
-            report_seq=self.disk.reports,
-            generation=self._agent.session.generation,
-            profile=PROFILE.name,
-            simulated=True,
-            slots={alias: install.slots_of(state) for alias, state in states.items()},
-            deployments={alias: said for alias, said in deployments.items() if said},
-            versions={},
-        )
-        topic, payload = ReportedTopic(self.name), codec.encode(reported)
+        topic, payload = ReportedTopic(self.name), said.report(self.disk, self._agent)
         self.world.broker.publish_retained(self._main, topic, payload)
 
     def _receive(self, topic: Topic, payload: bytes) -> None:
