@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -40,6 +41,15 @@ class Mosquitto:
             stderr=subprocess.DEVNULL,
         )
         wait_for_port(self.port)
+
+    def pause(self) -> None:
+        """Have it take no more bytes until `resume`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         if self._process is not None:

@@ -422,9 +422,7 @@ class App:
         return self._control.publish(topics.text(topic), payload, retain=retain)
 
     def _close(self) -> None:
-        gone = codec.encode(self._teller.presence(online=False))
-        self._publish(topics.PresenceTopic(self._settings.id), gone, retain=True)
-        self._control.close()
+        self._control.leave()
         self._fetch.close()
         self._api.close()
         self._engine.close()

@@ -26,6 +26,7 @@ from wherry_agent.settings import Broker
 
 KEEPALIVE_S = 30
 CONNECT_TIMEOUT_S = 5.0
+LEAVE_TIMEOUT_S = 1.0
 LARGEST_PACKET_BYTES = 2 << 20
 # struct tcp_info of linux/tcp.h: tcpi_bytes_acked and tcpi_bytes_received, since Linux 4.1.
 _TCP_INFO_BYTES = struct.Struct("=120xQQ")
@@ -83,6 +84,15 @@ class Connection:
             threading.Thread(
                 target=self._live, args=(self._client,), name="mqtt", daemon=True
             ).start()
+
+    def leave(self) -> None:
+        """Say the will and close; what a busy broker does not take in time, it says by itself."""
+        if (client := self._client) and self._will is not None:
+            said = client.publish(self._will.topic, self._will.payload, qos=1, retain=True)
+            if not _was_taken(said):
+                # MQTT 5, 3.14.2.1: disconnect with will message.
+                client.disconnect(ReasonCode(PacketTypes.DISCONNECT, identifier=0x04))
+        self.close()
 
     def close(self) -> None:
         if client := self._client:
@@ -180,6 +190,17 @@ class Connection:
 
     def _closing(self, _client: paho.Client, _data: object, link: object) -> None:
         self._done += _traffic_of(link)
+
+
+def _was_taken(said: paho.MQTTMessageInfo) -> bool:
+    """Wait for the broker's PUBACK, within a bound; say whether it came."""
+    if said.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+        return False
+    try:
+        said.wait_for_publish(LEAVE_TIMEOUT_S)
+    except RuntimeError:  # The connection broke meanwhile.
+        return False
+    return said.is_published()
 
 
 def _traffic_of(link: object) -> Traffic:

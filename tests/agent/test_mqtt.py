@@ -169,6 +169,36 @@ def test_a_connection_that_is_cut_leaves_its_will(broker: Mosquitto) -> None:
             assert heir.message() == ("gone", b"so long")
 
 
+def test_whoever_leaves_says_so_behind_all_that_it_said(broker: Mosquitto) -> None:
+    will = Will("left", b"bye", delay_s=5)
+    with an_end(broker.port, "heir") as heir, an_end(broker.port, "talker", will=will) as talker:
+        heir.come_up()
+        heir.link.subscribe(["left", "talk"])
+        talker.come_up()
+        for number in range(100):  # More than paho lets be in flight.
+            talker.link.publish("talk", b"%d" % number)
+        talker.link.leave()
+        heard = [heir.message() for _ in range(101)]
+        assert heard[-1] == ("left", b"bye")
+        assert len(set(heard)) == 101
+
+
+def test_a_broker_that_takes_nothing_more_is_left_its_word_to_say(tmp_path: Path) -> None:
+    will = Will("left", b"bye", delay_s=0)
+    with a_mosquitto(tmp_path) as broker, an_end(broker.port, "talker", will=will) as talker:
+        talker.come_up()
+        broker.pause()
+        for _ in range(30):  # Its last word stays behind what is in flight.
+            talker.link.publish("talk", b"")
+        talker.link.leave()
+        talker.expect("down")
+        broker.resume()
+        with an_end(broker.port, "late") as late:
+            late.come_up()
+            late.link.subscribe(["left"])
+            assert late.message() == ("left", b"bye")
+
+
 def both(traffic: Traffic) -> tuple[int, int]:
     return traffic.sent_bytes, traffic.received_bytes
 

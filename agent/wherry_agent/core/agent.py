@@ -272,6 +272,8 @@ def _link_up(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
 
 
 def _link_down(agent: Agent, chance: float, now_s: float) -> tuple[Agent, Effects]:
+    if agent.download is None:
+        return replace(agent, fetch_online=False), ()  # As `CloseFetch` wanted it.
     again_s = now_s + delay_s(agent.fetch_failures, chance)
     failures = agent.fetch_failures + 1
     agent = replace(agent, fetch_online=False, fetch_failures=failures, open_fetch_at_s=again_s)
@@ -406,7 +408,8 @@ def _pursue(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
     if current is not None and current.missing is None:
         drop = (download.DropManifest(current.bundle),)
     if wanted is None:
-        return replace(agent, download=None), (*drop, CloseFetch())
+        closed = replace(agent, download=None, fetch_online=False, open_fetch_at_s=None)
+        return closed, (*drop, CloseFetch())
     fresh = download.Download(bundle=wanted, limit_bytes_per_s=agent.limit_bytes_per_s)
     agent = replace(agent, download=fresh, open_fetch_at_s=None)
     if not agent.fetch_online:

@@ -300,6 +300,19 @@ def test_a_closed_fetch_connection_stays_closed_and_the_next_order_opens_one() -
     assert opened.count(OpenFetch()) == 1
 
 
+def test_a_wanted_close_is_no_failure_and_waits_for_nothing() -> None:
+    device = online(deaf=(download.AskChunks, OpenFetch, CloseFetch))
+    device.order(an_order_for(1, {DEFAULT: NEW}))
+    device.hear(FetchLink(True))
+    assert CloseFetch() in device.order(an_order_for(2, {}))
+    # The connection that is on its way down serves no other download.
+    assert OpenFetch() in device.order(an_order_for(3, {DEFAULT: OTHER}))
+    assert CloseFetch() in device.order(an_order_for(4, {}))
+    device.hear(FetchLink(False, 0.9))
+    assert OpenFetch() not in device.tick(500.0)
+    assert device.agent.fetch_failures == 0
+
+
 def test_a_chunk_of_which_every_copy_is_spoiled_fails_the_deployment() -> None:
     device = online(deaf=(download.AskChunks,))
     device.order(an_order_for(1, {DEFAULT: NEW}))
