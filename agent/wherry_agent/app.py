@@ -32,7 +32,14 @@ from wherry_agent.inbox import Inbox, News, Refused
 from wherry_agent.mqtt import Callbacks, Connection, Will
 from wherry_agent.outbox import Outbox
 from wherry_agent.serving import Server, ServingSettings
-from wherry_agent.settings import BUNDLES_KEY, DIRECTOR_KEY, Settings, parse_broker, read_trust
+from wherry_agent.settings import (
+    BUNDLES_KEY,
+    DIRECTOR_KEY,
+    Settings,
+    parse_broker,
+    read_trust,
+    socket_of,
+)
 from wherry_agent.shelf import Shelf
 from wherry_agent.store import Store
 from wherry_agent.telemetry import Recorder
@@ -95,7 +102,7 @@ class App:
         self._outbox = Outbox(self._store.database, keep_windows=settings.telemetry.keep_windows)
         recorder = Recorder()
         self._engine = engine.Engine(on_event=self._queue.put, settings=engine.EngineSettings())
-        serving = ServingSettings(socket_path=home / settings.api.socket, port=settings.api.port)
+        serving = ServingSettings(socket_path=socket_of(home, settings), port=settings.api.port)
         self._api = Server(self._engine, recorder, serving)
         runtimes = host.runtimes()
         this = Machine(

@@ -21,6 +21,7 @@ from wherry.names import parse_alias_name, parse_device_id, parse_profile_name
 from wherry_agent.client import Client, Input, NotReachable
 from wherry_agent.core.install import deployment_of, slots_of
 from wherry_agent.settings import (
+    DEFAULT_SOCKET,
     ApiSettings,
     FetchSettings,
     Settings,
@@ -28,6 +29,7 @@ from wherry_agent.settings import (
     default_home,
     enrol,
     read_settings,
+    socket_of,
 )
 from wherry_agent.store import read_saved
 
@@ -62,7 +64,7 @@ def _enrol(options: argparse.Namespace) -> int:
         profile=parse_profile_name(options.profile),
         broker=options.broker,
         simulate=options.simulate,
-        api=ApiSettings(port=options.port),
+        api=ApiSettings(socket=options.socket, port=options.port),
         fetch=FetchSettings(max_bytes_per_s=options.max_bytes_per_s),
         telemetry=TelemetrySettings(window_s=options.window_s),
     )
@@ -94,7 +96,7 @@ def _status(options: argparse.Namespace) -> int:
         "device": settings.id,
         "profile": settings.profile,
         "broker": settings.broker,
-        "running": _is_running(options.home / settings.api.socket),
+        "running": _is_running(socket_of(options.home, settings)),
         "generation": saved.generation,
         "aliases": {
             alias: {
@@ -118,10 +120,10 @@ def _is_running(socket: Path) -> bool:
 
 
 def _infer(options: argparse.Namespace) -> int:
-    settings = read_settings(options.home)
+    address = options.socket or socket_of(options.home, read_settings(options.home))
     rows = _read_rows(options.input)
     alias = parse_alias_name(options.alias)
-    with Client(options.home / settings.api.socket) as client:
+    with Client(address) as client:
         model = msgspec.convert(client.metadata(alias), _Model)
         datatypes = {tensor.name: tensor.datatype for tensor in model.inputs}
         if rows.keys() != datatypes.keys():
@@ -192,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--broker", required=True, help="mqtt://host:port")
     sub.add_argument("--director-key", type=Path, required=True, help="PEM that signs orders")
     sub.add_argument("--bundles-key", type=Path, required=True, help="PEM that signs bundles")
+    sub.add_argument("--socket", default=DEFAULT_SOCKET, help="where applications ask")
     sub.add_argument("--port", type=int, help="also answer on this loopback HTTP port")
     sub.add_argument("--max-bytes-per-s", type=float, help="fetch no faster than this")
     sub.add_argument("--window-s", type=float, default=10.0, help="seconds a telemetry window")
@@ -204,4 +207,5 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("infer", "Ask the running agent's model.", _infer)
     sub.add_argument("alias", help="the name the model serves under")
     sub.add_argument("--input", default="-", help="JSON file of input name to rows; - is stdin")
+    sub.add_argument("--socket", type=Path, help="ask there, for users who may not read the home")
     return parser

@@ -1,6 +1,6 @@
 """A client of the local API, for applications: the standard library, msgspec and one connection.
 
-    with Client("/run/wherry/agent.sock") as client:
+    with Client("/run/wherry-agent/api.sock") as client:
         answer = client.infer("default", {"image": Input("FP32", (1, 784), pixels)})
         client.feedback("default", answer.id, [7])
 

@@ -29,6 +29,7 @@ else:
 SETTINGS_FILE = "agent.toml"
 DIRECTOR_KEY = "trust/director.pem"
 BUNDLES_KEY = "trust/bundles.pem"
+DEFAULT_SOCKET = "state/api.sock"
 DEFAULT_HOME = Path("/var/lib/wherry-agent")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MQTT_PORT = 1883
@@ -77,9 +78,12 @@ class Broker(msgspec.Struct, frozen=True):
 
 
 class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where local applications ask: a Unix socket, and loopback HTTP when `port` is not None."""
+    """Where local applications ask: a Unix socket, and loopback HTTP when `port` is not None.
 
-    socket: str = "state/api.sock"
+    `socket` is below the home or absolute; its user and group may connect.
+    """
+
+    socket: str = DEFAULT_SOCKET
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
 
 
@@ -124,6 +128,11 @@ def read_settings(home: Path) -> Settings:
     except FileNotFoundError as error:
         raise NotEnrolled(home) from error
     return parse_settings(data, str(place))
+
+
+def socket_of(home: Path, settings: Settings) -> Path:
+    """Return where the agent of `home` listens."""
+    return home / settings.api.socket
 
 
 def parse_settings(data: bytes, place: str) -> Settings:

@@ -52,7 +52,15 @@ from wherry.topics import (
 )
 from wherry_agent.client import Client
 from wherry_agent.mqtt import Callbacks, Connection
-from wherry_agent.settings import Broker, FetchSettings, Settings, TelemetrySettings, enrol
+from wherry_agent.settings import (
+    DEFAULT_SOCKET,
+    ApiSettings,
+    Broker,
+    FetchSettings,
+    Settings,
+    TelemetrySettings,
+    enrol,
+)
 
 DIRECTOR = a_key(1)
 DEFAULT = an_alias()
@@ -192,17 +200,25 @@ class Controller:
 class Agent:
     """`wherry-agent run` as a process on a home of its own."""
 
-    def __init__(self, folder: Path, port: int, *, max_bytes_per_s: float | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        *,
+        max_bytes_per_s: float | None = None,
+        socket: str = DEFAULT_SOCKET,
+    ) -> None:
         self.device = a_device_id(f"device-{next(_numbers)}")
         self.home = folder / self.device
         self.chunks = self.home / "state" / "chunks"
-        self.socket = self.home / "state" / "api.sock"
+        self.socket = self.home / socket
         self._errors = folder / f"{self.device}.log"
         self._process: subprocess.Popen[bytes] | None = None
         settings = Settings(
             id=self.device,
             profile=ProfileName("test"),
             broker=f"mqtt://127.0.0.1:{port}",
+            api=ApiSettings(socket=socket),
             fetch=FetchSettings(max_bytes_per_s=max_bytes_per_s),
             telemetry=TelemetrySettings(window_s=0.3),
         )
@@ -254,8 +270,8 @@ def agents_at(folder: Path, port: int) -> Iterator[Callable[..., Agent]]:
     """Give a way to start agents; those that live at the end of the block are killed."""
     with ExitStack() as stack:
 
-        def start(*, max_bytes_per_s: float | None = None) -> Agent:
-            agent = Agent(folder, port, max_bytes_per_s=max_bytes_per_s)
+        def start(*, max_bytes_per_s: float | None = None, socket: str = DEFAULT_SOCKET) -> Agent:
+            agent = Agent(folder, port, max_bytes_per_s=max_bytes_per_s, socket=socket)
             agent.start()
             stack.callback(agent.kill)
             return agent

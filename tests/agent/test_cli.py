@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -261,6 +262,20 @@ def test_inputs_that_cannot_be_are_refused(
     serving: Agent, text: str, parts: tuple[str, ...]
 ) -> None:
     refused(infer(serving, text), *parts)
+
+
+def test_a_socket_outside_of_the_home_is_found_and_is_for_its_group(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    place = tmp_path / "run" / "api.sock"
+    place.parent.mkdir()
+    with agents_at(tmp_path, broker.port) as start:
+        agent = start(socket=str(place))
+        until(lambda: "running     True" in wherry_agent("status", "--home", agent.home).stdout)
+        assert stat.S_IMODE(place.stat().st_mode) == 0o660
+        refused(infer(agent, "{}"), "no model was ever ordered under 'default'")
+        ran = wherry_agent("infer", "default", "--socket", place, stdin="{}")
+        refused(ran, "no model was ever ordered under 'default'")
 
 
 def test_other_things_that_cannot_be_asked_are_refused(serving: Agent) -> None:
