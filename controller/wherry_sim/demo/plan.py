@@ -24,8 +24,8 @@ KILLED_AFTER_FLIP = "field-4"
 SLOW_LINK_BYTES_PER_S = 1_500_000
 
 ALIAS = "default"
-PROBATION_S = 5.0
-LABEL_DELAY_S = 6.5  # Longer than a probation, as in life.
+PROBATION_S = 8.0
+LABEL_DELAY_S = 9.0  # Longer than a probation, as in life.
 STEADY_RATE = 60.0
 GATE = {
     "min_labels": 200,
