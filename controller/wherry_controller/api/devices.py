@@ -17,7 +17,6 @@ from wherry_controller.store.database import Transaction
 router = APIRouter(tags=["devices"])
 
 MOST_DEPLOYMENTS_SHOWN = 20
-WINDOWS_SUMMED = 1000
 
 
 class DeviceWish(BaseModel):

@@ -12,7 +12,7 @@ import msgspec
 from pydantic import JsonValue, WithJsonSchema
 
 from wherry.codec import BadDocument, learned
-from wherry.manifest import Manifest, Report
+from wherry.manifest import Report
 from wherry.messages import Reported
 from wherry.profile import Profile
 from wherry_controller.core.card import Card
@@ -70,7 +70,6 @@ def _written_out(schema: JsonValue, definitions: Json) -> JsonValue:
 CardDocument = Annotated[Json, WithJsonSchema(schema_of(Card))]
 GateDocument = Annotated[Json, WithJsonSchema(schema_of(Gate))]
 LatencyDocument = Annotated[Json, WithJsonSchema(schema_of(Latency))]
-ManifestDocument = Annotated[Json, WithJsonSchema(schema_of(Manifest))]
 ProfileDocument = Annotated[Json, WithJsonSchema(schema_of(Profile))]
 ReportDocument = Annotated[Json, WithJsonSchema(schema_of(Report))]
 ReportedDocument = Annotated[Json, WithJsonSchema(schema_of(Reported))]

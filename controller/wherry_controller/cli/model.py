@@ -14,6 +14,7 @@ from wherry_controller.cli.outcome import Ended, Exit
 from wherry_controller.cli.remote import Remote, connect
 from wherry_controller.cli.replies import Build, Model, Page, Variant, Version, read, reference
 from wherry_controller.core.card import files_of, parse_card
+from wherry_controller.store.records import BuildStatus
 
 app = typer.Typer(no_args_is_help=True, help="Models and their immutable versions.")
 
@@ -124,7 +125,7 @@ def build(
         show.line(f"build {ended.id} is queued.")
     else:
         show_variants(ended.variants)
-    if ended.is_over and ended.status != "succeeded":
+    if ended.is_over and ended.status is not BuildStatus.SUCCEEDED:
         problem = f"build {ended.id} ended as {ended.status} ({ended.reason})"
         raise Ended(Exit.FAILED, f"{problem}: {ended.detail}")
 

@@ -9,6 +9,7 @@ import msgspec
 from wherry.messages import Status
 from wherry_controller.cli.outcome import Ended, Exit
 from wherry_controller.core.rollout import RolloutStatus
+from wherry_controller.store.records import BuildStatus
 
 T = TypeVar("T")
 Fact = str | int | float | bool | None
@@ -76,7 +77,7 @@ class Build(msgspec.Struct, frozen=True):
     model: str
     version: str
     profiles: tuple[str, ...]
-    status: str
+    status: BuildStatus
     reason: str
     detail: str
     progress: Progress
@@ -85,7 +86,7 @@ class Build(msgspec.Struct, frozen=True):
 
     @property
     def is_over(self) -> bool:
-        return self.status not in ("queued", "running")
+        return not self.status.is_open
 
 
 class Deployment(msgspec.Struct, frozen=True):

@@ -33,7 +33,7 @@ from wherry_controller.store.tables import (
     VersionRow,
 )
 
-OPEN_BUILDS = (BuildStatus.QUEUED.value, BuildStatus.RUNNING.value)
+OPEN_BUILDS = [status.value for status in BuildStatus if status.is_open]
 
 
 def get_model(tx: Transaction, name: ModelName) -> Model | None:
@@ -115,12 +115,6 @@ def open_builds(tx: Transaction) -> Sequence[Build]:
     return [to_record(row, Build) for row in rows]
 
 
-def get_variant(
-    tx: Transaction, model: ModelName, version: VersionName, *, profile: ProfileName
-) -> Variant | None:
-    return get(tx, VariantRow, (model, version, profile), Variant)
-
-
 def save_variant(tx: Transaction, variant: Variant, envelope: bytes) -> None:
     """Add or replace a variant, with its bundle's signed manifest."""
     save(tx, BundleRow, BundleRecord(variant.bundle, envelope))
@@ -139,11 +133,6 @@ def list_variants(tx: Transaction, model: ModelName, version: VersionName) -> Se
 def list_bundles(tx: Transaction) -> Sequence[Variant]:
     """Return the variants of all versions, the newest first: each names its bundle."""
     rows = tx.exec(select(VariantRow).order_by(col(VariantRow.created_at).desc()))
-    return [to_record(row, Variant) for row in rows]
-
-
-def variants_of_bundle(tx: Transaction, bundle: Digest) -> Sequence[Variant]:
-    rows = tx.exec(select(VariantRow).where(VariantRow.bundle == bundle))
     return [to_record(row, Variant) for row in rows]
 
 

@@ -40,6 +40,11 @@ class BuildStatus(StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
 
+    @property
+    def is_open(self) -> bool:
+        """Say whether it may still make a variant."""
+        return self in (BuildStatus.QUEUED, BuildStatus.RUNNING)
+
 
 class Model(msgspec.Struct, frozen=True):
     name: ModelName

@@ -15,6 +15,7 @@ from wherry.profile import Precision
 from wherry_controller.cli.remote import Remote
 from wherry_controller.core.recipe import Latency
 from wherry_controller.core.rollout import RolloutStatus
+from wherry_controller.store.records import BuildStatus
 from wherry_sim.demo.plan import GATE, MODEL, PROBATION_S, PROFILES
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ class Progress(msgspec.Struct, frozen=True):
 class Build(msgspec.Struct, frozen=True):
     id: str
     version: str
-    status: str
+    status: BuildStatus
     reason: str
     detail: str
     progress: Progress
@@ -115,7 +116,7 @@ class Operator:
         def ended() -> Build | None:
             build = msgspec.json.decode(self._remote.get(f"/builds/{ordered.id}"), type=Build)
             watch(build.progress)
-            return None if build.status in ("queued", "running") else build
+            return None if build.status.is_open else build
 
         return wait_for(f"the build of {version}", ended)
 

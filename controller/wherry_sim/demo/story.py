@@ -22,6 +22,7 @@ from wherry_controller.core.rollout import RolloutStatus
 from wherry_controller.foundation import read_keys
 from wherry_controller.settings import read_settings
 from wherry_controller.store.blobs import BlobFolder
+from wherry_controller.store.records import BuildStatus
 from wherry_sim.demo import gather
 from wherry_sim.demo.intruder import Intruder
 from wherry_sim.demo.operator import (
@@ -139,7 +140,7 @@ class Story:
 
                 builds.append(operator.build(version, show))
         for build in builds:
-            if build.status == "succeeded":
+            if build.status is BuildStatus.SUCCEEDED:
                 self._variants |= {variant.bundle: variant for variant in build.variants}
             else:
                 self._refusals.append(
