@@ -13,10 +13,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from wherry import signing
+from wherry import codec, signing
 from wherry.errors import Unavailable, Unsuitable
 from wherry.files import make_folder, write_whole
-from wherry_controller.settings import FILE, Settings
+from wherry_controller.settings import FILE, Broker, Settings
 
 DIRECTOR = "director.pem"
 BUNDLES = "bundles.pem"
@@ -32,7 +32,7 @@ port = {http_port}
 
 [broker]
 # mqtt://HOST:PORT of a broker with MQTT 5, or "embedded" for the one that comes along.
-url = "{broker}"
+url = {broker}
 embedded_port = {embedded_port}
 """
 
@@ -80,11 +80,14 @@ class Founded:
 def found(folder: Path, *, broker: str = Settings().broker.url) -> Founded:
     """Make `folder` a controller's: keys (0600), a token, folders, `wherry.toml` last.
 
-    Raises `FoundedAlready` where `wherry.toml` stands there.
+    Raises `FoundedAlready` where `wherry.toml` stands there, and `BadSetting` for a broker that
+    is none, before anything is made.
     """
     if (folder / FILE).exists():
         raise FoundedAlready(folder)
-    defaults = Settings(folder=str(make_folder(folder)))
+    defaults = Settings(folder=str(folder), broker=Broker(url=broker))
+    _ = defaults.broker_address  # It raises where the URL names no broker.
+    make_folder(folder)
     make_folder(defaults.key_folder, mode=0o700)
     make_folder(defaults.blob_folder)
     make_folder(defaults.log_folder)
@@ -98,7 +101,7 @@ def found(folder: Path, *, broker: str = Settings().broker.url) -> Founded:
     text = _FILE_TEXT.format(
         database=defaults.database,
         http_port=defaults.http.port,
-        broker=broker,
+        broker=codec.encode(broker).decode(),  # JSON's strings are TOML's.
         embedded_port=defaults.broker.embedded_port,
     )
     write_whole(folder / FILE, text.encode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,6 +19,8 @@ from wherry_controller.core.written import read
 
 FILE = "wherry.toml"
 EMBEDDED = "embedded"
+
+Port: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
 class NoFolder(Unavailable):
@@ -46,7 +49,7 @@ class Http(msgspec.Struct, frozen=True, kw_only=True):
     """Where the HTTP API listens."""
 
     host: str = "127.0.0.1"
-    port: int = 8321
+    port: Port = 8321
 
 
 class Broker(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +60,7 @@ class Broker(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     url: str = "mqtt://127.0.0.1:1883"
-    embedded_port: int = 1883
+    embedded_port: Port = 1883
     client_id: str = "wherry-controller"
     budget_bytes: int = 256 * 1024 * 1024
     inflight: int = 16
@@ -121,10 +124,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The broker's host and port; raises `BadSetting` for a URL that names none."""
         if self.broker.url == EMBEDDED:
             return "127.0.0.1", self.broker.embedded_port
-        parts = urlsplit(self.broker.url)
-        if parts.scheme != "mqtt" or not parts.hostname:
-            raise BadSetting("broker.url", self.broker.url, "mqtt://HOST:PORT or embedded")
-        return parts.hostname, parts.port or 1883
+        return _address(self.broker.url)
 
 
 def read_settings(folder: Path, environment: Mapping[str, str]) -> Settings:
@@ -140,6 +140,18 @@ def read_settings(folder: Path, environment: Mapping[str, str]) -> Settings:
     settings = read(Settings, FILE, data)
     settings = replace(settings, folder=str((folder / settings.folder).resolve()))
     return _with_environment(settings, environment)
+
+
+def _address(url: str) -> tuple[str, int]:
+    unfit = BadSetting("broker.url", url, "mqtt://HOST:PORT or embedded")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise unfit from error
+    if parts.scheme != "mqtt" or not parts.hostname:
+        raise unfit
+    return parts.hostname, port or 1883
 
 
 def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:

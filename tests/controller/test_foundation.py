@@ -47,6 +47,14 @@ def test_a_founded_folder_is_not_founded_again(tmp_path: Path) -> None:
     assert read_keys(read_settings(tmp_path, {})).director.private_bytes_raw() == before
 
 
+def test_a_folder_is_not_founded_on_a_broker_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="mqtt://HOST:PORT or embedded"):
+        found(tmp_path / "controller", broker="localhost:1883")
+    assert not (tmp_path / "controller").exists()
+    found(tmp_path / "controller", broker='mqtt://a"b:1884')
+    assert read_settings(tmp_path / "controller", {}).broker_address == ('a"b', 1884)
+
+
 def test_a_founding_that_was_cut_short_is_finished_with_the_keys_it_made(tmp_path: Path) -> None:
     found(tmp_path)
     before = read_keys(read_settings(tmp_path, {})).director.private_bytes_raw()
@@ -84,7 +92,14 @@ def test_the_environment_overrides_what_differs_from_machine_to_machine(tmp_path
 
 @pytest.mark.parametrize(
     "text",
-    ['databse = "x"', "[broker]\nbudget = 3", "[http]\nport = 'many'", "[http", "\xff"],
+    [
+        'databse = "x"',
+        "[broker]\nbudget = 3",
+        "[http]\nport = 'many'",
+        "[http]\nport = 65536",
+        "[http",
+        "\xff",
+    ],
 )
 def test_an_unknown_key_or_a_wrong_value_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "wherry.toml").write_text(text, encoding="latin-1")
@@ -92,7 +107,9 @@ def test_an_unknown_key_or_a_wrong_value_is_an_error(tmp_path: Path, text: str) 
         read_settings(tmp_path, {})
 
 
-@pytest.mark.parametrize("url", ["amqp://host", "host:1883", "mqtt://"])
+@pytest.mark.parametrize(
+    "url", ["amqp://host", "host:1883", "mqtt://", "mqtt://host:port", "mqtt://[host"]
+)
 def test_a_broker_is_named_by_an_mqtt_url(url: str) -> None:
     settings = Settings(broker=Broker(url=url))
     with pytest.raises(BadSetting, match="mqtt://HOST:PORT or embedded"):
