@@ -36,6 +36,17 @@ class DidNotStart(Unavailable):
         return f"{self.name} did not come up in {START_S:.0f} s: look into {self.log}."
 
 
+class BrokeOff(Unavailable):
+    """A process of the demo that ended before its work did."""
+
+    def __init__(self, name: str, log: Path) -> None:
+        super().__init__(name, log)
+        self.name, self.log = name, log
+
+    def __str__(self) -> str:
+        return f"{self.name} broke off: look into {self.log}."
+
+
 @dataclass(frozen=True, slots=True)
 class LogLine:
     """One line of an agent's log: its UNIX time, the event's name and its fields."""
@@ -190,7 +201,7 @@ def run_child(module: str, words: Sequence[str], log: Path) -> Iterator[dict[str
         for line in child.stdout:
             yield msgspec.json.decode(line, type=dict)
         if child.wait():
-            raise DidNotStart(module, log)
+            raise BrokeOff(module, log)
 
 
 def _wait_for_port(port: str, name: str, log: Path) -> None:
