@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import IO
 
 from wherry import codec
-from wherry.blobs import check_digest, chunk_sizes, join
+from wherry.blobs import check_digest, checked, chunk_sizes
 from wherry.errors import Malformed, Unavailable
-from wherry.files import make_folder, sweep, write_whole
+from wherry.files import make_folder, sweep, write_parts
 from wherry.manifest import Manifest, blobs_of
 from wherry.messages import Traffic
 from wherry.names import Digest, StoreId, parse_store_id
@@ -142,7 +142,7 @@ class Store:
         return self._manifests / bundle
 
     def put_manifest(self, bundle: Digest, envelope: bytes) -> None:
-        _write(self.manifest_path(bundle), envelope)
+        _write(self.manifest_path(bundle), (envelope,))
 
     def manifest_envelope(self, bundle: Digest) -> bytes | None:
         place = self.manifest_path(bundle)
@@ -169,7 +169,7 @@ class Store:
 
     def put_chunk(self, chunk: Digest, data: bytes) -> None:
         """Keep a chunk; raise `WrongBytes` where `data` is not what it is called, or `DiskFull`."""
-        _write(self._chunks / chunk, check_digest(data, chunk))
+        _write(self._chunks / chunk, (check_digest(data, chunk),))
 
     def assemble(self, manifest: Manifest) -> None:
         """Make the bundle's blobs of their chunks; raise `WrongBytes` or `DiskFull`."""
@@ -177,7 +177,8 @@ class Store:
         for blob in blobs:
             if not (self.blobs / blob.digest).exists():
                 chunks = ((self._chunks / chunk).read_bytes() for chunk in blob.chunks)
-                _write(self.blobs / blob.digest, join(chunks, blob))
+                # Part by part: a model may be larger than the memory that serving leaves.
+                _write(self.blobs / blob.digest, checked(chunks, blob))
         _remove(self._chunks, lambda name: any(name in blob.chunks for blob in blobs))
 
     def keep(self, manifests: Iterable[Manifest], bundles: Iterable[Digest]) -> None:
@@ -272,9 +273,9 @@ def _check_version(database: sqlite3.Connection, folder: Path) -> int:
     return version
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, parts: Iterable[bytes]) -> None:
     try:
-        write_whole(path, data)
+        write_parts(path, parts)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(path.parent) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -96,4 +96,14 @@ def chunk_sizes(blob: Blob) -> dict[Digest, int]:
 
 def join(chunks: Iterable[bytes], blob: Blob) -> bytes:
     """Return the blob that `chunks` make; raise `WrongBytes` if they make another."""
-    return check_digest(b"".join(chunks), blob.digest)
+    return b"".join(checked(chunks, blob))
+
+
+def checked(chunks: Iterable[bytes], blob: Blob) -> Iterator[bytes]:
+    """Yield `chunks`; raise `WrongBytes` after the last if they do not make the blob."""
+    whole = hashlib.sha256()
+    for chunk in chunks:
+        whole.update(chunk)
+        yield chunk
+    if not hmac.compare_digest(whole.hexdigest(), blob.digest):
+        raise WrongBytes(blob.digest, whole.hexdigest())

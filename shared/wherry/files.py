@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 TEMPORARY = ".part-"
@@ -15,10 +16,16 @@ TEMPORARY = ".part-"
 
 def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Put `data` at `path`, replacing what stood there; its folder must exist."""
+    write_parts(path, (data,), mode=mode)
+
+
+def write_parts(path: Path, parts: Iterable[bytes], *, mode: int = 0o644) -> None:
+    """Put `parts`, one after the other, at `path`; what they raise leaves there what stood."""
     descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())

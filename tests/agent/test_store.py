@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,6 +124,22 @@ def test_a_kill_at_any_write_leaves_the_state_and_what_is_told_of_it_together(
             assert (first, last) == (1, store.load().generation)
             assert last >= len(numbers)
     assert len(set(numbers)) == len(numbers)
+
+
+def test_a_large_blob_is_made_of_its_chunks_in_little_memory(tmp_path: Path) -> None:
+    bundle = a_bundle_of(random.Random(1).randbytes(8 << 20))
+    with a_store(tmp_path) as store:
+        store.put_manifest(bundle.digest, bundle.envelope)
+        for chunk, data in chunks_of(bundle).items():
+            store.put_chunk(chunk, data)
+        tracemalloc.start()
+        try:
+            store.assemble(bundle.manifest)
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert not store.missing_chunks(bundle.manifest)
+    assert peak_bytes < 2 << 20
 
 
 def test_numbers_of_reports_never_repeat(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from types import FrameType
 
 import pytest
 
-from wherry.files import TEMPORARY, make_folder, sweep, write_whole
+from wherry.files import TEMPORARY, make_folder, sweep, write_parts, write_whole
 
 OLD, NEW = b"old" * 10_000, b"new" * 20_000
 
@@ -52,6 +52,21 @@ def test_a_file_holds_what_was_written(tmp_path: Path) -> None:
     write_whole(path, b"")
     assert path.read_bytes() == b""
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
+
+
+def test_parts_stand_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "blob"
+    write_parts(path, (OLD, NEW))
+    assert path.read_bytes() == OLD + NEW
+
+    def broken_off() -> Iterator[bytes]:
+        yield OLD
+        raise PowerCut
+
+    with pytest.raises(PowerCut):
+        write_parts(path, broken_off())
+    assert path.read_bytes() == OLD + NEW
+    assert [entry.name for entry in tmp_path.iterdir()] == ["blob"]
 
 
 def test_bytes_reach_the_disk_before_the_name_and_the_name_before_the_return(
