@@ -1,4 +1,4 @@
-"""What the machine says of itself: through psutil where it is present, /proc where not."""
+"""What the machine says of itself in /proc and /sys, and of its load where psutil is there."""
 
 from __future__ import annotations
 

@@ -102,6 +102,11 @@ def accepts_runtime(profile: Profile, version: str) -> bool:
     return floor <= version_key(version) < below
 
 
+def wanted_runtime(profile: Profile) -> str:
+    """Return the runtime and versions that a profile asks for, as a person reads them."""
+    return f"{profile.runtime.value} from {profile.runtime_floor} to below {profile.runtime_below}"
+
+
 def version_key(version: str) -> tuple[int, ...]:
     """Return the numbers of a dotted version, up to the first part that is none."""
     numbers: list[int] = []

@@ -9,7 +9,7 @@ import msgspec
 from wherry.manifest import Manifest
 from wherry.messages import Reason
 from wherry.names import ProfileName
-from wherry.profile import accepts_runtime
+from wherry.profile import accepts_runtime, wanted_runtime
 
 DISK_SPARE_BYTES = 16 << 20
 
@@ -40,18 +40,26 @@ def find_unfit(
     """
     profile = manifest.profile
     if profile.name != machine.profile:
-        detail = f"it is built for {profile.name} and this device is {machine.profile}"
+        detail = (
+            f"it is built for {profile.name} and this device is {machine.profile}: "
+            "order the variant of its own profile"
+        )
         return Unfit(Reason.UNSUITABLE_PROFILE, detail)
     if profile.arch.value != machine.arch and not machine.simulates:
-        detail = f"it is built for {profile.arch.value} and this machine is {machine.arch}"
+        detail = (
+            f"it is built for {profile.arch.value} and this machine is {machine.arch}: "
+            "enrol it with the profile that it has"
+        )
         return Unfit(Reason.UNSUITABLE_PROFILE, detail)
     version = machine.runtimes.get(profile.runtime.value)
     if version is None:
         detail = f"install {profile.runtime.value} on this device"
         return Unfit(Reason.MISSING_RUNTIME, detail)
     if not accepts_runtime(profile, version):
-        wanted = f"{profile.runtime_floor} <= version < {profile.runtime_below}"
-        detail = f"{profile.runtime.value} {version} is here and {wanted} is needed"
+        detail = (
+            f"it needs {wanted_runtime(profile)} and {version} is here: "
+            "install that version, or correct the profile"
+        )
         return Unfit(Reason.MISSING_RUNTIME, detail)
     if needed_bytes and needed_bytes + DISK_SPARE_BYTES > free_bytes:
         needed_mib, free_mib = (needed_bytes + DISK_SPARE_BYTES) >> 20, free_bytes >> 20

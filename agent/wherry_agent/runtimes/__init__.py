@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from wherry.profile import Profile, Runtime, accepts_runtime
-from wherry_agent.runtimes.base import InstalledRuntime, MissingRuntime, wanted_runtime
+from wherry.profile import Profile, Runtime, accepts_runtime, wanted_runtime
+from wherry_agent.runtimes.base import InstalledRuntime, MissingRuntime
 
 
 def find(profile: Profile) -> InstalledRuntime:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from wherry.errors import Malformed, Unsuitable
 from wherry.manifest import Manifest
-from wherry.profile import Profile
 from wherry.signature import Datatype
 
 Array: TypeAlias = NDArray[np.generic]
@@ -86,8 +85,3 @@ class InstalledRuntime:
 
     version: str
     load: Callable[[Path, Manifest], Model]
-
-
-def wanted_runtime(profile: Profile) -> str:
-    """Return the runtime and versions that a profile asks for, as a person reads them."""
-    return f"{profile.runtime.value} from {profile.runtime_floor} to below {profile.runtime_below}"

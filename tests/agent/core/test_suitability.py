@@ -45,8 +45,8 @@ def test_a_bundle_for_this_device_is_fit() -> None:
         (replace(PI, profile=ProfileName("jetson")), Reason.UNSUITABLE_PROFILE, "pi and"),
         (replace(PI, arch="x86_64"), Reason.UNSUITABLE_PROFILE, "aarch64"),
         (replace(PI, runtimes={"litert": "2.3"}), Reason.MISSING_RUNTIME, "install onnxruntime"),
-        (replace(PI, runtimes={"onnxruntime": "1.19.9"}), Reason.MISSING_RUNTIME, "1.20 <= "),
-        (replace(PI, runtimes={"onnxruntime": "1.32"}), Reason.MISSING_RUNTIME, "< 1.32"),
+        (replace(PI, runtimes={"onnxruntime": "1.19.9"}), Reason.MISSING_RUNTIME, "from 1.20 to"),
+        (replace(PI, runtimes={"onnxruntime": "1.32"}), Reason.MISSING_RUNTIME, "below 1.32"),
     ],
     ids=["other profile", "other arch", "no runtime", "runtime too old", "runtime too new"],
 )
