@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from wherry_controller.cli.profile import read_file
 from wherry_controller.cli.remote import Remote, connect
 from wherry_controller.cli.replies import Page, Rollout, Stage, read, reference
 from wherry_controller.core.rollout import RolloutStatus
+from wherry_controller.core.written import tables_in
 
 app = typer.Typer(no_args_is_help=True, help="Versions on their way through groups.")
 
@@ -146,8 +146,8 @@ def _stage(text: str) -> dict[str, str]:
 
 def _read_gate(file: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(read_file(file).decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tables_in(read_file(file))
+    except ValueError as error:
         raise Ended(Exit.USAGE, f"{file} is no TOML ({error}): correct the file.") from error
 
 

@@ -7,6 +7,7 @@ silence costs more than an error.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from typing import TypeVar
 
@@ -37,19 +38,34 @@ def parse_profile(data: bytes) -> Profile:
     return read(Profile, "profile", data)
 
 
+def tables_in(data: bytes) -> dict[str, object]:
+    """Return what the TOML in `data` spells; raise `ValueError` where it is none.
+
+    TOML's nan and inf are refused: no limit stops a NaN, and JSON would turn it into null.
+    """
+    return tomllib.loads(data.decode(), parse_float=_finite)
+
+
 def read(kind: type[T], what: str, data: bytes) -> T:
     """Return the `kind` that the TOML in `data` spells; raise `BadFile` where it spells none."""
     if len(data) > LARGEST_FILE_BYTES:
         raise BadFile(what, f"it has {len(data)} bytes and {LARGEST_FILE_BYTES} are allowed")
     try:
-        table = tomllib.loads(data.decode())
+        table = tables_in(data)
         value = msgspec.convert(table, learned(kind))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (ValueError, msgspec.ValidationError) as error:
         raise BadFile(what, str(error)) from error
     unknown = _unknown_key(table, msgspec.to_builtins(value))
     if unknown:
         raise BadFile(what, f"it has the unknown key {unknown!r}")
     return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number that can be compared")
+    return number
 
 
 def _unknown_key(written: object, understood: object) -> str | None:

@@ -244,6 +244,13 @@ def test_a_rollout_is_created_started_and_steered(ready: Wherry, tmp_path: Path)
     ends(ready("rollout", "start", "r1"), Exit.REFUSED, "canceled")
 
 
+def test_a_gate_that_no_number_could_fail_is_not_understood(ready: Wherry, tmp_path: Path) -> None:
+    gate = tmp_path / "nan.toml"
+    gate.write_text("largest_accuracy_drop = nan\n")
+    words = ("rollout", "create", "r1", "digits:v1", "-s", "canary", "--gate", str(gate))
+    ends(ready(*words), Exit.USAGE, "nan.toml", "nan is no number")
+
+
 def test_a_second_rollout_on_a_group_is_refused(ready: Wherry, tmp_path: Path) -> None:
     create(ready, tmp_path)
     ends(create(ready, tmp_path, "r2"), Exit.REFUSED, "'r1'", "cancel it")

@@ -31,6 +31,9 @@ def test_a_profile_keeps_the_order_of_its_precisions() -> None:
         ('activation = "s4"', "Invalid enum value 's4'"),
         ("threads = true", "Expected `int`"),
         ('name = "twice"', "Cannot overwrite"),
+        ("latency_ms = nan", "nan is no number"),
+        ("latency_ms = -inf", "-inf is no number"),
+        ("latency_ms = 1e999", "1e999 is no number"),
     ],
 )
 def test_a_slip_in_a_profile_is_named(line: str, hint: str) -> None:
