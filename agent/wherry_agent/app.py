@@ -13,7 +13,7 @@ import queue
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -35,6 +35,7 @@ from wherry_agent.serving import Server, ServingSettings
 from wherry_agent.settings import (
     BUNDLES_KEY,
     DIRECTOR_KEY,
+    Broker,
     Settings,
     parse_broker,
     read_trust,
@@ -105,13 +106,7 @@ class App:
         serving = ServingSettings(socket_path=socket_of(home, settings), port=settings.api.port)
         self._api = Server(self._engine, recorder, serving)
         runtimes = host.runtimes()
-        this = Machine(
-            profile=settings.profile,
-            arch=host.arch(),
-            runtimes=runtimes,
-            simulates=settings.simulate,
-        )
-        self._shelf = Shelf(self._store, builders, this)
+        self._shelf = Shelf(self._store, builders, _machine_of(settings, runtimes))
         self._inbox = Inbox(settings.id, director, self._store, self._shelf)
         self._teller = Teller(
             store_id=self._store.store_id,
@@ -129,12 +124,7 @@ class App:
         self._control = Connection(
             broker, settings.id, self._callbacks(), window=20, will=self._will()
         )
-        self._fetch = Fetch(
-            broker,
-            f"{settings.id}:fetch",
-            on_link=lambda online: self._queue.put(FetchLink(online)),
-            on_message=lambda topic, payload: self._queue.put(Message(topic, payload)),
-        )
+        self._fetch = self._fetch_from(broker)
         self._agent = machine.Agent(session=session.Session())
         self._wants: list[tuple[float, tuple[Digest, ...]]] = []
         self._ticked_s = 0.0
@@ -416,6 +406,15 @@ class App:
             on_puback=lambda mid: put(Puback(mid)),
         )
 
+    def _fetch_from(self, broker: Broker) -> Fetch:
+        put = self._queue.put
+        return Fetch(
+            broker,
+            f"{self._settings.id}:fetch",
+            on_link=lambda online: put(FetchLink(online)),
+            on_message=lambda topic, payload: put(Message(topic, payload)),
+        )
+
     def _will(self) -> Will:
         topic = topics.text(topics.PresenceTopic(self._settings.id))
         return Will(topic, codec.encode(self._teller.presence(online=False)), PRESENCE_DELAY_S)
@@ -436,6 +435,15 @@ class App:
         self._end_window(time.monotonic())  # What was counted since the last is told next time.
         self._store.close()
         log.info("agent.stopped", extra={"device": self._settings.id})
+
+
+def _machine_of(settings: Settings, runtimes: Mapping[str, str]) -> Machine:
+    return Machine(
+        profile=settings.profile,
+        arch=host.arch(),
+        runtimes=runtimes,
+        simulates=settings.simulate,
+    )
 
 
 def _fields(deployment: Deployment) -> dict[str, str]:
