@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,8 @@ from wherry_controller.cli.outcome import Ended
 from wherry_sim.demo.report import Report, judge
 from wherry_sim.demo.story import Story
 
+PAPER_WIDTH = 110  # Of a log or a pipe, where no terminal says its own.
+
 app = typer.Typer(help="Play the main job end to end on this machine.")
 
 
@@ -25,7 +28,7 @@ def demo(
     ),
 ) -> None:
     """Train, build, roll out, break and heal: a true story with a checked report."""
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=PAPER_WIDTH)
     output.mkdir(parents=True, exist_ok=True)
     try:
         report = judge(Story(output.resolve() / "run", console).tell())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 from rich.live import Live
 from rich.progress import Progress as Bar
+from rich.progress import TaskID
 from rich.table import Table
 
 from wherry import codec, signing
@@ -134,11 +136,8 @@ class Story:
             for version in VERSIONS:
                 operator.register(self._versions / version)
                 task = bar.add_task(f"build {version}", total=None)
-
-                def show(progress: Progress, task: object = task) -> None:
-                    bar.update(task, total=progress.total, completed=progress.done)  # type: ignore[arg-type]
-
-                builds.append(operator.build(version, show))
+                builds.append(operator.build(version, partial(_show_progress, bar, task)))
+                bar.update(task, total=1, completed=1)
         for build in builds:
             if build.status is BuildStatus.SUCCEEDED:
                 self._variants |= {variant.bundle: variant for variant in build.variants}
@@ -339,6 +338,10 @@ class Story:
     def _say(self, sentence: str) -> None:
         at = time.monotonic() - self._began_s
         self._console.print(f"\n[bold]{at:5.0f} s  {sentence}[/]")
+
+
+def _show_progress(bar: Bar, task: TaskID, progress: Progress) -> None:
+    bar.update(task, total=progress.total, completed=progress.done)
 
 
 def _has_fetched(agent: Agent, bundle: str) -> bool:
