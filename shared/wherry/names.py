@@ -88,10 +88,6 @@ def parse_store_id(text: str) -> StoreId:
     return StoreId(_parse("store id", _HEX_32, "32 lower-case hexadecimal digits", text))
 
 
-def parse_key_id(text: str) -> KeyId:
-    return KeyId(_parse("key id", _HEX_64, "64 lower-case hexadecimal digits", text))
-
-
 def parse_digest(text: str) -> Digest:
     return Digest(_parse("digest", _HEX_64, "64 lower-case hexadecimal digits (sha256)", text))
 

@@ -55,6 +55,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     Budgets are upper bounds and None where there is none; `memory_bytes` is the peak while the
     serving bundle and the next one are both resident. Runtime versions are `floor <= v < below`.
     `precisions` stand in order of preference: the first that meets the version's goal is built.
+
+    The builder and the agent go by name, `arch`, runtime and its versions, precisions and their
+    form, `max_ir`, `max_opset`, threads, spinning, `max_batch`, `size_bytes` and `latency_ms`. The
+    other facts are declared for people so far: nothing is refused or set by them yet.
     """
 
     name: ProfileName

@@ -19,8 +19,8 @@ from msgspec.structs import replace
 
 from tests.builders import a_key, a_reported
 from tests.controller.scripted import AtOnce, ScriptedBuilder, builds_all
-from wherry import signing
-from wherry.messages import Reason, Reported, Slots, Status
+from wherry import codec, signing
+from wherry.messages import Event, Reason, Reported, Slots, Status
 from wherry.names import (
     AliasName,
     Digest,
@@ -38,9 +38,10 @@ from wherry_controller.services.builds import Builds
 from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rollouts import Rollouts, rollout_of
-from wherry_controller.store import devices
+from wherry_controller.store import devices, telemetry
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, open_store
+from wherry_controller.store.records import EventRecord
 
 T = TypeVar("T")
 
@@ -84,6 +85,18 @@ class Served:
     def client(self, token: str = TOKEN) -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"}
         return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, verify=False)
+
+    def device_tells(self, device: str, event: Event) -> None:
+        body = codec.encode(event).decode()
+        record = EventRecord(
+            device=parse_device_id(device),
+            store_id=event.store_id,
+            seq=event.seq,
+            body=body,
+            received_at=self.now,
+        )
+        with self.store.transaction() as tx:
+            telemetry.add_events(tx, [record])
 
     def device_says(self, device: str, reported: Reported) -> None:
         with self.store.transaction() as tx:

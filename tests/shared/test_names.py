@@ -40,7 +40,6 @@ PARSERS: dict[str, Callable[[str], str]] = {
     "rollout": names.parse_rollout_name,
     "deployment": names.parse_deployment_id,
     "store": names.parse_store_id,
-    "key": names.parse_key_id,
     "digest": names.parse_digest,
 }
 SHORT = ["device", "group", "alias", "model", "version", "profile", "rollout"]

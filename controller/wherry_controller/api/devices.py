@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 from fastapi import APIRouter, Response, status
 from pydantic import BaseModel, ConfigDict, Field
 
 from wherry.messages import Phase, Reason, Status
 from wherry.names import DeviceId, parse_device_id, parse_profile_name
 from wherry_controller.api.context import PREFIX, Here
-from wherry_controller.api.documents import ReportedDocument, json_of
+from wherry_controller.api.documents import EventDocument, ReportedDocument, json_of
 from wherry_controller.api.pages import Asked, Page, page
 from wherry_controller.services.fleet import device_of
-from wherry_controller.store import devices, records
+from wherry_controller.store import devices, records, telemetry
 from wherry_controller.store.database import Transaction
 
 router = APIRouter(tags=["devices"])
@@ -74,6 +75,11 @@ class DeviceDetail(Device):
     )
 
 
+class Happened(BaseModel):
+    event: EventDocument
+    received_at: float
+
+
 class Registered(BaseModel):
     device: Device
     enrolment: Enrolment
@@ -121,6 +127,16 @@ def get_enrolment(here: Here, device: str) -> Enrolment:
     """Say again what a device's agent must be enrolled with."""
     with here.store.reading() as tx:
         return _enrolment(here, device_of(tx, parse_device_id(device)))
+
+
+@router.get("/devices/{device}/events", operation_id="list_events")
+def list_events(here: Here, device: str) -> list[Happened]:
+    """List the device's newest events, the newest first: its history, refusals and flips too."""
+    with here.store.reading() as tx:
+        found = telemetry.list_events(tx, device_of(tx, parse_device_id(device)).id)
+    return [
+        Happened(received_at=one.received_at, event=msgspec.json.decode(one.body)) for one in found
+    ]
 
 
 @router.delete(

@@ -13,7 +13,7 @@ from pydantic import JsonValue, WithJsonSchema
 
 from wherry.codec import BadDocument, learned
 from wherry.manifest import Report
-from wherry.messages import Reported
+from wherry.messages import Event, Reported
 from wherry.profile import Profile
 from wherry_controller.core.card import Card
 from wherry_controller.core.gate import Gate, Verdict
@@ -68,6 +68,7 @@ def _written_out(schema: JsonValue, definitions: Json) -> JsonValue:
 
 
 CardDocument = Annotated[Json, WithJsonSchema(schema_of(Card))]
+EventDocument = Annotated[Json, WithJsonSchema(schema_of(Event))]
 GateDocument = Annotated[Json, WithJsonSchema(schema_of(Gate))]
 LatencyDocument = Annotated[Json, WithJsonSchema(schema_of(Latency))]
 ProfileDocument = Annotated[Json, WithJsonSchema(schema_of(Profile))]

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from wherry.files import make_folder, write_whole
+from wherry.messages import Event
 from wherry_controller.cli import show
 from wherry_controller.cli.remote import connect
-from wherry_controller.cli.replies import Device, Enrolment, Page, Registered, read
+from wherry_controller.cli.replies import Device, Enrolment, Happened, Page, Registered, read
 
 app = typer.Typer(no_args_is_help=True, help="Machines that run the agent.")
 
@@ -110,6 +111,25 @@ def show_device(device: Id, *, json: show.Json = False) -> None:
 
 
 @app.command()
+def events(device: Id, *, json: show.Json = False) -> None:
+    """List what lately happened on a device, the newest first."""
+    body = connect().get(f"/devices/{device}/events")
+    if json:
+        show.raw(body)
+        return
+    rows = [
+        (
+            show.moment(one.received_at),
+            one.event.kind.value,
+            one.event.alias or "",
+            _told(one.event),
+        )
+        for one in read(tuple[Happened, ...], body)
+    ]
+    show.table(("received", "kind", "alias", "what"), rows)
+
+
+@app.command()
 def remove(device: Id) -> None:
     """Remove a device and everything that is known of it."""
     connect().delete(f"/devices/{device}")
@@ -118,6 +138,18 @@ def remove(device: Id) -> None:
 
 def _presence(device: Device) -> str:
     return "online" if device.online else "offline"
+
+
+def _told(event: Event) -> str:
+    """Say in a line what an event tells."""
+    deployment, flip = event.deployment, event.flip
+    if flip is not None:
+        return f"{show.short(flip.bundle)} answers, {flip.in_flight} were in flight"
+    if deployment is None:
+        return f"{event.reason.value if event.reason else ''}: {event.detail}"
+    facts = (deployment.status, deployment.phase, deployment.reason)
+    words = [fact.value for fact in facts if fact]
+    return f"{deployment.deployment} {' '.join(words)} {deployment.detail}".rstrip()
 
 
 def _serving(device: Device) -> str:

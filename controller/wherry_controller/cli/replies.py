@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from wherry.messages import Status
+from wherry.messages import Event, Status
 from wherry_controller.cli.outcome import Ended, Exit
 from wherry_controller.core.rollout import RolloutStatus
 from wherry_controller.store.records import BuildStatus
@@ -18,6 +18,11 @@ Fact = str | int | float | bool | None
 class Page(msgspec.Struct, Generic[T], frozen=True):
     items: tuple[T, ...]
     next_cursor: str | None = None
+
+
+class Happened(msgspec.Struct, frozen=True):
+    event: Event
+    received_at: float
 
 
 class Model(msgspec.Struct, frozen=True):

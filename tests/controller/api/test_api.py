@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.builders import a_reported, a_telemetry
+from tests.builders import a_reported, a_telemetry, an_event
 from tests.controller.scripted import FILES, a_card, a_profile_file, crashes, refuses
 from tests.controller.served import Served
 from wherry.bundle import open_manifest
@@ -226,6 +226,17 @@ def test_a_device_is_added_once_and_of_a_known_profile(api: httpx.Client) -> Non
 
 def test_a_name_that_is_none_is_refused(api: httpx.Client) -> None:
     assert refusal(add(api, "Pi 1")) == (422, "bad_name")
+
+
+def test_a_device_lists_what_happened_on_it_the_newest_first(
+    ready: httpx.Client, served: Served
+) -> None:
+    assert ready.get("/devices/pi-1/events").json() == []
+    for seq in (1, 2):
+        served.device_tells("pi-1", an_event(seq))
+    told = ready.get("/devices/pi-1/events").json()
+    assert [one["event"]["seq"] for one in told] == [2, 1]
+    assert told[0]["event"]["deployment"]["status"] == "succeeded"
 
 
 def test_a_device_shows_what_it_reported(ready: httpx.Client, served: Served) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
 import pytest
 
+from tests.builders import an_event
 from tests.controller.cli.conftest import Ran, Wherry
 from tests.controller.scripted import a_profile_file, crashes, refuses, write_version
 from tests.controller.served import TOKEN, Served
@@ -225,6 +227,13 @@ def test_a_device_that_was_added_without_keys_gets_them_later(
 def test_a_device_that_is_offline_is_shown_so(ready: Wherry) -> None:
     assert "offline" in ready("device", "show", "pi-1").out
     assert ready("device", "list").out.count("offline") == 2
+
+
+def test_what_happened_on_a_device_is_listed(ready: Wherry, served: Served) -> None:
+    served.device_tells("pi-1", an_event())
+    assert "digits-v1:canary:pi-1 succeeded confirmed" in ready("device", "events", "pi-1").out
+    (told,) = json.loads(ready("device", "events", "pi-1", "--json").out)
+    assert told["event"]["kind"] == "outcome"
 
 
 def test_a_removed_device_is_missing(ready: Wherry) -> None:
