@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -164,7 +165,7 @@ def _of_rollouts(facts: Facts) -> Sequence[Claim]:
         _claim(
             "every device ends on v2",
             set(facts.devices_back_on.values()) == {"v2"},
-            str(facts.devices_back_on),
+            ", ".join(f"{n} on {v}" for v, n in Counter(facts.devices_back_on.values()).items()),
         ),
         _claim(
             "no device of field saw a sick version",

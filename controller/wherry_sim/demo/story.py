@@ -208,6 +208,8 @@ class Story:
                 return None if rollout.status.is_open else rollout
 
             rollout = wait_for(f"the rollout of {version}", ended)
+        if not self._console.is_terminal:
+            self._console.line()  # A live table leaves a log's line unfinished.
         by = f", stopped by the {rollout.stopped_by}: {rollout.why}" if rollout.stopped_by else ""
         color = "green" if rollout.status is RolloutStatus.SUCCEEDED else "yellow"
         self._console.print(f"  [{color}]{version} {rollout.status}[/]{by}")
