@@ -152,7 +152,7 @@ class Agent:
 
     @property
     def spans(self) -> Path:
-        """Where the program leaves when its bursts' requests were under way."""
+        """Where the program leaves when its requests were under way."""
         return self.home / "spans.npy"
 
     def new_lines(self) -> Iterator[LogLine]:

@@ -6,8 +6,8 @@ It reads orders on standard input, a word a line: `steady` (`STEADY_RATE` reques
 `burst` (back to back on every connection, while a swap is under way), `stop`. Labels go back
 `LABEL_DELAY_S` after the answers, as labels come in life: later than a probation lasts. Each
 answer is compared with what the bundle named in it answered offline. At the end it prints what
-it saw, as one JSON document, and leaves in SPANS.npy when each request of a burst was sent and
-answered (float64 [requests, 2], UNIX seconds).
+it saw, as one JSON document, and leaves in SPANS.npy when each request was sent and when it was
+answered or cut off (float64 [requests, 2], UNIX seconds).
 """
 
 from __future__ import annotations
@@ -143,12 +143,12 @@ class Program:
             answer = decode_answer(client.infer_raw(ALIAS, self._bodies[row]))
         except REFUSALS as error:
             counts.failures.append((time.time(), str(error)))
+            counts.spans.append((sent_at, time.time()))
             time.sleep(PAUSE_AFTER_FAILURE_S)
             return
         index = bucket(time.perf_counter_ns() - began_ns)
         counts.durations[mode][index] = counts.durations[mode].get(index, 0) + 1
-        if mode == "burst":
-            counts.spans.append((sent_at, time.time()))
+        counts.spans.append((sent_at, time.time()))
         self._check(counts, answer, row)
         self._due.append((time.monotonic() + LABEL_DELAY_S, answer.id, self._labels[row]))
 
