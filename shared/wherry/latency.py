@@ -8,19 +8,20 @@ incumbent's by a ratio *and* by a difference, in several windows one after the o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Annotated
 
 import msgspec
 
 from wherry.histogram import Histogram, merge, quantile_ms
 
 
-class LatencyRule(msgspec.Struct, frozen=True, kw_only=True):
+class LatencyRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`window_requests` is the smallest number of requests on each side that is compared."""
 
-    window_requests: int
-    ratio: float = 2.0
-    difference_ms: float = 0.5
-    successive_windows: int = 2
+    window_requests: Annotated[int, msgspec.Meta(ge=0)]
+    ratio: Annotated[float, msgspec.Meta(ge=1)] = 2.0
+    difference_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.5
+    successive_windows: Annotated[int, msgspec.Meta(ge=1)] = 2
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):

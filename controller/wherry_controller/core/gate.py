@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -18,6 +19,7 @@ from wherry.histogram import Histogram, merge, quantile_ms
 from wherry.latency import Comparison, LatencyRule, compare
 from wherry.messages import Feedback, Reason, Status
 from wherry.names import DeviceId
+from wherry_controller.core.card import Share
 
 MOST_NAMED = 5  # Devices in one sentence; the findings have them all.
 
@@ -29,14 +31,14 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     `latency.window_requests` 0 leaves latency out: for fleets without labels or traffic.
     """
 
-    min_devices: int = 0
-    largest_failed_share: float = 0.0
-    largest_silent_share: float = 0.0
-    min_labels: int = 200
-    largest_accuracy_drop: float = 0.05
+    min_devices: Annotated[int, msgspec.Meta(ge=0)] = 0
+    largest_failed_share: Share = 0.0
+    largest_silent_share: Share = 0.0
+    min_labels: Annotated[int, msgspec.Meta(ge=0)] = 200
+    largest_accuracy_drop: Share = 0.05
     latency: LatencyRule = LatencyRule(window_requests=500)
-    soak_s: float = 60.0
-    deadline_s: float = 3600.0
+    soak_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    deadline_s: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
 
 
 class Decision(StrEnum):

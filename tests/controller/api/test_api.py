@@ -228,6 +228,33 @@ def test_a_name_that_is_none_is_refused(api: httpx.Client) -> None:
     assert refusal(add(api, "Pi 1")) == (422, "bad_name")
 
 
+@pytest.mark.parametrize(
+    "gate",
+    [
+        {"largest_accuracy_drop": 5},
+        {"largest_failed_share": 1.5},
+        {"largest_silent_share": -0.1},
+        {"min_devices": -1},
+        {"min_labels": -1},
+        {"soak_s": -1},
+        {"deadline_s": 0},
+        {"latency": {"window_requests": -1}},
+        {"latency": {"window_requests": 500, "ratio": 0.5}},
+        {"latency": {"window_requests": 500, "difference_ms": -1}},
+        {"latency": {"window_requests": 500, "successive_windows": 0}},
+        {"latency": {"window_requests": 500, "windows": 3}},
+    ],
+)
+def test_a_gate_that_judges_nothing_is_refused(
+    ready: httpx.Client, gate: dict[str, object]
+) -> None:
+    stages = [{"name": "canary", "group": "canary"}]
+    wish = {"name": "r1", "model": "digits", "version": "v1", "stages": stages, "gate": gate}
+    status, reason = refusal(ready.post("/rollouts", json=wish))
+    assert status in (400, 422) and reason == "bad_document"
+    assert ready.get("/rollouts").json()["items"] == []
+
+
 def test_a_device_lists_what_happened_on_it_the_newest_first(
     ready: httpx.Client, served: Served
 ) -> None:
