@@ -6,6 +6,8 @@ works if its driver is installed. A database of a newer release is refused, not 
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session
@@ -27,6 +29,7 @@ Transaction: TypeAlias = Session
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_S = 10.0
+RETRY_S = 0.05
 READING = "wherry_reading"
 
 
@@ -116,11 +119,25 @@ def upgrade(connection: Connection) -> None:
 def _set_up_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # The driver begins nothing by itself: `_begin_sqlite` does.
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
+    _switch_to_wal(cursor)
     cursor.execute("PRAGMA synchronous = FULL")  # An acknowledged event outlives a power cut.
     cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
     cursor.close()
+
+
+def _switch_to_wal(cursor: DBAPICursor) -> None:
+    """Switch to WAL, waiting `BUSY_S` for a writer: SQLite's own waiting leaves this case out."""
+    deadline_s = time.monotonic() + BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
+                raise
+            time.sleep(RETRY_S)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

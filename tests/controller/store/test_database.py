@@ -125,3 +125,15 @@ def test_two_that_read_first_and_write_later_both_succeed(tmp_path: Path) -> Non
         thread.join()
     with store.reading() as tx:
         assert devices.get_desired(tx, device).generation == 40
+
+
+def test_a_database_that_another_process_writes_to_is_waited_for(tmp_path: Path) -> None:
+    writer = sqlite3.connect(tmp_path / "w.db", isolation_level=None, check_same_thread=False)
+    writer.execute("CREATE TABLE other (name)")
+    writer.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.3, writer.execute, ["COMMIT"])
+    release.start()
+    open_store(f"sqlite:///{tmp_path / 'w.db'}").close()
+    assert not writer.in_transaction
+    release.join()
+    writer.close()
