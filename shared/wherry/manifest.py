@@ -19,6 +19,8 @@ from wherry.signature import SIZE_BYTES, BadSignature, Datatype, Signature, Tens
 
 LARGEST_MANIFEST_BYTES = 512 * 1024
 MODEL_FILE = "model"
+REFERENCE_FILE = "reference"  # What inputs and outputs looked like, to see drift by.
+ASSETS = "assets/"
 
 
 class BadManifest(Malformed):
@@ -73,23 +75,35 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What the variant is worth; accuracies are shares from 0 to 1 of `samples` rows.
+    """What the variant is worth on `samples` rows that nothing else was decided by.
 
-    `evaluated_on` is the runtime and its version. Nothing that was timed stands here: it differs
-    at each build, and the same version built again is the same bundle.
+    `value` and `reference_value` are the metric's, of the variant and of its version in float. The
+    drop lies between `drop_low` and `drop_high` in 95 of 100 cases (a drop is a loss: it is positive
+    where the variant is worse, whichever way the metric counts); `agreement` is the share of rows
+    with the same answer, where there is one. `evaluated_on` is the runtime, its version and each
+    processor, emulated ones too. Nothing that was timed stands here: it differs at each build, and
+    the same version built again is the same bundle.
     """
 
-    accuracy: float
-    reference_accuracy: float
+    metric: str
+    value: float
+    reference_value: float
+    drop_low: float
+    drop_high: float
+    agreement: float | None
     samples: int
     size_bytes: int
     evaluated_on: str
+    float_layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for share in (self.accuracy, self.reference_accuracy):
-            # Also NaN, which JSON would silently turn into null.
-            if not 0 <= share <= 1:
-                raise BadManifest(f"an accuracy of {share} is no share from 0 to 1")
+        figures = (self.value, self.reference_value, self.drop_low, self.drop_high)
+        for figure in figures:
+            # JSON would silently turn it into null.
+            if not math.isfinite(figure):
+                raise BadManifest(f"{figure} of {self.metric} is no finite number")
+        if self.agreement is not None and not 0 <= self.agreement <= 1:
+            raise BadManifest(f"an agreement of {self.agreement} is no share from 0 to 1")
 
 
 class Manifest(
@@ -98,7 +112,9 @@ class Manifest(
     """What a bundle's digest names: the sha256 of this document's signed bytes.
 
     `class_output` is the output whose largest value along its last axis is the answer that
-    labels are compared with; None where the model is no classifier.
+    labels are compared with; None where the model is no classifier. Among `files` are the model
+    and what an application may read: `assets/` and a name that the version gave (a tokenizer,
+    labels, normalisation), and `REFERENCE_FILE`. A bundle that is for `measuring` is never served.
     """
 
     model: ModelName
@@ -116,6 +132,7 @@ class Manifest(
     report: Report
     class_output: str | None = None
     labels: tuple[str, ...] = ()
+    measuring: bool = False
     critical: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

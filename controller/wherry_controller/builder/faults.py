@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from wherry_controller.core.recipe import BuildReason, BuildRefused, Fault
+from wherry_controller.core.fault import BuildReason, BuildRefused, Fault
 
 LONGEST_CAUSE = 300
 
