@@ -201,10 +201,14 @@ def a_golden(
     )
 
 
-def a_report(*, accuracy: float = 0.95, size_bytes: int = len(MODEL_BYTES)) -> Report:
+def a_report(*, value: float = 0.95, size_bytes: int = len(MODEL_BYTES)) -> Report:
     return Report(
-        accuracy=accuracy,
-        reference_accuracy=0.96,
+        metric="accuracy",
+        value=value,
+        reference_value=0.96,
+        drop_low=0.0,
+        drop_high=0.02,
+        agreement=0.98,
         samples=1000,
         size_bytes=size_bytes,
         evaluated_on="onnxruntime 1.31.1",

@@ -140,13 +140,19 @@ def test_a_golden_tolerance_is_a_distance(tolerance: float) -> None:
         a_golden(tolerance=tolerance)
 
 
+@pytest.mark.parametrize("figure", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("field", ["value", "reference_value", "drop_low", "drop_high"])
+def test_a_figure_of_a_report_is_finite(field: str, figure: float) -> None:
+    with pytest.raises(BadManifest, match="of accuracy is no finite number"):
+        replace(a_report(), **{field: figure})
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.1, math.inf, math.nan])
-def test_an_accuracy_is_a_share(share: float) -> None:
-    assert [a_report(accuracy=whole).accuracy for whole in (0.0, 1.0)] == [0.0, 1.0]
+def test_an_agreement_is_a_share_or_none(share: float) -> None:
+    shares = (None, 0.0, 1.0)
+    assert [replace(a_report(), agreement=whole).agreement for whole in shares] == list(shares)
     with pytest.raises(BadManifest, match="no share from 0 to 1"):
-        a_report(accuracy=share)
-    with pytest.raises(BadManifest, match="no share from 0 to 1"):
-        replace(a_report(), reference_accuracy=share)
+        replace(a_report(), agreement=share)
 
 
 def test_a_static_batch_is_at_least_one() -> None:

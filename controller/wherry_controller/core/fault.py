@@ -48,9 +48,15 @@ class BuildReason(StrEnum):
 
 
 REMEDIES = {
-    BuildReason.MALFORMED_DATA: "give each input's rows in the signature's type and shape, and labels to evaluate",
-    BuildReason.LABELS_MISFIT: "correct the labels, or the output or the labels that model.toml names",
-    BuildReason.CALIBRATION_MISSING: "name calibration data under [data], or let the profile take fp32",
+    BuildReason.MALFORMED_DATA: (
+        "give each input's rows in the signature's type and shape, and labels to evaluate"
+    ),
+    BuildReason.LABELS_MISFIT: (
+        "correct the labels, or the output or the labels that model.toml names"
+    ),
+    BuildReason.CALIBRATION_MISSING: (
+        "name calibration data under [data], or let the profile take fp32"
+    ),
     BuildReason.CALIBRATION_SHORT: f"give at least {FEWEST_CALIBRATION_ROWS} rows",
     BuildReason.CALIBRATION_STRAYS: "prepare calibration and evaluation rows in the same way",
     BuildReason.DATA_OVERLAP: "take the shared rows out of one of the two files",
@@ -60,8 +66,12 @@ REMEDIES = {
     BuildReason.SIGNATURE_MISFIT: "make the signature name what the net takes and gives",
     BuildReason.ALREADY_QUANTIZED: "give the float model that it was made from",
     BuildReason.NOT_EXPORTABLE: "change the part of the net that is named so that it can be traced",
-    BuildReason.UNSUPPORTED_OPERATOR: "replace that operator in the net, or choose another runtime for the profile",
-    BuildReason.DYNAMIC_SHAPE: "give that axis a length in the signature, or choose onnxruntime for the profile",
+    BuildReason.UNSUPPORTED_OPERATOR: (
+        "replace that operator in the net, or choose another runtime for the profile"
+    ),
+    BuildReason.DYNAMIC_SHAPE: (
+        "give that axis a length in the signature, or choose onnxruntime for the profile"
+    ),
     BuildReason.EXPORT_DIFFERS: "look for code in the net that depends on values or batch size",
     BuildReason.OUTPUT_NOT_FINITE: "look for NaN in the weights and for overflow in the net",
     BuildReason.BELOW_FLOOR: "train further, or lower the floor of the goal",
@@ -72,12 +82,24 @@ REMEDIES = {
     BuildReason.DIFFERS_ON_CPU: "set reduced_range in the profile, or another precision",
     BuildReason.GOLDEN_BLIND: "evaluate on rows that use more of the net",
     BuildReason.OVER_BUDGET: "raise the budget of the profile, or make the net smaller",
-    BuildReason.NO_CANDIDATE: "relax the goal or the budget that the nearest one misses, or train further",
+    BuildReason.NO_CANDIDATE: (
+        "relax the goal or the budget that the nearest one misses, or train further"
+    ),
     BuildReason.NO_RECIPE: "choose another runtime or precision for the profile",
-    BuildReason.RUNTIME_MISSING: "`wherry profile check --install` makes its environment, or widen the profile's range",
-    BuildReason.CONVERTER_CRASHED: "look into the variant's log, and choose another runtime or precision",
-    BuildReason.OUT_OF_MEMORY: "raise build.memory_bytes in the controller's settings, or make the net or its batch smaller",
-    BuildReason.OUT_OF_TIME: "raise build.deadline_s in the controller's settings, or give fewer rows",
+    BuildReason.RUNTIME_MISSING: (
+        "`wherry profile check --install` makes its environment, or widen the profile's "
+        "range"
+    ),
+    BuildReason.CONVERTER_CRASHED: (
+        "look into the variant's log, and choose another runtime or precision"
+    ),
+    BuildReason.OUT_OF_MEMORY: (
+        "raise build.memory_bytes in the controller's settings, or make the net or its "
+        "batch smaller"
+    ),
+    BuildReason.OUT_OF_TIME: (
+        "raise build.deadline_s in the controller's settings, or give fewer rows"
+    ),
 }
 
 

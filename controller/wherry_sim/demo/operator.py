@@ -13,7 +13,7 @@ from wherry.errors import Unavailable
 from wherry.manifest import Report
 from wherry.profile import Precision
 from wherry_controller.cli.remote import Remote
-from wherry_controller.core.recipe import Latency
+from wherry_controller.core.choice import Latency
 from wherry_controller.core.rollout import RolloutStatus
 from wherry_controller.store.records import BuildStatus
 from wherry_sim.demo.plan import GATE, MODEL, PROBATION_S, PROFILES
@@ -43,7 +43,7 @@ class Variant(msgspec.Struct, frozen=True):
     bundle: str
     size_bytes: int
     report: Report
-    latency: Latency
+    latency: Latency | None
 
 
 class Progress(msgspec.Struct, frozen=True):
