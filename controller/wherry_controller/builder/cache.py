@@ -129,16 +129,21 @@ def _turn(lock: Path) -> Iterator[None]:
 
 
 def copy_into(source: Path, folder: Path) -> None:
-    """Put the files of `source` into `folder`, by hard links where the disk allows it."""
+    """Put the files of `source` into `folder`."""
     for file in sorted(source.rglob("*")):
         if file.is_file():
             to = folder / file.relative_to(source)
             to.parent.mkdir(parents=True, exist_ok=True)
-            to.unlink(missing_ok=True)
-            try:
-                os.link(file, to)
-            except OSError:
-                shutil.copyfile(file, to)
+            copy_file(file, to)
+
+
+def copy_file(source: Path, to: Path) -> None:
+    """Put a file at `to`, by a hard link where the disk allows it."""
+    to.unlink(missing_ok=True)
+    try:
+        os.link(source, to)
+    except OSError:
+        shutil.copyfile(source, to)
 
 
 def struct_facts(value: msgspec.Struct) -> object:

@@ -49,6 +49,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     offers: bool = False
     measured: tuple[DeviceFigures, ...] = ()
+    previous: dict[ProfileName, str] = {}
 
 
 BLOBS = "blobs"
@@ -57,6 +58,11 @@ LOGS = "logs"
 
 def manifest_file(profile: ProfileName) -> str:
     return f"{profile}.manifest.json"
+
+
+def offer_file(profile: ProfileName, recipe: str) -> str:
+    """Return the name of the manifest of a bundle for measuring."""
+    return f"{profile}.{recipe}.measuring.json"
 
 
 def log_file(profile: ProfileName | None) -> str:

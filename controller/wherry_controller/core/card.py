@@ -24,6 +24,18 @@ FileName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,
 FunctionName = Annotated[
     str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,95}\.py:[A-Za-z_][A-Za-z0-9_]*\Z")
 ]
+# One pattern for both, since msgspec takes one string type in a union.
+DataName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
+        r"(?:[A-Za-z0-9._-]{0,4}|\.py:[A-Za-z_][A-Za-z0-9_]*)\Z"
+    ),
+]
+RowsName = Annotated[
+    str,
+    msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,99}(\.py:[A-Za-z_][A-Za-z0-9_]*)?\Z"),
+]
 AssetName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Number: TypeAlias = int | float
@@ -146,9 +158,9 @@ class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     that are sequences: an axis of steps stands after the batch in each input that is no state.
     """
 
-    evaluation: FileName | FunctionName
-    calibration: FileName | FunctionName | None = None
-    search: FileName | FunctionName | None = None
+    evaluation: DataName
+    calibration: DataName | None = None
+    search: DataName | None = None
     label: str = "labels"
     columns: dict[str, tuple[str, ...]] = {}
     images: Normalisation = Normalisation()
@@ -176,7 +188,7 @@ class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `model.toml` says; `assets` are files that travel in every bundle, by their name there."""
+    """What `model.toml` says; `assets` travel in every bundle, by the names they have there."""
 
     model: ModelName
     version: VersionName

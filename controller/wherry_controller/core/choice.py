@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from wherry.names import Digest, ProfileName
-from wherry.profile import Objective, Profile
+from wherry.profile import Objective, Precision, Profile
 from wherry_controller.core.card import Card
 from wherry_controller.core.fault import BuildReason, Fault
 from wherry_controller.core.recipe import Recipe
@@ -57,10 +57,14 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sensitivity(msgspec.Struct, frozen=True):
-    """What quantizing one operator alone does to the outputs: `Score.output_error`."""
+    """What quantizing one operator alone does to the outputs: `Score.output_error`.
+
+    `layer` is the net's own name for the part that the operator comes from, for people.
+    """
 
     operator: str
     kind: str
+    layer: str
     output_error: float
 
 
@@ -125,6 +129,7 @@ class Goals:
     size_bytes: int | None
     latency_ms: float | None
     memory_bytes: int | None
+    precisions: tuple[Precision, ...]
     prefer: Objective
 
 
@@ -138,6 +143,7 @@ def goals_of(card: Card, profile: Profile) -> Goals:
         size_bytes=profile.size_bytes,
         latency_ms=profile.latency_ms,
         memory_bytes=profile.memory_bytes,
+        precisions=profile.precisions,
         prefer=profile.prefer,
     )
 
@@ -167,6 +173,8 @@ def judge(candidate: Candidate, baseline: Candidate, goals: Goals) -> Fault | No
     """Say what keeps a measured candidate from being shipped, or None."""
     if candidate.fault is not None:
         return Fault(candidate.fault, candidate.problem)
+    if candidate.recipe.precision not in goals.precisions:
+        return Fault(BuildReason.NO_RECIPE, "the profile does not take it, it is compared with")
     for score in (candidate.searched, candidate.judged):
         fault = judge_score(score, goals) if score is not None else None
         if fault is not None:

@@ -87,8 +87,7 @@ REMEDIES = {
     ),
     BuildReason.NO_RECIPE: "choose another runtime or precision for the profile",
     BuildReason.RUNTIME_MISSING: (
-        "`wherry profile check --install` makes its environment, or widen the profile's "
-        "range"
+        "`wherry profile check --install` makes its environment, or widen the profile's range"
     ),
     BuildReason.CONVERTER_CRASHED: (
         "look into the variant's log, and choose another runtime or precision"

@@ -1,0 +1,360 @@
+"""What can be made of a version for one profile: each candidate made, run and scored.
+
+    float export --> baseline --> each recipe of the rules: make, load, score
+                                    misses the goal: other ways to its precision, then
+                                    rank operators, return the worst to float until it holds
+
+Decisions look at the `search` rows only. A candidate that is good on them is scored once on the
+`final` rows, and that score decides nothing but whether it may be shipped.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+import numpy as np
+from msgspec.structs import replace
+
+from wherry.names import Digest
+from wherry.profile import Profile, Runtime, is_release_of
+from wherry_controller.builder.cache import Cache, digest_of_file, struct_facts
+from wherry_controller.builder.data.rows import Tensors
+from wherry_controller.builder.faults import refuse
+from wherry_controller.builder.jobs import Say
+from wherry_controller.builder.judging import metrics
+from wherry_controller.builder.passes import litert, onnx
+from wherry_controller.builder.passes.base import Operator
+from wherry_controller.builder.stages import Explored, Task
+from wherry_controller.builder.running.place import Place, places_of
+from wherry_controller.builder.running.runners import Runners
+from wherry_controller.builder.running.server import RunFailed
+from wherry_controller.builder.variant import Variant, inward
+from wherry_controller.builder.version import Loaded, open_version
+from wherry_controller.core.build import BuildStep
+from wherry_controller.core.choice import (
+    Candidate,
+    Goals,
+    Score,
+    Sensitivity,
+    goals_of,
+    judge_score,
+    next_kept,
+)
+from wherry_controller.core.fault import BuildReason, BuildRefused
+from wherry_controller.core.recipe import Recipe, baseline, candidates, improvements
+
+PARITY = 1e-3  # Of the outputs' spread; exports of five kinds of nets were within 4e-6.
+RANKING_ROWS = 64
+MOST_RANKED = 64  # Beyond, neighbours are ranked together.
+
+
+class Scored(msgspec.Struct, frozen=True, kw_only=True):
+    """A score with what else one run shows."""
+
+    score: Score
+    load_ms: float
+    memory_bytes: int
+    on: str
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What every trial of one profile needs."""
+
+    task: Task
+    loaded: Loaded
+    cache: Cache
+    runners: Runners
+    passes: ModuleType
+    export: Path
+    export_digest: str
+    goals: Goals
+
+    @property
+    def profile(self) -> Profile:
+        return self.task.profile
+
+    @property
+    def place(self) -> Place:
+        """Where the profile's variants are evaluated."""
+        return places_of(self.profile).evaluated
+
+
+def explore(task: Task, say: Say) -> Explored:
+    """Try every recipe that is worth it; refuses where not even float runs as the net does."""
+    with Runners(Path(task.request.runtimes)) as runners:
+        shop = open_workshop(task, runners)
+        say(BuildStep.EVALUATING)
+        base = _baseline(shop)
+        tried = [base]
+        ranked: list[Sensitivity] = []
+        for recipe in candidates(shop.profile, shop.passes.graph_of(shop.export))[1:]:
+            say(BuildStep.QUANTIZING)
+            found = [try_out(shop, recipe)]
+            if _misses(found[0], shop.goals):
+                say(BuildStep.SEARCHING)
+                more, sensitivities = _search(shop, recipe, found[0])
+                found += more
+                ranked += sensitivities
+            tried += [_judged(shop, one) for one in found]
+    files = {one.name: str(file_of(shop, one.recipe)) for one in tried if one.digest is not None}
+    return Explored(candidates=tuple(tried), files=files, sensitivities=tuple(ranked))
+
+
+def open_workshop(task: Task, runners: Runners) -> Workshop:
+    request, profile = task.request, task.profile
+    loaded = open_version(task.version, request.card)
+    passes = passes_for(profile.runtime)
+    export = loaded.export(profile.runtime)
+    return Workshop(
+        task=task,
+        loaded=loaded,
+        cache=Cache(Path(request.cache)),
+        runners=runners,
+        passes=passes,
+        export=export,
+        export_digest=digest_of_file(export),
+        goals=goals_of(request.card, profile),
+    )
+
+
+def passes_for(runtime: Runtime) -> ModuleType:
+    return onnx if runtime is Runtime.ONNXRUNTIME else litert
+
+
+def variant_of(shop: Workshop, file: Path) -> Variant:
+    """Return a model file as a variant of the version."""
+    signature = shop.task.request.card.signature
+    inputs, outputs, static_batch = shop.passes.bindings_of(file, signature)
+    return Variant(file, signature, inputs, outputs, static_batch)
+
+
+def file_of(shop: Workshop, recipe: Recipe) -> Path:
+    """Return the model file that the recipe makes, made now if it is not known."""
+
+    def make(folder: Path) -> None:
+        to = folder / shop.export.name
+        if recipe == baseline(shop.profile):
+            shop.passes.finish_float(shop.export, recipe, to)
+        else:
+            ranges = _ranges(shop, recipe) if recipe.is_calibrated else None
+            shop.passes.make(shop.export, recipe, ranges, to)
+
+    facts = (shop.export_digest, struct_facts(recipe))
+    return shop.cache.made("model", facts, make) / shop.export.name
+
+
+def try_out(shop: Workshop, recipe: Recipe) -> Candidate:
+    """Make a candidate and score it on the search rows; a refusal stands in it."""
+    untried = Candidate(recipe=recipe, name=recipe.name)
+    try:
+        file = file_of(shop, recipe)
+        variant = variant_of(shop, file)
+        _load_on_the_oldest(shop, variant)
+        scored = score(shop, variant, "search")
+    except BuildRefused as refusal:
+        return replace(untried, fault=refusal.fault.reason, problem=refusal.fault.problem)
+    except RunFailed as error:
+        return replace(untried, fault=BuildReason.NO_RECIPE, problem=str(error))
+    return replace(
+        untried,
+        digest=Digest(digest_of_file(file)),
+        size_bytes=file.stat().st_size,
+        searched=scored.score,
+        load_ms=scored.load_ms,
+        memory_bytes=scored.memory_bytes,
+        evaluated_on=scored.on,
+    )
+
+
+def score(shop: Workshop, variant: Variant, part: str) -> Scored:
+    """Run the variant on all rows of `search` or `final` and compare it with the net."""
+    facts = (digest_of_file(variant.file), shop.place, part, _settings(shop.profile))
+    rows = shop.loaded.data.search if part == "search" else shop.loaded.data.final
+
+    def find() -> Scored:
+        with _scratch(shop) as folder:
+            ran = shop.runners.run(shop.place, variant, shop.profile, rows, folder)
+            _refuse_not_finite(ran.outputs)
+            found = _compare(shop, shop.loaded.reference(part), ran.outputs, rows.labels)
+            return Scored(
+                score=found, load_ms=ran.load_ms, memory_bytes=ran.memory_bytes, on=ran.on
+            )
+
+    return shop.cache.value("score", facts, Scored, find)
+
+
+def _baseline(shop: Workshop) -> Candidate:
+    """Return the float candidate, scored; refuse an export that is not the net."""
+    found = try_out(shop, baseline(shop.profile))
+    if found.fault is not None:
+        refuse(found.fault, f"in float, {found.problem}")
+    assert found.searched is not None
+    if found.searched.output_error > PARITY:
+        problem = f"the export strays from the net by {found.searched.output_error:.2g} of its range"
+        refuse(BuildReason.EXPORT_DIFFERS, problem)
+    judged = score(shop, variant_of(shop, file_of(shop, found.recipe)), "final")
+    return replace(found, judged=judged.score)
+
+
+def _judged(shop: Workshop, candidate: Candidate) -> Candidate:
+    """Score a candidate that the search found good on the final rows."""
+    if candidate.fault is not None or _misses(candidate, shop.goals):
+        return candidate
+    scored = score(shop, variant_of(shop, file_of(shop, candidate.recipe)), "final")
+    return replace(candidate, judged=scored.score)
+
+
+def _misses(candidate: Candidate, goals: Goals) -> bool:
+    """Say whether it runs, and its metric on the search rows is what is wrong."""
+    return candidate.searched is not None and judge_score(candidate.searched, goals) is not None
+
+
+def _search(
+    shop: Workshop, recipe: Recipe, first: Candidate
+) -> tuple[list[Candidate], list[Sensitivity]]:
+    """Look for a way to the recipe's precision that meets the goal."""
+    found: list[Candidate] = []
+    for other in improvements(recipe):
+        found.append(try_out(shop, other))
+        if found[-1].searched is not None and not _misses(found[-1], shop.goals):
+            return found, []
+    runs = [one for one in (first, *found) if one.searched is not None]
+    best = min(runs, key=_drop)
+    more, ranked = _return_to_float(shop, best.recipe)
+    return found + more, ranked
+
+
+def _drop(candidate: Candidate) -> float:
+    assert candidate.searched is not None
+    return candidate.searched.drop
+
+
+def _return_to_float(
+    shop: Workshop, recipe: Recipe
+) -> tuple[list[Candidate], list[Sensitivity]]:
+    """Keep the most sensitive operators in float, as few as the goal allows."""
+    ranked = rank(shop, recipe)
+    made: list[Candidate] = []
+    tried: list[tuple[int, bool]] = []
+    while (count := next_kept(tried, len(ranked))) is not None:
+        kept = tuple(one.operator for one in ranked[:count])
+        made.append(try_out(shop, replace(recipe, kept_float=kept)))
+        tried.append((count, made[-1].searched is not None and not _misses(made[-1], shop.goals)))
+    return made, ranked
+
+
+def rank(shop: Workshop, recipe: Recipe) -> list[Sensitivity]:
+    """Return the operators that the recipe quantizes, the most sensitive first.
+
+    Each is quantized alone, and what that does to the outputs of some search rows is its
+    sensitivity. Of a large graph, neighbours are quantized together and share one figure.
+    """
+    operators: Sequence[Operator] = shop.passes.operators_of(shop.export, recipe)
+    facts = (shop.export_digest, struct_facts(recipe), _settings(shop.profile))
+
+    def find() -> list[Sensitivity]:
+        ranked = [one for group in _groups(operators) for one in _alone(shop, recipe, operators, group)]
+        return sorted(ranked, key=lambda one: -one.output_error)
+
+    return shop.cache.value("ranking", facts, list[Sensitivity], find)
+
+
+def _groups(operators: Sequence[Operator]) -> Iterator[Sequence[Operator]]:
+    size = -(-len(operators) // MOST_RANKED)
+    return (operators[start : start + size] for start in range(0, len(operators), size))
+
+
+def _alone(
+    shop: Workshop, recipe: Recipe, operators: Sequence[Operator], group: Sequence[Operator]
+) -> Iterator[Sensitivity]:
+    """Yield the sensitivity of each operator of a group that is quantized alone."""
+    inside = {operator.name for operator in group}
+    others = tuple(one.name for one in operators if one.name not in inside)
+    error = _error_of(shop, replace(recipe, kept_float=others))
+    for one in group:
+        yield Sensitivity(one.name, one.kind, one.layer, error)
+
+
+def _error_of(shop: Workshop, recipe: Recipe) -> float:
+    """Return the output error of a recipe on some search rows; 0 where it changes nothing."""
+    rows = shop.loaded.data.search
+    span = range(min(len(rows), RANKING_ROWS))
+    reference = {name: array[: len(span)] for name, array in shop.loaded.reference("search").items()}
+    labels = {name: array[: len(span)] for name, array in rows.labels.items()}
+    with _scratch(shop) as folder:
+        file = folder / f"alone{shop.export.suffix}"
+        try:
+            ranges = _ranges(shop, recipe) if recipe.is_calibrated else None
+            shop.passes.make(shop.export, recipe, ranges, file)
+            variant = variant_of(shop, file)
+            ran = shop.runners.run(shop.place, variant, shop.profile, rows, folder, span=span)
+        except BuildRefused as refusal:
+            if refusal.fault.reason is BuildReason.PASS_CHANGED_NOTHING:
+                return 0.0
+            raise
+        return _compare(shop, reference, ran.outputs, labels).output_error
+
+
+def _compare(shop: Workshop, reference: Tensors, given: Tensors, labels: Tensors) -> Score:
+    request = shop.task.request
+    card = request.card
+    return metrics.compare(
+        card.task, card.signature, reference, given, labels, Path(request.folder)
+    )
+
+
+def _load_on_the_oldest(shop: Workshop, variant: Variant) -> None:
+    """Run one row on the oldest runtime that the profile takes, if it is another."""
+    place = places_of(shop.profile).floor
+    if is_release_of(shop.place.version, place.version):
+        return
+    with _scratch(shop) as folder:
+        shop.runners.run(place, variant, shop.profile, shop.loaded.data.search, folder, span=range(1))
+
+
+def _ranges(shop: Workshop, recipe: Recipe) -> Path:
+    """Return the file with the ranges of the export's tensors, measured on calibration rows."""
+    if shop.loaded.data.calibration is None:
+        refuse(BuildReason.CALIBRATION_MISSING, "static int8 needs calibration data")
+    way = replace(recipe, kept_float=(), per_channel=True, reduced_range=False)
+    facts = (shop.export_digest, struct_facts(way))
+
+    def make(folder: Path) -> None:
+        shop.passes.calibrate(shop.export, way, calibration_rows(shop), folder / "ranges.json")
+
+    return shop.cache.made("ranges", facts, make) / "ranges.json"
+
+
+def calibration_rows(shop: Workshop) -> Iterator[Tensors]:
+    """Yield calibration rows one by one, by the export's own input names."""
+    rows = shop.loaded.single_calibration_rows
+    variant = variant_of(shop, shop.export)
+    for index in range(len(rows)):
+        row = rows.part(slice(index, index + 1))
+        yield {
+            binding.runtime_name: inward(binding, row[binding.name]) for binding in variant.inputs
+        }
+
+
+@contextmanager
+def _scratch(shop: Workshop) -> Iterator[Path]:
+    """Give a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(dir=shop.task.request.output, prefix=".scratch-") as folder:
+        yield Path(folder)
+
+
+def _settings(profile: Profile) -> tuple[object, ...]:
+    return (profile.provider, profile.threads, profile.spinning, profile.max_batch)
+
+
+def _refuse_not_finite(outputs: Tensors) -> None:
+    for name, array in outputs.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            refuse(BuildReason.OUTPUT_NOT_FINITE, f"it gives NaN or infinity in {name!r}")

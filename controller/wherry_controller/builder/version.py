@@ -1,0 +1,233 @@
+"""A version loaded, run in float, judged and exported: what all of its profiles share.
+
+    code, weights, data --> net --> outputs for every row --> judge --> float exports, weights
+
+It is done once, in a process that ends afterwards, so that torch's memory goes with it; what is
+kept is files. A file that one runtime's exporter refuses is a fault of the profiles that need it,
+and of no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from wherry import codec
+from wherry.files import make_folder, write_whole
+from wherry.profile import Profile, Runtime
+from wherry.signature import Signature
+from wherry_controller.builder.data.read import Datasets, read_datasets
+from wherry_controller.builder.data.rows import NUMPY, Array, Rows, Tensors, Writer, open_rows
+from wherry_controller.builder.faults import refuse, refuse_if
+from wherry_controller.builder.jobs import Say
+from wherry_controller.builder.judging import golden, metrics
+from wherry_controller.builder.judging.metrics import Measured
+from wherry_controller.builder.sources import Source, open_source
+from wherry_controller.core.build import BuildRequest, BuildStep
+from wherry_controller.core.card import Card
+from wherry_controller.core.choice import is_below
+from wherry_controller.core.fault import BuildReason, BuildRefused, Fault
+
+EXPORT_OPSET = 20
+SAMPLE_ROWS = 2  # With one row torch.export takes the batch for a constant.
+LITE_ROWS = 1
+FACTS = "version.json"
+WEIGHTS = "weights.safetensors"
+ONNX, LITE = "float.onnx", "float.tflite"
+
+
+class VersionFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found of a version; a runtime whose export failed has its fault in `refused`."""
+
+    value: float
+    golden_rows: tuple[int, ...]
+    has_calibration: bool
+    refused: dict[Runtime, Fault] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The folder that the version's stage filled, opened."""
+
+    folder: Path
+    facts: VersionFacts
+    data: Datasets
+    golden: Rows
+    calibration_steps: Rows | None
+
+    @property
+    def calibration(self) -> Rows | None:
+        """Return the calibration rows as one call takes them, or None."""
+        return self.calibration_steps or self.data.calibration
+
+    def export(self, runtime: Runtime) -> Path:
+        """Return the float export for a runtime; raise its refusal where there is none."""
+        fault = self.facts.refused.get(runtime)
+        if fault is not None:
+            raise BuildRefused(fault)
+        return self.folder / file_for(runtime)
+
+    def reference(self, part: str) -> Tensors:
+        """Return the net's own outputs for the rows of `search` or `final`."""
+        return {
+            file.stem: np.load(file, mmap_mode="r")
+            for file in sorted((self.folder / "reference" / part).glob("*.npy"))
+        }
+
+
+def file_for(runtime: Runtime) -> str:
+    return ONNX if runtime is Runtime.ONNXRUNTIME else LITE
+
+
+def load_version(request: BuildRequest, to: Path, say: Say) -> None:
+    """Do the version's stage into the folder `to`; refuses a version that may not be built."""
+    card, folder = request.card, Path(request.folder)
+    say(BuildStep.LOADING)
+    data = read_datasets(card, folder, to / "data")
+    source = open_source(card, folder)
+    final = _run_all(source, card, data.final, to / "reference" / "final")
+    measured = metrics.measure(card.task, final, data.final.labels, folder)
+    _judge(card, measured)
+    _run_all(source, card, data.search, to / "reference" / "search")
+    say(BuildStep.EXPORTING)
+    refused = _export(source, card, request.profiles, data.search, to)
+    source.to_safetensors(to / WEIGHTS)
+    facts = VersionFacts(
+        value=measured.value,
+        golden_rows=golden.pick(data.final, final, card),
+        has_calibration=data.calibration is not None,
+        refused=refused,
+    )
+    write_whole(to / FACTS, codec.encode(facts))
+
+
+def open_version(folder: Path, card: Card) -> Loaded:
+    """Return what an earlier `load_version` left in `folder`."""
+    facts = codec.decode(VersionFacts, (folder / FACTS).read_bytes())
+    parts = {part.name: open_rows(part) for part in (folder / "data").iterdir()}
+    data = Datasets(parts.get("calibration"), parts["search"], parts["final"])
+    return Loaded(folder, facts, data, open_rows(folder / GOLDEN), parts.get(STEPS))
+
+
+def steps_in(signature: Signature, rows: Rows) -> int | None:
+    """Return how many steps each row has; None where the signature has no states."""
+    if not signature.states:
+        return None
+    states = {pair.input for pair in signature.states}
+    first = next(tensor.name for tensor in signature.inputs if tensor.name not in states)
+    return int(rows.inputs[first].shape[1])
+
+
+def _judge(card: Card, measured: Measured) -> None:
+    """Refuse a version that misses its floor, or is not what its card claims."""
+    if is_below(measured.value, card.goal.floor, grows=card.task.grows):
+        metric, floor = card.task.metric.value, card.goal.floor
+        problem = f"in float the {metric} is {measured.value:.4f}, and the floor is {floor}"
+        refuse(BuildReason.BELOW_FLOOR, problem)
+    refuse_if(metrics.claim_differs(card.task, measured, card.goal.largest_drop))
+
+
+def _run_all(source: Source, card: Card, rows: Rows, folder: Path) -> Tensors:
+    """Write the net's outputs for all rows; sequences step by step, their state carried."""
+    make_folder(folder)
+    steps = steps_in(card.signature, rows)
+    batches = _batches(source, card.signature, rows, steps)
+    files: dict[str, Array] = {}
+    at = 0
+    for given in batches:
+        for name, array in given.items():
+            if name not in files:
+                shape = (len(rows), *array.shape[1:])
+                files[name] = np.lib.format.open_memmap(
+                    folder / f"{name}.npy", mode="w+", dtype=array.dtype, shape=shape
+                )
+            files[name][at : at + len(array)] = array
+        at += len(next(iter(given.values())))
+    _refuse_not_finite(files)
+    return files
+
+
+def _batches(
+    source: Source, signature: Signature, rows: Rows, steps: int | None
+) -> Iterator[Tensors]:
+    size = signature.max_batch
+    for start in range(0, len(rows), size):
+        part = rows.part(slice(start, start + size))
+        if steps is None:
+            yield source.run(part)
+        else:
+            yield _sequence(source, signature, part, steps)
+
+
+def _sequence(source: Source, signature: Signature, part: Tensors, steps: int) -> Tensors:
+    """Return the outputs of each step, [rows, steps, ...], the states fed back."""
+    states = initial_states(signature, part)
+    taken: list[Tensors] = []
+    for step in range(steps):
+        here = {name: array[:, step] for name, array in part.items() if name not in states}
+        given = source.run({**here, **states})
+        states = {pair.input: given[pair.output] for pair in signature.states}
+        taken.append(given)
+    return {name: np.stack([given[name] for given in taken], axis=1) for name in taken[0]}
+
+
+def initial_states(signature: Signature, part: Tensors) -> dict[str, Array]:
+    """Return each state input as the rows give it, and zeros where they do not."""
+    tensors = {tensor.name: tensor for tensor in signature.inputs}
+    rows = len(next(iter(part.values())))
+    return {
+        pair.input: part[pair.input]
+        if pair.input in part
+        else _zeros(tensors[pair.input].shape[1:], NUMPY[tensors[pair.input].datatype], rows)
+        for pair in signature.states
+    }
+
+
+def _zeros(axes: Iterable[int | str], dtype: np.dtype[np.generic], rows: int) -> Array:
+    return np.zeros((rows, *(axis if isinstance(axis, int) else 1 for axis in axes)), dtype)
+
+
+def _refuse_not_finite(files: Tensors) -> None:
+    for name, array in files.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            continue
+        pieces = (array[start : start + 256] for start in range(0, len(array), 256))
+        sick = sum(
+            int(np.sum(~np.isfinite(piece.reshape(len(piece), -1)).all(axis=1)))
+            for piece in pieces
+        )
+        if sick:
+            problem = f"the net gives NaN or infinity in {name!r} for {sick} rows"
+            refuse(BuildReason.OUTPUT_NOT_FINITE, problem)
+
+
+def _export(
+    source: Source, card: Card, profiles: Sequence[Profile], rows: Rows, to: Path
+) -> dict[Runtime, Fault]:
+    """Export for each kind of runtime among the profiles; return the faults of those that fail."""
+    opsets = [one.max_opset for one in profiles if one.runtime is Runtime.ONNXRUNTIME]
+    wanted = dict.fromkeys(profile.runtime for profile in profiles)
+    faults: dict[str, Fault] = {}
+    for name in dict.fromkeys(file_for(runtime) for runtime in wanted):
+        try:
+            if name == ONNX:
+                sample = sample_of(card.signature, rows, SAMPLE_ROWS)
+                source.to_onnx(min(EXPORT_OPSET, *opsets), sample, to / name)
+            else:
+                source.to_lite(sample_of(card.signature, rows, LITE_ROWS), to / name)
+        except BuildRefused as refusal:
+            faults[name] = refusal.fault
+    return {runtime: faults[file_for(runtime)] for runtime in wanted if file_for(runtime) in faults}
+
+
+def sample_of(signature: Signature, rows: Rows, count: int) -> Tensors:
+    """Return rows as one call takes them: of sequences the first step, with its initial state."""
+    part = rows.part(np.arange(count) % len(rows))
+    if not signature.states:
+        return part
+    states = initial_states(signature, part)
+    return {**{name: array[:, 0] for name, array in part.items() if name not in states}, **states}
