@@ -23,9 +23,10 @@ from typing_extensions import assert_never
 from wherry import __version__, codec, topics
 from wherry.messages import Deployment, Event, Flip, Reason, Wants, detail
 from wherry.names import AliasName, Digest
-from wherry_agent import engine, host
+from wherry_agent import detect, engine, host
 from wherry_agent.core import agent as machine
 from wherry_agent.core import download, install, session
+from wherry_agent.core.proposal import telling
 from wherry_agent.core.suitability import Machine
 from wherry_agent.fetch import Fetch
 from wherry_agent.inbox import Inbox, News, Refused
@@ -106,13 +107,15 @@ class App:
         serving = ServingSettings(socket_path=socket_of(home, settings), port=settings.api.port)
         self._api = Server(self._engine, recorder, serving)
         runtimes = host.runtimes()
-        self._shelf = Shelf(self._store, builders, _machine_of(settings, runtimes))
+        this = _machine_of(settings, runtimes)
+        self._shelf = Shelf(self._store, builders, this)
         self._inbox = Inbox(settings.id, director, self._store, self._shelf)
         self._teller = Teller(
             store_id=self._store.store_id,
             profile=settings.profile,
             simulated=settings.simulate,
             versions={"wherry-agent": __version__, **runtimes},
+            facts=telling(this.facts),
         )
         self._windows = Windows(
             recorder,
@@ -440,7 +443,7 @@ class App:
 def _machine_of(settings: Settings, runtimes: Mapping[str, str]) -> Machine:
     return Machine(
         profile=settings.profile,
-        arch=host.arch(),
+        facts=detect.facts(),
         runtimes=runtimes,
         simulates=settings.simulate,
     )

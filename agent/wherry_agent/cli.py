@@ -18,8 +18,10 @@ from wherry import __version__
 from wherry.errors import REFUSALS, Malformed
 from wherry.logs import log_to_stderr
 from wherry.names import parse_alias_name, parse_device_id, parse_profile_name
+from wherry_agent import detect, host
 from wherry_agent.client import Client, Input, NotReachable
 from wherry_agent.core.install import deployment_of, slots_of
+from wherry_agent.core.proposal import propose, toml_of
 from wherry_agent.settings import (
     DEFAULT_SOCKET,
     ApiSettings,
@@ -137,6 +139,13 @@ def _infer(options: argparse.Namespace) -> int:
     return 0
 
 
+def _profile(options: argparse.Namespace) -> int:
+    proposal = propose(detect.facts(), host.runtimes())
+    text = msgspec.json.encode(proposal).decode() if options.json else toml_of(proposal)
+    print(text.rstrip("\n"))
+    return 0
+
+
 class _Tensor(msgspec.Struct):
     name: str
     datatype: str
@@ -203,6 +212,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command("run", "Serve what was confirmed and follow the controller.", _run)
     sub = command("status", "Show what this device has.", _status)
+    sub.add_argument("--json", action="store_true", help="print JSON for scripts")
+    sub = command("profile", "Propose a profile from what this machine is.", _profile)
     sub.add_argument("--json", action="store_true", help="print JSON for scripts")
     sub = command("infer", "Ask the running agent's model.", _infer)
     sub.add_argument("alias", help="the name the model serves under")

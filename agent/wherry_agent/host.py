@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import time
 from importlib import metadata
@@ -15,20 +14,17 @@ from wherry.profile import Runtime
 
 _HAS_PSUTIL = find_spec("psutil") is not None
 _DISTRIBUTIONS = {
-    Runtime.ONNXRUNTIME: "onnxruntime",
-    Runtime.LITERT: "ai-edge-litert",
-    Runtime.TFLITE: "tflite-runtime",
+    "onnxruntime": Runtime.ONNXRUNTIME,
+    "onnxruntime-gpu": Runtime.ONNXRUNTIME,  # As it is called on a Jetson.
+    "ai-edge-litert": Runtime.LITERT,
+    "tflite-runtime": Runtime.TFLITE,
 }
-
-
-def arch() -> str:
-    return platform.machine()
 
 
 def runtimes() -> dict[str, str]:
     """Return the versions of the installed runtimes, without importing any."""
     found: dict[str, str] = {}
-    for runtime, distribution in _DISTRIBUTIONS.items():
+    for distribution, runtime in _DISTRIBUTIONS.items():
         try:
             found[runtime.value] = metadata.version(distribution)
         except metadata.PackageNotFoundError:

@@ -19,6 +19,7 @@ from wherry.messages import (
     detail,
 )
 from wherry.names import AliasName, ProfileName, StoreId
+from wherry.profile import Facts
 from wherry_agent.core import install
 from wherry_agent.telemetry import WindowCounts
 
@@ -33,6 +34,7 @@ class Teller:
     profile: ProfileName
     simulated: bool
     versions: Mapping[str, str]
+    facts: Facts | None = None
 
     def deployment(self, alias: AliasName, deployment: Deployment, *, at: float) -> Event:
         kind = EventKind.OUTCOME if deployment.status.is_final else EventKind.PROGRESS
@@ -89,6 +91,7 @@ class Teller:
                 if (deployment := install.deployment_of(state))
             },
             versions=dict(self.versions),
+            facts=self.facts,
             oldest_event=oldest_event,
         )
 

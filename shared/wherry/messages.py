@@ -13,6 +13,7 @@ import msgspec
 
 from wherry.histogram import Histogram
 from wherry.names import AliasName, DeploymentId, DeviceId, Digest, ProfileName, StoreId
+from wherry.profile import Facts
 
 LARGEST_WANTS = 8
 LARGEST_DETAIL = 500
@@ -119,7 +120,8 @@ class Reported(
     """What a device has: enough by itself, events are history.
 
     `oldest_event` is the number of the oldest event in its outbox, or of the next one: those
-    below it were acknowledged once, perhaps by a database that is lost.
+    below it were acknowledged once, perhaps by a database that is lost. `facts` is None where the
+    agent is of a release that told none.
     """
 
     store_id: StoreId
@@ -131,6 +133,7 @@ class Reported(
     deployments: dict[AliasName, Deployment]
     versions: dict[str, str]
     oldest_event: Count = 1
+    facts: Facts | None = None
     critical: tuple[str, ...] = ()
 
 

@@ -72,9 +72,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """Hardware, runtime, policy, runtime settings and budgets of one class of devices.
 
     Runtime versions are `floor <= v < below`; variants are evaluated on `runtime_version` (empty:
-    the floor) and have to load on the floor too. `cpu_features` are by Linux's names, and a device
-    that has not all of them refuses the profile's bundles. On each of `emulated_cpus` (QEMU's
-    names) the golden outputs must hold before a variant is shipped.
+    the floor) and have to load on the floor too. `cpu_features` are by Linux's names, each
+    required, and `avx512_vnni|avx_vnni` asks for one of the two; `page_size_bytes` is the largest
+    page that a device's kernel may have. On each of `emulated_cpus` (QEMU's names) the golden
+    outputs must hold before a variant is shipped.
 
     `precisions` are those that may be tried, and `prefer` says which of the good ones wins.
     `metric_floor` and `largest_drop` replace the version's goals here. Budgets are upper bounds and
@@ -130,6 +131,55 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         strange = set(self.detected) - set(self.__struct_fields__)
         if strange:
             raise BadProfile(self.name, f"{min(strange)!r} in detected is no fact of a profile")
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine detects of itself; what it cannot tell is empty, and meets no requirement.
+
+    `cpu_features` are by Linux's names, `libc` is glibc's version, `model` the board's or the
+    processor's name.
+    """
+
+    arch: str
+    model: str = ""
+    cpu_features: tuple[str, ...] = ()
+    cores: int = 1
+    page_size_bytes: int = 0
+    memory_bytes: int = 0
+    libc: str = ""
+    python: str = ""
+
+
+def find_wrong_processor(profile: Profile, facts: Facts) -> str | None:
+    """Return what the profile asks of a processor and its kernel and these facts lack, or None."""
+    if profile.arch.value != facts.arch:
+        return f"it is built for {profile.arch.value} and this machine is {facts.arch}"
+    for wanted in profile.cpu_features:
+        choices = wanted.split("|")
+        if not set(choices) & set(facts.cpu_features):
+            return f"it needs a processor with {' or '.join(choices)} and this one has none"
+    if facts.page_size_bytes > profile.page_size_bytes:
+        return (
+            f"it is for memory pages of up to {profile.page_size_bytes} bytes "
+            f"and this kernel's have {facts.page_size_bytes}"
+        )
+    return None
+
+
+def find_wrong_system(profile: Profile, facts: Facts) -> str | None:
+    """Return what the profile asks of the system around the runtime and is missing, or None."""
+    floors = (
+        ("glibc", profile.libc_floor, facts.libc),
+        ("Python", profile.python_floor, facts.python),
+    )
+    for what, floor, here in floors:
+        if version_key(here) < version_key(floor):
+            return f"it needs {what} from {floor} and {here or 'none'} is here"
+    budget_bytes = profile.memory_bytes or 0
+    if facts.memory_bytes < budget_bytes:
+        needed_mib, here_mib = budget_bytes >> 20, facts.memory_bytes >> 20
+        return f"it may take {needed_mib} MiB of memory and this machine has {here_mib}"
+    return None
 
 
 def accepts_runtime(profile: Profile, version: str) -> bool:
