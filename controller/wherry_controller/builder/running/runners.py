@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +13,8 @@ from wherry.manifest import Binding
 from wherry.profile import Profile
 from wherry.signature import Tensor
 from wherry_controller.builder.data.rows import Rows, Tensors
-from wherry_controller.builder.running.environments import command_of
+from wherry_controller.builder.running import emulation
+from wherry_controller.builder.running.environments import locked, python_at
 from wherry_controller.builder.running.place import Place, this_arch
 from wherry_controller.builder.running.server import RunFailed, Server
 from wherry_controller.builder.variant import Variant
@@ -93,7 +91,7 @@ class Runners:
         Raises `RunFailed`, and refuses with RUNTIME_MISSING where the place cannot be had.
         """
         to.mkdir(parents=True, exist_ok=True)
-        span = span or range(_length(rows))
+        span = range(len(rows)) if span is None else span
         server = self._server(place)
         job = {
             "do": "run",
@@ -117,21 +115,26 @@ class Runners:
         if place.cpu or place.arch is not this_arch():
             raise RunFailed("an emulated processor's speed says nothing")
         server = self._server(place)
+        self._runtimes.mkdir(parents=True, exist_ok=True)
         job = {
             "do": "time",
             "models": [_model_of(variant, profile) for variant in variants],
             "files": _files_of(rows),
         }
-        with _alone(self._runtimes):
+        with locked(self._runtimes / TIMING_LOCK):
             answer = server.ask(job | self._bounds(place), deadline_s=self._deadline_s)
         pairs = zip(answer.p50_ms, answer.p99_ms, strict=True)
         return tuple(Timing(p50, p99, _on(place, server)) for p50, p99 in pairs)
 
+    def can_emulate(self, place: Place) -> str:
+        """Return "" where the place's processor can be emulated, or why not."""
+        return emulation.why_not(place, self._runtimes)
+
     def _server(self, place: Place) -> Server:
         server = self._servers.get(place)
         if server is None or not server.is_alive():
-            command = command_of(place, self._runtimes)
-            server = self._servers[place] = Server(command, place.runtime.value)
+            python = python_at(place, self._runtimes)
+            server = self._servers[place] = Server(python, place.runtime)
         return server
 
     def _bounds(self, place: Place) -> dict[str, object]:
@@ -142,25 +145,9 @@ class Runners:
         return self._emulated_deadline_s if place.cpu else self._deadline_s
 
 
-@contextmanager
-def _alone(runtimes: Path) -> Iterator[None]:
-    """Hold the machine's lock on timing."""
-    runtimes.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(runtimes / TIMING_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _on(place: Place, server: Server) -> str:
     where = f"{place.cpu} (emulated)" if place.cpu else place.arch.value
     return f"{place.runtime.value} {server.version} on {where}"
-
-
-def _length(rows: Rows) -> int:
-    return len(np.load(next(iter(rows.files.values())), mmap_mode="r"))
 
 
 def _files_of(rows: Rows) -> dict[str, str]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 
 from wherry.errors import Malformed
+from wherry.profile import Runtime
+from wherry_controller.builder.running.environments import Python, environment_of
 
 RUNNER = Path(__file__).with_name("runner.py")
 START_S = 120.0
@@ -50,15 +53,14 @@ class Answer(msgspec.Struct, frozen=True):
 class Server:
     """A running server; `version` is the runtime's. What it prints goes to our stderr."""
 
-    def __init__(self, command: Sequence[str | Path], runtime: str) -> None:
-        # The user's site and PYTHON* variables could bring in another numpy.
-        environment = {key: value for key, value in os.environ.items() if key[:6] != "PYTHON"}
+    def __init__(self, python: Python, runtime: Runtime) -> None:
         self._process = subprocess.Popen(
-            [*command, "-s", RUNNER, runtime],
+            [*python.command, "-s", RUNNER, runtime.value],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env=environment | {"OPENBLAS_NUM_THREADS": "1"},
+            # numpy's own threads would be lost at each fork.
+            env=environment_of(python.packages) | {"OPENBLAS_NUM_THREADS": "1"},
         )
         self._heard = b""
         self.version = self._answer(START_S).version
@@ -91,8 +93,8 @@ class Server:
         line = self._line(time.monotonic() + within_s)
         if not line:
             self.close()
-            code = self._process.returncode
-            raise RunFailed(f"its runtime's process gave no answer and ended with {code}")
+            ended = _name(self._process.returncode)
+            raise RunFailed(f"its runtime's process gave no answer and ended with {ended}")
         return msgspec.json.decode(line, type=Answer)
 
     def _line(self, until: float) -> bytes:
@@ -108,3 +110,8 @@ class Server:
             self._heard += part
         line, _, self._heard = self._heard.partition(b"\n")
         return line
+
+
+def _name(code: int) -> str:
+    """Return a process's end as the name of its signal, or as its number."""
+    return signal.Signals(-code).name if code < 0 else str(code)
