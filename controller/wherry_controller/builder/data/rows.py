@@ -157,6 +157,8 @@ class _Growing:
         self._rows += len(array)
 
     def close(self) -> None:
+        if self._file.closed:
+            return
         self._file.seek(0)
         self._write_header()
         self._file.close()
