@@ -53,6 +53,19 @@ FLOATS = frozenset({TensorType.FLOAT32, TensorType.FLOAT64})
 SMALL = frozenset({TensorType.FLOAT16, TensorType.INT8, TensorType.UINT8, TensorType.INT4})
 
 
+class _Streamed:
+    """Rows that the calibrator takes one after the other.
+
+    It first makes a list of them to draw a bar; that list would hold every row, so it is empty.
+    """
+
+    def __init__(self, rows: Iterator[Tensors]) -> None:
+        self._given: list[Iterator[Tensors]] = [rows, iter(())]
+
+    def __iter__(self) -> Iterator[Tensors]:
+        return self._given.pop()
+
+
 def graph_of(file: Path) -> Graph:
     """Count the operators, and the bytes of weights by operator, in ONNX's words."""
     operators, weights = Counter[str](), Counter[str]()
@@ -80,17 +93,19 @@ def operators_of(file: Path, recipe: Recipe) -> tuple[Operator, ...]:
 def float_operators(file: Path) -> tuple[Operator, ...]:
     """Return the units of a made file that compute and store in float only."""
     graph = opened(file)
-    small = {
-        index
-        for index, tensor in enumerate(graph.tree.subgraphs[0].tensors)
-        if tensor.type in SMALL
+    tensors = enumerate(graph.tree.subgraphs[0].tensors)
+    small = {index for index, tensor in tensors if tensor.type in SMALL}
+    # What is unpacked before each run is stored small, though it is computed with in float.
+    small |= {one for step in graph.steps if _is_unpacking(step) for one in step.writes}
+    found = {
+        name: tuple(step for step in steps if step.kind not in CASTS)
+        for name, steps in units(graph).items()
     }
-    unpacked = {one for step in graph.steps if step.kind in CASTS for one in step.writes}
     return tuple(
         _operator(name, steps)
-        for name, steps in units(graph).items()
-        if not any(_is_touched(graph, step, small, unpacked) for step in steps)
-        and not all(step.is_mover for step in steps)
+        for name, steps in found.items()
+        if not all(step.is_mover for step in steps)
+        and all(small.isdisjoint(_tensors(graph, step)) for step in steps)
     )
 
 
@@ -116,9 +131,7 @@ def calibrate(file: Path, recipe: Recipe, rows: Iterable[Tensors], to: Path) -> 
             mode=CalibrationMode.CALIBRATION_PROFILER_BASED,
             qsv_update_func=qsv_utils.min_max_update,
         )
-        for row in rows:
-            named = {arguments.get(name, name): array for name, array in row.items()}
-            calibrator.calibrate({key: [named]}, manager)
+        calibrator.calibrate({key: _Streamed(_named(rows, arguments))}, manager)
         calibrator.save_calibration_result(str(to))
     if not calibrator.get_model_qsvs():
         refuse(BuildReason.CALIBRATION_MISSING, "no row was given to take ranges from")
@@ -172,10 +185,12 @@ def _operator(name: str, steps: tuple[Step, ...]) -> Operator:
     return Operator(name, onnx_kind(first.kind), first.layer, size)
 
 
-def _is_touched(graph: LiteGraph, step: Step, small: set[int], unpacked: set[int]) -> bool:
-    inputs = graph.tree.subgraphs[0].operators[step.index].inputs
-    tensors = {*inputs, *step.writes}
-    return step.kind in CASTS or bool(tensors & small or set(inputs[1:]) & unpacked)
+def _is_unpacking(step: Step) -> bool:
+    return step.kind == "DEQUANTIZE" and not step.reads
+
+
+def _tensors(graph: LiteGraph, step: Step) -> set[int]:
+    return {*graph.tree.subgraphs[0].operators[step.index].inputs, *step.writes}
 
 
 def _scales(tensor: TensorT) -> bool:
@@ -200,6 +215,11 @@ def _arguments(graph: LiteGraph) -> tuple[str, dict[str, str]]:
     entry = _entry(graph)
     named = {graph.name_of(item.tensorIndex): item.name.decode() for item in entry.inputs}
     return entry.signatureKey.decode(), named
+
+
+def _named(rows: Iterable[Tensors], arguments: dict[str, str]) -> Iterator[Tensors]:
+    for row in rows:
+        yield {arguments.get(name, name): array for name, array in row.items()}
 
 
 def _ranges(graph: LiteGraph, recipe: Recipe, ranges: Path | None) -> dict[str, QSV] | None:
@@ -233,12 +253,12 @@ def _is_finite(range_: QSV) -> bool:
 
 def _refuse_unchanged(before: bytes, after: bytes, recipe: Recipe) -> None:
     was, now = _stored(before), _stored(after)
-    floats = sum(was[kind] for kind in FLOATS), sum(now[kind] for kind in FLOATS)
+    floats_before, floats_after = (sum(one[kind] for kind in FLOATS) for one in (was, now))
     problem = ""
-    if not any(now[kind] for kind in SMALL):
+    if not any(kind in now for kind in SMALL):
         problem = "left every operator in float"
-    elif not recipe.kept_float and floats[1] > LARGEST_FLOAT_SHARE * floats[0]:
-        problem = f"left {floats[1]} of {floats[0]} bytes of weights in float"
+    elif not recipe.kept_float and floats_after > LARGEST_FLOAT_SHARE * floats_before:
+        problem = f"left {floats_after} of {floats_before} bytes of weights in float"
     elif not recipe.is_calibrated and len(after) >= len(before):
         problem = f"left {len(after)} of {len(before)} bytes"
     if problem:
@@ -246,7 +266,7 @@ def _refuse_unchanged(before: bytes, after: bytes, recipe: Recipe) -> None:
 
 
 def _stored(content: bytes) -> Counter[int]:
-    """Return by type how many values stand in the file's tensors; only constants are counted.
+    """Return by type how many bytes of constants stand in the file.
 
     It reads the packed file, since an object of each of its parts costs as much as the pass.
     """

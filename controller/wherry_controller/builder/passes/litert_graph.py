@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 from ai_edge_litert.schema_py_generated import (
     BuiltinOperator,
     ModelT,
@@ -25,7 +24,7 @@ from ai_edge_quantizer.qtyping import TFLOperationName
 from ai_edge_quantizer.utils import tfl_flatbuffer_utils as flatbuffer
 
 KINDS = {code: name for name, code in vars(BuiltinOperator).items() if name.isupper()}
-SIZES = {TensorType.FLOAT32: 4, TensorType.FLOAT16: 2, TensorType.INT8: 1, TensorType.INT4: 0.5}
+WEIGHT_TYPES = frozenset({TensorType.FLOAT32, TensorType.FLOAT16, TensorType.INT8, TensorType.INT4})
 ONNX_KINDS = {
     "CONV_2D": "Conv",
     "DEPTHWISE_CONV_2D": "Conv",
@@ -139,7 +138,7 @@ def _steps(tree: ModelT) -> Iterator[Step]:
     for index, operator in enumerate(main.operators):
         kind = _kind(tree.operatorCodes[operator.opcodeIndex])
         present = [one for one in operator.inputs if one >= 0]
-        constant = [one for one in present if _bytes(tree, main.tensors[one])]
+        constant = [one for one in present if _is_constant(tree, main.tensors[one])]
         weights = [one for one in constant if _is_weight(kind, main.tensors[one])]
         fresh = {main.tensors[one].buffer: _bytes(tree, main.tensors[one]) for one in constant}
         fresh = {buffer: size for buffer, size in fresh.items() if buffer not in counted}
@@ -162,12 +161,13 @@ def _kind(code: OperatorCodeT) -> str:
     return str(KINDS.get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN"))
 
 
+def _is_constant(tree: ModelT, tensor: TensorT) -> bool:
+    return tree.buffers[tensor.buffer].data is not None
+
+
 def _bytes(tree: ModelT, tensor: TensorT) -> int:
-    """Return the size of a constant; 0 where the tensor is none, or one of whole numbers."""
-    data = tree.buffers[tensor.buffer].data
-    if data is None or tensor.type not in SIZES:
-        return 0
-    return int(np.prod(_shape(tensor)) * SIZES[tensor.type])
+    """Return the size of a constant; 0 for shapes, indices and the like."""
+    return len(tree.buffers[tensor.buffer].data) if tensor.type in WEIGHT_TYPES else 0
 
 
 def _shape(tensor: TensorT) -> list[int]:
