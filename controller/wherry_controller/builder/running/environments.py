@@ -184,13 +184,7 @@ def _numpy_for(place: Place) -> str:
     """The runtimes built for numpy 1 load with numpy 2 and crash later; not all declare it."""
     old = place.runtime is Runtime.TFLITE or (
         place.runtime is Runtime.ONNXRUNTIME
-        and version_key(place.version) < MODULES = {
-    Runtime.ONNXRUNTIME: "onnxruntime",
-    Runtime.LITERT: "ai_edge_litert.interpreter",
-    Runtime.TFLITE: "tflite_runtime.interpreter",
-}
-NO_OTHER_PACKAGES = "-S"
-FIRST_ONNXRUNTIME_OF_NUMPY_2
+        and version_key(place.version) < FIRST_ONNXRUNTIME_OF_NUMPY_2
     )
     return "numpy<2" if old else "numpy"
 
@@ -198,8 +192,8 @@ FIRST_ONNXRUNTIME_OF_NUMPY_2
 def _platform(arch: Arch) -> Sequence[str]:
     """Return pip's description of a root: any C library up to its own will do."""
     minors = range(NEWEST_MANYLINUX, OLDEST_MANYLINUX - 1, -1)
-    tags = (*(f"manylinux_2_{minor}_{arch.value}" for minor in minors), f"manylinux2014_{arch.value}")
-    platforms = [word for tag in tags for word in ("--platform", tag)]
+    tags = (*(f"manylinux_2_{minor}" for minor in minors), "manylinux2014")
+    platforms = [word for tag in tags for word in ("--platform", f"{tag}_{arch.value}")]
     return ["--python-version", emulation.PYTHON_VERSION, "--implementation", "cp", *platforms]
 
 
