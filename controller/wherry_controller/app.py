@@ -45,6 +45,7 @@ from wherry_controller.mqtt import (
     Traffic,
 )
 from wherry_controller.services.acks import Acks
+from wherry_controller.services.bench import Bench
 from wherry_controller.services.builds import Builds
 from wherry_controller.services.child import ChildBuilder
 from wherry_controller.services.fleet import Fleet
@@ -131,9 +132,10 @@ class Controller:
             self.blobs,
             keys.bundles,
             builder=ChildBuilder(),
-            executor=ThreadPoolExecutor(1, thread_name_prefix="build"),
-            workspace=Path(settings.folder) / "builds",
+            executor=ThreadPoolExecutor(settings.build.at_once, thread_name_prefix="build"),
+            bench=_bench(settings),
             clock=clock,
+            limits=settings.build.limits,
         )
         self._broker: EmbeddedBroker | None = None
         self._thread = threading.Thread(target=self._decide_on, name="decide", daemon=True)
@@ -284,6 +286,17 @@ def _perform(work: Callable[[Desk], T], outcome: Future[T], desk: Desk) -> None:
         outcome.set_exception(error)
     else:
         outcome.set_result(result)
+
+
+def _bench(settings: Settings) -> Bench:
+    folder = Path(settings.folder)
+    return Bench(
+        builds=folder / "builds",
+        cache=folder / "cache",
+        runtimes=folder / "runtimes",
+        logs=settings.log_folder / "builds",
+        cache_bytes=settings.build.cache_bytes,
+    )
 
 
 def _link(settings: Settings, inbox: Callable[[Inbound], None]) -> Link:

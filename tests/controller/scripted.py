@@ -8,22 +8,23 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import IO, ParamSpec, TypeAlias, TypeVar
 
+from msgspec.structs import replace
+
 from tests.builders import a_bundle_of
+from tests.controller.reports import a_profile_report
 from wherry import codec
 from wherry.blobs import digest_of
-from wherry_controller.core.recipe import (
-    REMEDIES,
+from wherry_controller.core.build import (
     BuildMessage,
-    BuildReason,
     BuildRequest,
     BuildStep,
     Built,
-    Fault,
-    Latency,
     Progress,
     Refused,
 )
-from wherry_controller.services.child import BuildCrashed
+from wherry_controller.core.fault import BuildReason, Fault
+from wherry_controller.services.bench import Bench
+from wherry_controller.services.child import BuildCanceled, BuildCrashed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,16 +33,19 @@ Script: TypeAlias = Callable[[BuildRequest], Iterator[BuildMessage]]
 CARD = """\
 model = "digits"
 version = "{version}"
-class_output = "scores"
-claimed_accuracy = 0.96
 
 [source]
+kind = "state_dict"
 factory = "net.py:make_net"
-state_dict = "weights.pt"
+file = "weights.pt"
 
 [signature]
 inputs = [{{ name = "image", datatype = "FP32", shape = ["batch", 2] }}]
 outputs = [{{ name = "scores", datatype = "FP32", shape = ["batch", 3] }}]
+
+[task]
+output = "scores"
+claimed = 0.96
 
 [data]
 evaluation = "evaluation.npz"
@@ -89,20 +93,23 @@ def a_profile_file(name: str = "x86-onnx-fp32") -> bytes:
     return PROFILE.format(name=name).encode()
 
 
-def a_latency() -> Latency:
-    return Latency(p50_ms=0.18, p99_ms=0.5, measured_on="x86_64, onnxruntime 1.31.1")
-
-
 class ScriptedBuilder:
     """Builds as its script says."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
         self.requests: list[BuildRequest] = []
+        self.canceled: set[str] = set()
 
-    def run(self, request: BuildRequest) -> Iterator[BuildMessage]:
+    def run(self, build: str, request: BuildRequest) -> Iterator[BuildMessage]:
         self.requests.append(request)
-        return self.script(request)
+        for message in self.script(request):
+            if build in self.canceled:
+                raise BuildCanceled
+            yield message
+
+    def cancel(self, build: str) -> None:
+        self.canceled.add(build)
 
     def stop(self) -> None:
         self.script = crashes("stopped")
@@ -125,7 +132,8 @@ def builds_all(request: BuildRequest) -> Iterator[BuildMessage]:
         for digest, data in made.blobs.items():
             (output / "blobs" / digest).write_bytes(data)
         (output / f"{profile.name}.manifest.json").write_bytes(codec.encode(made.manifest))
-        yield Built(profile.name, digest_of(codec.encode(made.manifest)), a_latency())
+        digest = digest_of(codec.encode(made.manifest))
+        yield Built(profile.name, digest, a_profile_report(profile))
 
 
 def refuses(reason: BuildReason, problem: str = "the scripted net is sick") -> Script:
@@ -144,8 +152,9 @@ def refuses_profile(reason: BuildReason, profile: str) -> Script:
         for message in builds_all(request):
             if not (isinstance(message, Built) and message.profile == profile):
                 yield message
-        (refused,) = (one.name for one in request.profiles if one.name == profile)
-        yield Refused(reason, Fault(reason, REMEDIES[reason]).sentence, refused)
+        (refused,) = (one for one in request.profiles if one.name == profile)
+        report = replace(a_profile_report(refused), chosen=None, why="none is good")
+        yield Refused(reason, Fault(reason, "it is not good").sentence, refused.name, report)
 
     return script
 
@@ -156,6 +165,16 @@ def crashes(last_line: str) -> Script:
         raise BuildCrashed(last_line)
 
     return script
+
+
+def a_bench(folder: Path, *, cache_bytes: int = 1 << 30) -> Bench:
+    return Bench(
+        builds=folder / "builds",
+        cache=folder / "cache",
+        runtimes=folder / "runtimes",
+        logs=folder / "logs",
+        cache_bytes=cache_bytes,
+    )
 
 
 class AtOnce(Executor):

@@ -18,7 +18,7 @@ import uvicorn
 from msgspec.structs import replace
 
 from tests.builders import a_key, a_reported
-from tests.controller.scripted import AtOnce, ScriptedBuilder, builds_all
+from tests.controller.scripted import AtOnce, ScriptedBuilder, a_bench, builds_all
 from wherry import codec, signing
 from wherry.messages import Event, Reason, Reported, Slots, Status
 from wherry.names import (
@@ -33,6 +33,7 @@ from wherry_controller.api.application import make_api
 from wherry_controller.api.context import Context
 from wherry_controller.api.door import token_digest
 from wherry_controller.cli.serving import address_of, listen
+from wherry_controller.core.build import Limits
 from wherry_controller.mqtt import Traffic
 from wherry_controller.services.builds import Builds
 from wherry_controller.services.fleet import Fleet
@@ -136,8 +137,9 @@ def a_served_controller(folder: Path) -> Iterator[Served]:
         a_key(2),
         builder=builder,
         executor=AtOnce(),
-        workspace=folder / "builds",
+        bench=a_bench(folder),
         clock=lambda: served.now,
+        limits=Limits(),
     )
     builds.start()
     served = Served(store, blobs, fleet, rollouts, builds, builder)

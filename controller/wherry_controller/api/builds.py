@@ -1,22 +1,36 @@
-"""Builds over HTTP: order one, and follow it."""
+"""Builds over HTTP: order one or many, follow them, read their logs, cancel them."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response, status
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from wherry.names import parse_model_name, parse_profile_name, parse_version_name
-from wherry_controller.api.context import PREFIX, Here
+from wherry.names import ProfileName, parse_model_name, parse_profile_name, parse_version_name
+from wherry_controller.api.context import PREFIX, Context, Here
 from wherry_controller.api.models import Variant, variant
 from wherry_controller.api.pages import Asked, Page, page
-from wherry_controller.services.builds import build_of
+from wherry_controller.services.builds import Scope, build_of
+from wherry_controller.services.missing import UnknownLog
 from wherry_controller.store import models, records
 from wherry_controller.store.database import Transaction
 from wherry_controller.store.records import BuildStatus
 
 router = APIRouter(tags=["builds"])
+
+PLAIN = "text/plain; charset=utf-8"
+
+
+Profiles = Annotated[
+    list[str],
+    Field(
+        max_length=100,
+        description="All that are declared if none is named",
+        examples=[["pi-int8", "x86-fp32"]],
+    ),
+]
 
 
 class BuildOrder(BaseModel):
@@ -24,15 +38,39 @@ class BuildOrder(BaseModel):
 
     model: str = Field(examples=["digits"])
     version: str = Field(examples=["v1"])
-    profiles: list[str] = Field(min_length=1, max_length=100, examples=[["pi-int8", "x86-fp32"]])
+    profiles: Profiles = []
+
+
+class BatchOrder(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    models: list[str] = Field(
+        default=[], max_length=1000, description="All if none is named", examples=[["digits"]]
+    )
+    profiles: Profiles = []
+    scope: Scope = Field(
+        default=Scope.NEWEST,
+        description="The newest version of each model that no build refused, or every such one",
+    )
+
+
+class ProfileProgress(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    step: str = Field(examples=["quantizing"])
+    done: int = Field(examples=[3])
+    total: int = Field(examples=[9])
 
 
 class Progress(BaseModel):
+    """What the builder said last, and what it said last of each profile."""
+
     model_config = ConfigDict(from_attributes=True)
 
     step: str = Field(examples=["quantizing pi-int8"])
     done: int = Field(examples=[3])
     total: int = Field(examples=[9])
+    profiles: dict[str, ProfileProgress]
 
 
 class Build(BaseModel):
@@ -48,6 +86,7 @@ class Build(BaseModel):
     reason: str = Field(examples=["output_not_finite"])
     detail: str
     progress: Progress
+    attempts: int = Field(description="Runs that no orderly stop of the controller ended")
     created_at: float
     started_at: float | None
     ended_at: float | None
@@ -70,6 +109,17 @@ def order_build(here: Here, order: BuildOrder, response: Response) -> BuildDetai
         return _detail(tx, build)
 
 
+@router.post("/builds/batch", operation_id="order_builds", status_code=status.HTTP_202_ACCEPTED)
+def order_builds(here: Here, order: BatchOrder) -> Page[Build]:
+    """Queue a build of each version that no build refused, for all of some profiles."""
+    builds = here.builds.order_all(
+        [parse_model_name(model) for model in order.models],
+        [parse_profile_name(profile) for profile in order.profiles],
+        order.scope,
+    )
+    return Page(items=[Build.model_validate(build) for build in builds])
+
+
 @router.get("/builds", operation_id="list_builds")
 def list_builds(
     here: Here, asked: Asked, model: Annotated[str | None, Query()] = None
@@ -85,6 +135,43 @@ def get_build(here: Here, build: str) -> BuildDetail:
     """Show one build: how far it is, or how it ended."""
     with here.store.reading() as tx:
         return _detail(tx, build_of(tx, build))
+
+
+@router.post("/builds/{build}/cancel", operation_id="cancel_build")
+def cancel_build(here: Here, build: str) -> BuildDetail:
+    """Let a build never begin, or kill it; what it built so far stands."""
+    canceled = here.builds.cancel(build)
+    with here.store.reading() as tx:
+        return _detail(tx, canceled)
+
+
+@router.get(
+    "/builds/{build}/log",
+    operation_id="get_build_log",
+    response_class=PlainTextResponse,
+)
+def get_build_log(here: Here, build: str) -> Response:
+    """Give the end of what all profiles of a build share of its log."""
+    return _log(here, build, None)
+
+
+@router.get(
+    "/builds/{build}/logs/{profile}",
+    operation_id="get_profile_log",
+    response_class=PlainTextResponse,
+)
+def get_profile_log(here: Here, build: str, profile: str) -> Response:
+    """Give the end of the log of a profile's part of a build."""
+    return _log(here, build, parse_profile_name(profile))
+
+
+def _log(here: Context, build: str, profile: ProfileName | None) -> Response:
+    with here.store.reading() as tx:
+        found = build_of(tx, build)
+    log = here.builds.log(found, profile)
+    if log is None:
+        raise UnknownLog(f"{build} {profile or ''}".strip())
+    return Response(log, media_type=PLAIN)
 
 
 def _detail(tx: Transaction, build: records.Build) -> BuildDetail:

@@ -16,8 +16,8 @@ from wherry.manifest import Report
 from wherry.messages import Event, Reported
 from wherry.profile import Profile
 from wherry_controller.core.card import Card
+from wherry_controller.core.choice import Latency
 from wherry_controller.core.gate import Gate, Verdict
-from wherry_controller.core.recipe import Latency
 
 S = TypeVar("S", bound=msgspec.Struct)
 Json: TypeAlias = dict[str, JsonValue]

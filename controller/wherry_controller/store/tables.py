@@ -30,6 +30,10 @@ def _document() -> Column[object]:
     return Column(JSON(none_as_null=True), nullable=False)
 
 
+def _optional_document() -> Column[object]:
+    return Column(JSON(none_as_null=True), nullable=True)
+
+
 def _of_a_version(*, column: str) -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["model", column], ["version.model", "version.name"])
 
@@ -48,7 +52,7 @@ class VersionRow(Row, table=True):
     name: str = Field(primary_key=True)
     card: str = Field(sa_type=Text)
     lineage: str
-    claimed_accuracy: float | None = None
+    reference: str | None = None
     status: str
     reason: str = Field(default="", sa_type=Text)
     created_at: float
@@ -84,6 +88,7 @@ class BuildRow(Row, table=True):
     reason: str = ""
     detail: str = Field(default="", sa_type=Text)
     progress: object = Field(sa_column=_document())
+    attempts: int = 0
     created_at: float
     started_at: float | None = None
     ended_at: float | None = None
@@ -107,7 +112,22 @@ class VariantRow(Row, table=True):
     precision: str
     size_bytes: int
     report: object = Field(sa_column=_document())
-    latency: object = Field(sa_column=_document())
+    latency: object = Field(default=None, sa_column=_optional_document())
+    created_at: float
+
+
+class ReportRow(Row, table=True):
+    """A profile that was refused has one too, so it needs no variant."""
+
+    __tablename__ = "report"
+    __table_args__ = (_of_a_version(column="version"),)
+
+    model: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    profile: str = Field(primary_key=True, foreign_key="profile.name")
+    build: str = Field(foreign_key="build.id")
+    document: object = Field(sa_column=_document())
+    tools: object = Field(sa_column=_document())
     created_at: float
 
 
@@ -123,7 +143,7 @@ class DeviceRow(Row, table=True):
     generation: int = 0
     online: bool = False
     last_seen_at: float | None = None
-    reported: object = Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=True))
+    reported: object = Field(default=None, sa_column=_optional_document())
 
 
 class GroupRow(Row, table=True):

@@ -14,7 +14,7 @@ from wherry.bundle import open_manifest
 from wherry.messages import Reason, Status
 from wherry.names import parse_device_id, parse_digest
 from wherry.signing import keyring, parse_public_pem
-from wherry_controller.core.recipe import BuildReason
+from wherry_controller.core.fault import BuildReason
 from wherry_controller.services.telemetry import window_of
 from wherry_controller.store import telemetry
 
@@ -111,7 +111,7 @@ def test_an_unknown_address_is_a_problem(api: httpx.Client) -> None:
 def test_a_registered_version_is_shown_with_its_card_and_files(api: httpx.Client) -> None:
     assert register(api).status_code == 201
     shown = api.get("/models/digits/versions/v1").json()
-    assert shown["card"]["claimed_accuracy"] == 0.96
+    assert shown["card"]["task"]["claimed"] == 0.96
     assert {file["name"] for file in shown["files"]} == set(FILES)
     assert api.get("/models").json()["items"] == [
         {"name": "digits", "created_at": 1000.0, "versions": ["v1"]}

@@ -14,7 +14,7 @@ from tests.controller.scripted import a_profile_file, crashes, refuses, write_ve
 from tests.controller.served import TOKEN, Served
 from wherry.messages import Reason, Status
 from wherry_controller.cli.outcome import Exit
-from wherry_controller.core.recipe import BuildReason
+from wherry_controller.core.fault import BuildReason
 
 PROFILE = "x86-onnx-fp32"
 GATE = "soak_s = 0\nmin_labels = 0\nlatency = { window_requests = 0 }\n"
