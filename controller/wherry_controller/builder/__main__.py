@@ -1,7 +1,9 @@
 """The builder's process: `python -m wherry_controller.builder REQUEST.json`.
 
 Stdout carries one JSON message a line and nothing else. Exit status 0 says that the build ended,
-with refusals among its messages or without; anything else is a crash.
+with refusals among its messages or without; anything else is a crash. Before any of the version's
+own code is loaded, the process and all its children are kept from everything but the build's own
+folders (`confine`).
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from wherry import codec
-from wherry_controller.core.recipe import BuildRequest
+from wherry.files import make_folder
+from wherry_controller.builder.confine import confine
+from wherry_controller.core.build import BuildRequest
 
 LARGEST_REQUEST_BYTES = 4 << 20
 
@@ -22,12 +26,21 @@ def main() -> int:
     sys.dont_write_bytecode = True  # The version's folder stays as it is.
     data = Path(sys.argv[1]).read_bytes()
     request = codec.decode(BuildRequest, data, limit_bytes=LARGEST_REQUEST_BYTES)
-    # Torch comes only now, when what it prints goes to stderr.
-    from wherry_controller.builder.build import build
+    _confine(request)
+    from wherry_controller.builder.build import build  # Its stages load torch and the runtimes.
 
     for message in build(request):
         answers.write(codec.encode(message) + b"\n")
     return 0
+
+
+def _confine(request: BuildRequest) -> None:
+    written = [Path(folder) for folder in (request.output, request.cache, request.runtimes)]
+    for folder in written:
+        make_folder(folder)
+    read = [Path(request.folder), *(Path(folder) for folder in request.previous.values())]
+    if not confine(readable=read, writable=written):
+        sys.stderr.write("this kernel has no Landlock: the version's code is not confined\n")
 
 
 def _keep_stdout_apart() -> BinaryIO:

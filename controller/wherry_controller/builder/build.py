@@ -120,28 +120,42 @@ class _Build:
         timing = self._start(jobs, functools.partial(_time, sound, found))
         yield from self._follow([timing])
         timed = dict(zip((task.profile.name for task in sound), timing.result(), strict=True))
-        yield from self._end(jobs, sound, timed)
+        if self.request.offers:
+            yield from self._offer(jobs, sound, timed)
+        else:
+            yield from self._finish(jobs, sound, timed)
 
-    def _end(
+    def _finish(
         self, jobs: Jobs, tasks: Sequence[Task], explored: Mapping[ProfileName, Explored]
     ) -> Iterator[BuildMessage]:
-        last = _offer if self.request.offers else _finish
-        ending = {
+        finishing = {
             task.profile.name: self._start(
-                jobs, functools.partial(last, task, explored[task.profile.name]), task.profile
+                jobs, functools.partial(_finish, task, explored[task.profile.name]), task.profile
             )
             for task in tasks
         }
-        yield from self._follow(ending.values())
-        ended, refused = _sorted(ending)
+        yield from self._follow(finishing.values())
+        outcomes, refused = _sorted(finishing)
         yield from refused
         for task in tasks:
-            result = ended.get(task.profile.name)
-            if isinstance(result, Outcome):
-                self._remember(task.profile, result)
-                yield _told(result)
-            elif result is not None:
-                yield from (Offered(task.profile.name, one.recipe, one.bundle) for one in result)
+            if task.profile.name in outcomes:
+                self._remember(task.profile, outcomes[task.profile.name])
+                yield _told(outcomes[task.profile.name])
+
+    def _offer(
+        self, jobs: Jobs, tasks: Sequence[Task], explored: Mapping[ProfileName, Explored]
+    ) -> Iterator[BuildMessage]:
+        offering = {
+            task.profile.name: self._start(
+                jobs, functools.partial(_offer, task, explored[task.profile.name]), task.profile
+            )
+            for task in tasks
+        }
+        yield from self._follow(offering.values())
+        offers, refused = _sorted(offering)
+        yield from refused
+        for name, offered in offers.items():
+            yield from (Offered(name, one.recipe, one.bundle) for one in offered)
 
     def _start(self, jobs: Jobs, job: Job[T], profile: Profile | None = None) -> Future[T]:
         name = profile.name if profile else None

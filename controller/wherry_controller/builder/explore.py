@@ -30,11 +30,12 @@ from wherry_controller.builder.jobs import Say
 from wherry_controller.builder.judging import metrics
 from wherry_controller.builder.passes import litert, onnx
 from wherry_controller.builder.passes.base import Operator
-from wherry_controller.builder.stages import Explored, Task
 from wherry_controller.builder.running.place import Place, places_of
+from wherry_controller.builder.running.runner import inward
 from wherry_controller.builder.running.runners import Runners
 from wherry_controller.builder.running.server import RunFailed
-from wherry_controller.builder.variant import Variant, inward
+from wherry_controller.builder.stages import Explored, Task
+from wherry_controller.builder.variant import Variant
 from wherry_controller.builder.version import Loaded, open_version
 from wherry_controller.core.build import BuildStep
 from wherry_controller.core.choice import (
@@ -197,7 +198,9 @@ def _baseline(shop: Workshop) -> Candidate:
         refuse(found.fault, f"in float, {found.problem}")
     assert found.searched is not None
     if found.searched.output_error > PARITY:
-        problem = f"the export strays from the net by {found.searched.output_error:.2g} of its range"
+        problem = (
+            f"the export strays from the net by {found.searched.output_error:.2g} of its range"
+        )
         refuse(BuildReason.EXPORT_DIFFERS, problem)
     judged = score(shop, variant_of(shop, file_of(shop, found.recipe)), "final")
     return replace(found, judged=judged.score)
@@ -236,9 +239,7 @@ def _drop(candidate: Candidate) -> float:
     return candidate.searched.drop
 
 
-def _return_to_float(
-    shop: Workshop, recipe: Recipe
-) -> tuple[list[Candidate], list[Sensitivity]]:
+def _return_to_float(shop: Workshop, recipe: Recipe) -> tuple[list[Candidate], list[Sensitivity]]:
     """Keep the most sensitive operators in float, as few as the goal allows."""
     ranked = rank(shop, recipe)
     made: list[Candidate] = []
@@ -260,7 +261,9 @@ def rank(shop: Workshop, recipe: Recipe) -> list[Sensitivity]:
     facts = (shop.export_digest, struct_facts(recipe), _settings(shop.profile))
 
     def find() -> list[Sensitivity]:
-        ranked = [one for group in _groups(operators) for one in _alone(shop, recipe, operators, group)]
+        ranked = [
+            one for group in _groups(operators) for one in _alone(shop, recipe, operators, group)
+        ]
         return sorted(ranked, key=lambda one: -one.output_error)
 
     return shop.cache.value("ranking", facts, list[Sensitivity], find)
@@ -286,7 +289,9 @@ def _error_of(shop: Workshop, recipe: Recipe) -> float:
     """Return the output error of a recipe on some search rows; 0 where it changes nothing."""
     rows = shop.loaded.data.search
     span = range(min(len(rows), RANKING_ROWS))
-    reference = {name: array[: len(span)] for name, array in shop.loaded.reference("search").items()}
+    reference = {
+        name: array[: len(span)] for name, array in shop.loaded.reference("search").items()
+    }
     labels = {name: array[: len(span)] for name, array in rows.labels.items()}
     with _scratch(shop) as folder:
         file = folder / f"alone{shop.export.suffix}"
@@ -316,12 +321,14 @@ def _load_on_the_oldest(shop: Workshop, variant: Variant) -> None:
     if is_release_of(shop.place.version, place.version):
         return
     with _scratch(shop) as folder:
-        shop.runners.run(place, variant, shop.profile, shop.loaded.data.search, folder, span=range(1))
+        shop.runners.run(
+            place, variant, shop.profile, shop.loaded.data.search, folder, span=range(1)
+        )
 
 
 def _ranges(shop: Workshop, recipe: Recipe) -> Path:
     """Return the file with the ranges of the export's tensors, measured on calibration rows."""
-    if shop.loaded.data.calibration is None:
+    if shop.loaded.calibration is None:
         refuse(BuildReason.CALIBRATION_MISSING, "static int8 needs calibration data")
     way = replace(recipe, kept_float=(), per_channel=True, reduced_range=False)
     facts = (shop.export_digest, struct_facts(way))
@@ -334,7 +341,8 @@ def _ranges(shop: Workshop, recipe: Recipe) -> Path:
 
 def calibration_rows(shop: Workshop) -> Iterator[Tensors]:
     """Yield calibration rows one by one, by the export's own input names."""
-    rows = shop.loaded.single_calibration_rows
+    rows = shop.loaded.calibration
+    assert rows is not None
     variant = variant_of(shop, shop.export)
     for index in range(len(rows)):
         row = rows.part(slice(index, index + 1))

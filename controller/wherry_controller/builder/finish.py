@@ -1,12 +1,11 @@
 """The choice among a profile's candidates, proved and packed.
 
-    choose --> golden set: holds on every processor, misses every damage --> pack
-       ^            `- fails: the candidate is out, and the next best is chosen
+choose --> golden set: holds on every processor, misses every damage --> pack
+   ^            `- fails: the candidate is out, and the next best is chosen
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from msgspec.structs import replace
 from wherry_controller.builder.explore import Workshop, open_workshop, variant_of
 from wherry_controller.builder.jobs import Say
 from wherry_controller.builder.pack import pack, pack_for_measuring
-from wherry_controller.builder.prove import Proof, prove
+from wherry_controller.builder.proving import Proved, prove
 from wherry_controller.builder.running.runners import Runners
 from wherry_controller.builder.stages import Explored, Offer, Outcome, Task
 from wherry_controller.core.build import BuildStep
@@ -60,7 +59,9 @@ def offer(task: Task, explored: Explored, say: Say) -> tuple[Offer, ...]:
         shop = open_workshop(task, runners)
         base = explored.candidates[0]
         untimed = [replace(one, latency=None) for one in explored.candidates]
-        good = [one for one in untimed if judge(one, replace(base, latency=None), shop.goals) is None]
+        good = [
+            one for one in untimed if judge(one, replace(base, latency=None), shop.goals) is None
+        ]
         front = pareto(good)
         offered = [one for one in untimed if one.name in front or one.name == base.name]
         say(BuildStep.PROVING)
@@ -73,10 +74,8 @@ def _offer(shop: Workshop, explored: Explored, candidate: Candidate) -> Offer:
     return Offer(candidate.name, pack_for_measuring(shop, candidate, file, proof))
 
 
-def _prove(shop: Workshop, explored: Explored, candidate: Candidate) -> Proof:
-    with tempfile.TemporaryDirectory(dir=shop.task.request.output, prefix=".proof-") as folder:
-        variant = variant_of(shop, Path(explored.files[candidate.name]))
-        return prove(shop, candidate, variant, Path(folder))
+def _prove(shop: Workshop, explored: Explored, candidate: Candidate) -> Proved:
+    return prove(shop, candidate, variant_of(shop, Path(explored.files[candidate.name])))
 
 
 def _out(candidate: Candidate, fault: Fault) -> Candidate:
@@ -125,7 +124,7 @@ def _outcome(
         profile=shop.profile.name,
         runtime=f"{shop.place.runtime.value} {shop.place.version}",
         metric=shop.task.request.card.task.metric.value,
-        candidates=tuple(_judged(one, fault, one.name in front) for one, fault in verdicts),
+        candidates=tuple(_judged(one, fault, front) for one, fault in verdicts),
         chosen=chosen.name if chosen else None,
         why=why,
         sensitivities=explored.sensitivities,
@@ -139,7 +138,7 @@ def _outcome(
     return Outcome(report=report, fault=Fault(reason, why))
 
 
-def _judged(candidate: Candidate, fault: Fault | None, is_on_front: bool) -> Candidate:
+def _judged(candidate: Candidate, fault: Fault | None, front: frozenset[str]) -> Candidate:
     if fault is None:
-        return replace(candidate, on_pareto=is_on_front)
+        return replace(candidate, on_pareto=candidate.name in front)
     return _out(candidate, fault)

@@ -18,26 +18,26 @@ from wherry.names import Digest
 from wherry.signature import Tensor
 from wherry_controller.builder.data.rows import NUMPY, Tensors
 from wherry_controller.builder.explore import Workshop, variant_of
-from wherry_controller.builder.prove import Proof
+from wherry_controller.builder.proving import Proved
 from wherry_controller.core.build import BLOBS, manifest_file, offer_file
 from wherry_controller.core.choice import Candidate
 from wherry_controller.core.recipe import steps_of
 
 
-def pack(shop: Workshop, candidate: Candidate, file: Path, proof: Proof) -> Digest:
+def pack(shop: Workshop, candidate: Candidate, file: Path, proof: Proved) -> Digest:
     """Write manifest and blobs to the request's output folder; return the manifest's digest."""
     document = _document(shop, candidate, file, proof)
     return _write(_output(shop) / manifest_file(shop.profile.name), document)
 
 
-def pack_for_measuring(shop: Workshop, candidate: Candidate, file: Path, proof: Proof) -> Digest:
+def pack_for_measuring(shop: Workshop, candidate: Candidate, file: Path, proof: Proved) -> Digest:
     """Write a candidate as a bundle that devices may run and never serve; return its digest."""
     document = _document(shop, candidate, file, proof, measuring=True)
     return _write(_output(shop) / offer_file(shop.profile.name, candidate.name), document)
 
 
 def _document(
-    shop: Workshop, candidate: Candidate, file: Path, proof: Proof, *, measuring: bool = False
+    shop: Workshop, candidate: Candidate, file: Path, proof: Proved, *, measuring: bool = False
 ) -> Manifest:
     request, profile = shop.task.request, shop.profile
     card, signature = request.card, request.card.signature
@@ -67,7 +67,7 @@ def _document(
     )
 
 
-def _report(candidate: Candidate, proof: Proof, metric: str) -> Report:
+def _report(candidate: Candidate, proof: Proved, metric: str) -> Report:
     score = candidate.judged
     assert score is not None
     assert candidate.size_bytes is not None
@@ -85,7 +85,7 @@ def _report(candidate: Candidate, proof: Proof, metric: str) -> Report:
     )
 
 
-def _files(shop: Workshop, blobs: Path, model: Path, proof: Proof) -> dict[str, Blob]:
+def _files(shop: Workshop, blobs: Path, model: Path, proof: Proved) -> dict[str, Blob]:
     folder, assets = Path(shop.task.request.folder), shop.task.request.card.assets
     return {
         MODEL_FILE: store(blobs, model.read_bytes()),

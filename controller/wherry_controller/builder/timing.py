@@ -66,7 +66,9 @@ def _timed(shop: Workshop, explored: Explored) -> Explored:
     worth = [base] + [
         one for one in explored.candidates[1:] if judge(one, base, shop.goals) is None
     ]
-    latencies = dict(zip((one.name for one in worth), _latencies(shop, explored, worth), strict=True))
+    latencies = dict(
+        zip((one.name for one in worth), _latencies(shop, explored, worth), strict=True)
+    )
     return replace(
         explored,
         candidates=tuple(

@@ -21,10 +21,19 @@ from wherry.files import make_folder, write_whole
 from wherry.profile import Profile, Runtime
 from wherry.signature import Signature
 from wherry_controller.builder.data.read import Datasets, read_datasets
-from wherry_controller.builder.data.rows import NUMPY, Array, Rows, Tensors, Writer, open_rows
+from wherry_controller.builder.data.rows import (
+    NUMPY,
+    Array,
+    Rows,
+    Tensors,
+    Writer,
+    open_rows,
+    write_rows,
+)
 from wherry_controller.builder.faults import refuse, refuse_if
 from wherry_controller.builder.jobs import Say
-from wherry_controller.builder.judging import golden, metrics
+from wherry_controller.builder.judging import metrics
+from wherry_controller.builder.judging.golden import golden_inputs
 from wherry_controller.builder.judging.metrics import Measured
 from wherry_controller.builder.sources import Source, open_source
 from wherry_controller.core.build import BuildRequest, BuildStep
@@ -38,14 +47,15 @@ LITE_ROWS = 1
 FACTS = "version.json"
 WEIGHTS = "weights.safetensors"
 ONNX, LITE = "float.onnx", "float.tflite"
+GOLDEN = "golden"
+STEPS = "steps"
+MOST_STEPS = 2000
 
 
 class VersionFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What was found of a version; a runtime whose export failed has its fault in `refused`."""
 
     value: float
-    golden_rows: tuple[int, ...]
-    has_calibration: bool
     refused: dict[Runtime, Fault] = {}
 
 
@@ -96,10 +106,12 @@ def load_version(request: BuildRequest, to: Path, say: Say) -> None:
     say(BuildStep.EXPORTING)
     refused = _export(source, card, request.profiles, data.search, to)
     source.to_safetensors(to / WEIGHTS)
+    chosen = golden_inputs(data.final, final, card, (to / WEIGHTS).stat().st_size)
+    write_rows(to / GOLDEN, chosen, {})
+    if card.signature.states and data.calibration is not None:
+        _unroll(source, card.signature, data.calibration, to / "data" / STEPS)
     facts = VersionFacts(
         value=measured.value,
-        golden_rows=golden.pick(data.final, final, card),
-        has_calibration=data.calibration is not None,
         refused=refused,
     )
     write_whole(to / FACTS, codec.encode(facts))
@@ -175,6 +187,26 @@ def _sequence(source: Source, signature: Signature, part: Tensors, steps: int) -
     return {name: np.stack([given[name] for given in taken], axis=1) for name in taken[0]}
 
 
+def _unroll(source: Source, signature: Signature, rows: Rows, to: Path) -> None:
+    """Write the steps of sequences as single rows, each with the state that the net had by then."""
+    steps = steps_in(signature, rows)
+    assert steps is not None
+    writer, left = Writer(to), MOST_STEPS
+    for start in range(0, len(rows), signature.max_batch):
+        part = rows.part(slice(start, start + signature.max_batch))
+        states = initial_states(signature, part)
+        for step in range(steps):
+            if left <= 0:
+                break
+            here = {name: array[:, step] for name, array in part.items() if name not in states}
+            asked = {**here, **states}
+            writer.append({name: array[:left] for name, array in asked.items()}, {})
+            left -= len(next(iter(asked.values())))
+            given = source.run(asked)
+            states = {pair.input: np.asarray(given[pair.output]) for pair in signature.states}
+    writer.finish()
+
+
 def initial_states(signature: Signature, part: Tensors) -> dict[str, Array]:
     """Return each state input as the rows give it, and zeros where they do not."""
     tensors = {tensor.name: tensor for tensor in signature.inputs}
@@ -197,8 +229,7 @@ def _refuse_not_finite(files: Tensors) -> None:
             continue
         pieces = (array[start : start + 256] for start in range(0, len(array), 256))
         sick = sum(
-            int(np.sum(~np.isfinite(piece.reshape(len(piece), -1)).all(axis=1)))
-            for piece in pieces
+            int(np.sum(~np.isfinite(piece.reshape(len(piece), -1)).all(axis=1))) for piece in pieces
         )
         if sick:
             problem = f"the net gives NaN or infinity in {name!r} for {sick} rows"
