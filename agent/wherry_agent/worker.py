@@ -30,7 +30,14 @@ import numpy as np
 from wherry import codec
 from wherry.blobs import Blob, WrongBytes, check_digest
 from wherry.errors import REFUSALS, Malformed
-from wherry.manifest import LARGEST_MANIFEST_BYTES, MODEL_FILE, BadManifest, GoldenTensor, Manifest
+from wherry.manifest import (
+    LARGEST_MANIFEST_BYTES,
+    MODEL_FILE,
+    BadManifest,
+    GoldenTensor,
+    Manifest,
+    tolerance_of,
+)
 from wherry.messages import Reason, detail
 from wherry.names import Digest, parse_digest
 from wherry_agent import frames, runtimes
@@ -238,12 +245,12 @@ def _try_out(variant: Variant, place: Place, manifest: Manifest) -> None:
         variant.run([array[:1] for array in inputs])
     outputs = variant.run(inputs).outputs
     for tensor, output in zip(manifest.golden.outputs, outputs, strict=True):
-        golden = _golden(place, tensor)
+        golden, tolerance = _golden(place, tensor), tolerance_of(manifest.golden, tensor.name)
         if golden.shape != output.shape:
-            raise GoldenMismatch(tensor.name, float("inf"), manifest.golden.tolerance)
+            raise GoldenMismatch(tensor.name, float("inf"), tolerance)
         off = float(np.abs(output.astype(np.float64) - golden.astype(np.float64)).max())
-        if not off <= manifest.golden.tolerance:
-            raise GoldenMismatch(tensor.name, off, manifest.golden.tolerance)
+        if not off <= tolerance:
+            raise GoldenMismatch(tensor.name, off, tolerance)
 
 
 def _refusal(request: frames.Infer, fault: frames.Fault, error: Exception) -> bytes:

@@ -62,27 +62,34 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
     """Inputs and the variant's own outputs for them, made on the profile's runtime.
 
     They prove that a device runs the variant faithfully, not that the variant is good. An
-    output may stray from its golden value by `tolerance` at most (absolute, in the output's unit).
+    output may stray from its golden value by its entry in `tolerances` at most (absolute, in the
+    output's unit), or by `tolerance` where it has none. `tolerance` is the widest of them: agents
+    that know no other judge by it.
     """
 
     inputs: tuple[GoldenTensor, ...]
     outputs: tuple[GoldenTensor, ...]
     tolerance: float
+    tolerances: dict[str, float] = {}
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tolerance < math.inf:
-            raise BadManifest(f"a golden tolerance of {self.tolerance} is no distance")
+        for tolerance in (self.tolerance, *self.tolerances.values()):
+            if not 0 <= tolerance < math.inf:
+                raise BadManifest(f"a golden tolerance of {tolerance} is no distance")
+        strange = set(self.tolerances) - {tensor.name for tensor in self.outputs}
+        if strange:
+            raise BadManifest(f"{min(strange)!r} has a tolerance and is no golden output")
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What the variant is worth on `samples` rows that nothing else was decided by.
 
     `value` and `reference_value` are the metric's, of the variant and of its version in float. The
-    drop lies between `drop_low` and `drop_high` in 95 of 100 cases (a drop is a loss: it is positive
-    where the variant is worse, whichever way the metric counts); `agreement` is the share of rows
-    with the same answer, where there is one. `evaluated_on` is the runtime, its version and each
-    processor, emulated ones too. Nothing that was timed stands here: it differs at each build, and
-    the same version built again is the same bundle.
+    drop lies between `drop_low` and `drop_high` in 95 of 100 cases (a drop is a loss: it is
+    positive where the variant is worse, whichever way the metric counts); `agreement` is the share
+    of rows with the same answer, where there is one. `evaluated_on` is the runtime, its version and
+    each processor, emulated ones too. Nothing that was timed stands here: it differs at each build,
+    and the same version built again is the same bundle.
     """
 
     metric: str
@@ -156,6 +163,11 @@ def blobs_of(manifest: Manifest) -> tuple[Blob, ...]:
     tensors = (*manifest.golden.inputs, *manifest.golden.outputs)
     blobs = (*(tensor.blob for tensor in tensors), *manifest.files.values())
     return tuple({blob.digest: blob for blob in blobs}.values())
+
+
+def tolerance_of(golden: Golden, output: str) -> float:
+    """Return by how much an output may stray from its golden value."""
+    return golden.tolerances.get(output, golden.tolerance)
 
 
 def size_of(manifest: Manifest) -> int:
