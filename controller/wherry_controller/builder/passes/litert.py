@@ -38,6 +38,7 @@ from wherry_controller.core.fault import BuildReason
 from wherry_controller.core.recipe import Graph, Recipe
 
 LARGEST_FLOAT_SHARE = 0.9  # Of the weights' bytes, left by a recipe that keeps none in float.
+EXPORT = "export_sha256"  # Among the facts of a file of ranges.
 CASTS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 DATATYPES = {
     TensorType.BOOL: Datatype.BOOL,
@@ -132,7 +133,7 @@ def calibrate(file: Path, recipe: Recipe, rows: Iterable[Tensors], to: Path) -> 
             qsv_update_func=qsv_utils.min_max_update,
         )
         calibrator.calibrate({key: _Streamed(_named(rows, arguments))}, manager)
-        calibrator.save_calibration_result(str(to))
+        calibrator.save_calibration_result(str(to), {EXPORT: graph.digest})
     if not calibrator.get_model_qsvs():
         refuse(BuildReason.CALIBRATION_MISSING, "no row was given to take ranges from")
     return to
@@ -165,7 +166,8 @@ def bindings_of(
 ) -> tuple[tuple[Binding, ...], tuple[Binding, ...], int | None]:
     """Return how the file's inputs and outputs stand for the signature's, and its fixed batch.
 
-    litert-torch numbers the net's arguments and results in order; their tensors have other names.
+    litert-torch numbers the net's arguments and results in order, where the net does not name its
+    results itself; their tensors have other names.
     """
     graph = opened(file)
     entry = _entry(graph)
@@ -227,17 +229,16 @@ def _ranges(graph: LiteGraph, recipe: Recipe, ranges: Path | None) -> dict[str, 
         return None
     if ranges is None:
         refuse(BuildReason.CALIBRATION_MISSING, f"{recipe.name} takes ranges from calibration")
-    found = _loaded(ranges, ranges.stat().st_mtime_ns)
-    wanted = {graph.name_of(tensor) for tensor in graph.inputs}
-    if not wanted <= found.keys():
+    found, facts = _loaded(ranges, ranges.stat().st_mtime_ns)
+    if facts.get(EXPORT) != graph.digest:
         refuse(BuildReason.CALIBRATION_MISSING, "the ranges are those of another export")
     return found
 
 
 @lru_cache(maxsize=2)
-def _loaded(ranges: Path, _time: int) -> dict[str, QSV]:
-    found: dict[str, QSV] = calibration_utils.load_calibration_results(str(ranges))[0]
-    return found
+def _loaded(ranges: Path, _time: int) -> tuple[dict[str, QSV], dict[str, object]]:
+    found, facts = calibration_utils.load_calibration_results(str(ranges))
+    return found, facts
 
 
 def _unbounded(graph: LiteGraph, known: dict[str, QSV] | None) -> frozenset[int]:
@@ -284,7 +285,7 @@ def _lengths(model: Model, index: int) -> Iterator[int]:
 
 
 def _bind(tensor: Tensor, found: dict[str, TensorT], argument: str) -> Binding:
-    given = found.get(argument)
+    given = found.get(argument) or found.get(tensor.name)
     datatype = DATATYPES.get(given.type) if given is not None else None
     if given is None or datatype is None:
         refuse(BuildReason.NOT_EXPORTABLE, f"the LiteRT model has nothing for {tensor.name!r}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 from ai_edge_litert.schema_py_generated import (
@@ -97,6 +98,7 @@ class Step:
 class LiteGraph:
     """A parsed file, whose arrays are views of its bytes; nothing may change `tree`."""
 
+    digest: str
     tree: ModelT
     steps: tuple[Step, ...]
     inputs: tuple[int, ...]
@@ -128,9 +130,10 @@ def onnx_kind(kind: str) -> str:
 @lru_cache(maxsize=2)
 def _opened(file: Path, _time: int, _size: int) -> LiteGraph:
     # Of bytes of its own and not of the mapped file: another file may take its place.
-    tree = flatbuffer.read_model(memoryview(file.read_bytes()))
+    content = file.read_bytes()
+    tree, digest = flatbuffer.read_model(memoryview(content)), sha256(content).hexdigest()
     main = tree.subgraphs[0]
-    return LiteGraph(tree, tuple(_steps(tree)), tuple(main.inputs), tuple(main.outputs))
+    return LiteGraph(digest, tree, tuple(_steps(tree)), tuple(main.inputs), tuple(main.outputs))
 
 
 def _steps(tree: ModelT) -> Iterator[Step]:

@@ -1,0 +1,60 @@
+"""LiteRT files opened for their weights: what is read can be changed, and changes the answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.controller.builder.passes.test_litert import (
+    INT8,
+    MIXED,
+    MODELS,
+    RESIDUAL,
+    UNROLLED,
+    a_recipe,
+    answer,
+    rows,
+)
+from wherry.profile import Precision
+from wherry_controller.builder import lite_file
+from wherry_controller.builder.passes import litert
+
+UPSCALING = MODELS / "upscaling.tflite"
+
+
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("file", [RESIDUAL, UNROLLED, MIXED])
+def test_each_weight_that_is_zeroed_changes_the_answers(
+    file: Path, precision: Precision, tmp_path: Path
+) -> None:
+    if precision is Precision.INT4:
+        return
+    made, damaged = tmp_path / "made.tflite", tmp_path / "damaged.tflite"
+    ranges = tmp_path / "ranges.json"
+    if precision is Precision.INT8:
+        litert.calibrate(file, INT8, rows(file), ranges)
+    litert.make(file, a_recipe(precision), ranges, made)
+    good = [answer(made, row) for row in rows(file, 4)]
+    for weights in lite_file.weights(made):
+        lite_file.with_weights(made, weights.name, np.zeros_like(weights.values), damaged)
+        given = [answer(damaged, row) for row in rows(file, 4)]
+        assert not all(np.allclose(*pair) for pair in zip(good, given, strict=True)), weights.name
+        assert damaged.stat().st_size == made.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("file", "channels"),
+    [(UPSCALING, [8, 2]), (MIXED, [16, 32, 4]), (UNROLLED, [64, 64, 10])],
+)
+def test_the_axis_of_a_weight_is_that_of_its_channels(file: Path, channels: list[int]) -> None:
+    found = lite_file.weights(file)
+    assert [one.values.shape[one.axis] for one in found] == channels
+
+
+def test_shared_weights_stand_once_and_other_bytes_stay(tmp_path: Path) -> None:
+    first, *_ = found = lite_file.weights(UNROLLED)
+    assert len({one.name for one in found}) == len(found) == 3
+    again = lite_file.with_weights(UNROLLED, first.name, first.values, tmp_path / "same.tflite")
+    assert again.read_bytes() == UNROLLED.read_bytes()
