@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+from wherry.cpuinfo import features_in, lines_of
 from wherry.profile import Arch, Facts
 
 _CPUINFO = Path("/proc/cpuinfo")
 _BOARD = Path("/proc/device-tree/model")
-_FEATURE_KEYS = ("flags", "Features")  # As x86 and ARM kernels spell it.
 _NARROW = {"aarch64": Arch.ARMV7L.value, "armv8l": Arch.ARMV7L.value, "x86_64": "i686"}
 
 
@@ -36,15 +35,9 @@ def facts() -> Facts:
     )
 
 
-def features_in(cpuinfo: str) -> tuple[str, ...]:
-    """Return the features that every core has, in alphabetical order: a thread may run on any."""
-    found = [set(words.split()) for key, words in _pairs(cpuinfo) if key in _FEATURE_KEYS]
-    return tuple(sorted(set.intersection(*found))) if found else ()
-
-
 def model_in(board: str, cpuinfo: str) -> str:
     """Return the board's name, or the processor's where no device tree names one."""
-    named = {key: words for key, words in _pairs(cpuinfo) if key in ("Model", "model name")}
+    named = {key: words for key, words in lines_of(cpuinfo) if key in ("Model", "model name")}
     return board.strip("\0\n ") or named.get("Model") or named.get("model name", "")
 
 
@@ -64,12 +57,6 @@ def _libc() -> str:
         return os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (OSError, ValueError):  # Another C library knows no such name.
         return ""
-
-
-def _pairs(cpuinfo: str) -> Iterator[tuple[str, str]]:
-    for line in cpuinfo.splitlines():
-        key, _, words = line.partition(":")
-        yield key.strip(), words.strip()
 
 
 def _read(path: Path) -> str:

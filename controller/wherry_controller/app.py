@@ -52,6 +52,7 @@ from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.ingest import Drop, Ingest, Message
 from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rollouts import Rollouts
+from wherry_controller.services.shipped import declare_shipped
 from wherry_controller.settings import EMBEDDED, Settings
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, open_store
@@ -271,7 +272,9 @@ def open_controller(settings: Settings, *, clock: Callable[[], float] = time.tim
     Raises `NoKeys`, `BadKey`, `NoDatabase`, `NewerDatabase` and `BadSetting`.
     """
     keys = read_keys(settings)
-    return Controller(settings, open_store(settings.database_url), keys, clock=clock)
+    store = open_store(settings.database_url)
+    declare_shipped(store)
+    return Controller(settings, store, keys, clock=clock)
 
 
 def _perform(work: Callable[[Desk], T], outcome: Future[T], desk: Desk) -> None:

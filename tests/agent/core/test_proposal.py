@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from tests.agent import cpuinfo
+from tests import cpuinfos as cpuinfo
+from wherry.cpuinfo import features_in
 from wherry.profile import (
     Activation,
     Facts,
@@ -20,7 +21,6 @@ from wherry.profile import (
     find_wrong_system,
 )
 from wherry_agent.core.proposal import UnknownArch, known_name, propose, telling, toml_of
-from wherry_agent.detect import features_in
 
 TOML = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
