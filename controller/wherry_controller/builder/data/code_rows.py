@@ -18,6 +18,8 @@ from wherry_controller.builder.faults import refuse, refusing
 from wherry_controller.core.card import Card
 from wherry_controller.core.fault import BuildReason
 
+END = object()
+
 
 def code_parts(folder: Path, function: str, card: Card, purpose: Purpose) -> Iterator[Tensors]:
     rows: list[dict[str, Array]] = []
@@ -38,8 +40,8 @@ def _rows(given: object, function: str) -> Iterator[object]:
     iterator = iter(given)
     for at in itertools.count():
         with refusing(BuildReason.MALFORMED_DATA, f"{function} fails at row {at}"):
-            row = next(iterator, None)
-        if row is None:
+            row = next(iterator, END)
+        if row is END:
             return
         yield row
 

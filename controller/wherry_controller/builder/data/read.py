@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from wherry_controller.builder.data.code_rows import code_parts
 from wherry_controller.builder.data.csv_file import csv_parts
 from wherry_controller.builder.data.labels import checked_labels
 from wherry_controller.builder.data.ranges import stray
-from wherry_controller.builder.data.rows import Rows, Tensors, Writer, digests_of
+from wherry_controller.builder.data.rows import Array, Rows, Tensors, Writer, digests_of
 from wherry_controller.builder.data.wanted import Purpose, Where, checked_inputs
 from wherry_controller.builder.faults import refuse, refuse_if, refusing
 from wherry_controller.core.card import Card, function_of
@@ -35,7 +35,8 @@ FEWEST_FINAL_ROWS = 20
 SEARCH_BELOW = 64  # Of the 256 first bytes that a digest can have: a quarter.
 CALIBRATION, SEARCH, FINAL = "calibration", "search", "final"
 
-Parts = Callable[[Path, Card, Purpose], Iterator[Tensors]]
+_Look: TypeAlias = tuple[np.dtype[np.generic], tuple[int, ...]]
+Parts: TypeAlias = Callable[[Path, Card, Purpose], Iterator[Tensors]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +125,14 @@ def _checked(
 ) -> Iterator[tuple[Tensors, Tensors]]:
     """Return inputs and labels part by part, each as the card says and all of one shape."""
     rows = size_bytes = 0
-    like: Tensors = {}
+    like: dict[str, _Look] = {}
     for part in _guarded(name, _parts(card, name, folder, purpose)):
         where = Where(name, rows)
         inputs = checked_inputs(card.signature, where, part)
         labels = checked_labels(card, where, part) if purpose is Purpose.JUDGE else {}
-        like = like or {**inputs, **labels}
-        _refuse_unlike(name, like, {**inputs, **labels})
+        looks = {tensor: _look(array) for tensor, array in (*inputs.items(), *labels.items())}
+        like = like or looks
+        _refuse_unlike(name, like, looks)
         rows += len(next(iter(inputs.values())))
         size_bytes += sum(array.nbytes for array in (*inputs.values(), *labels.values()))
         _refuse_endless(name, rows, size_bytes)
@@ -191,14 +193,17 @@ def _guarded(name: str, parts: Iterator[Tensors]) -> Iterator[Tensors]:
         yield part
 
 
-def _refuse_unlike(name: str, like: Tensors, part: Tensors) -> None:
-    if like.keys() != part.keys():
-        odd = min(like.keys() ^ part.keys())
+def _look(array: Array) -> _Look:
+    return array.dtype, array.shape[1:]
+
+
+def _refuse_unlike(name: str, like: dict[str, _Look], looks: dict[str, _Look]) -> None:
+    if like.keys() != looks.keys():
+        odd = min(like.keys() ^ looks.keys())
         refuse(BuildReason.MALFORMED_DATA, f"only some rows of {name} have {odd!r}")
-    for tensor, array in part.items():
-        one, other = like[tensor], array
-        if (one.dtype, one.shape[1:]) != (other.dtype, other.shape[1:]):
-            shapes = f"{one.dtype} {list(one.shape[1:])} and {other.dtype} {list(other.shape[1:])}"
+    for tensor, look in looks.items():
+        if look != like[tensor]:
+            shapes = " and ".join(f"{dtype} {list(shape)}" for dtype, shape in (like[tensor], look))
             problem = f"rows of {name} differ in {tensor!r} ({shapes}); pad them to one length"
             refuse(BuildReason.MALFORMED_DATA, problem)
 
