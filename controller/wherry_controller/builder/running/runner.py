@@ -134,12 +134,15 @@ def outward(binding: Bound, array: Array, wanted: np.dtype[Any]) -> Array:
 def ask(model: Model, invoke: Invoke, inputs: Tensors) -> dict[str, Array]:
     """Ask the loaded model for at most a batch of rows, in signature terms."""
     rows = len(next(iter(inputs.values())))
-    ready = {
+    given = invoke(_bound(model, inputs))
+    return {side.name: _answer(side, given, rows) for side in model.outputs}
+
+
+def _bound(model: Model, inputs: Tensors) -> Tensors:
+    return {
         side.runtime_name: _padded(inward(side, inputs[side.name]), model.static_batch)
         for side in model.inputs
     }
-    given = invoke(ready)
-    return {side.name: _answer(side, given, rows) for side in model.outputs}
 
 
 def _padded(batch: Array, size: int | None) -> Array:
@@ -174,44 +177,41 @@ class Column:
 
     def __init__(self, path: str) -> None:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        self._path, self._offset = path, int(mapped.offset)
-        self.dtype, self.shape = mapped.dtype, mapped.shape
         if not mapped.flags.c_contiguous:
             raise Unfit(f"{path} is not in row-major order")
+        self._path, self._offset = path, int(mapped.offset)
+        self._dtype, self._shape = mapped.dtype, mapped.shape[1:]
 
     def read(self, start: int, stop: int) -> Array:
-        size = math.prod(self.shape[1:])
-        offset = self._offset + start * size * self.dtype.itemsize
-        flat = np.fromfile(self._path, self.dtype, (stop - start) * size, offset=offset)
-        return flat.reshape(stop - start, *self.shape[1:])
+        size = math.prod(self._shape)
+        offset = self._offset + start * size * self._dtype.itemsize
+        flat = np.fromfile(self._path, self._dtype, (stop - start) * size, offset=offset)
+        return flat.reshape(stop - start, *self._shape)
 
 
 class Sink:
     """A `.npy` file of `rows` rows that is written batch by batch."""
 
     def __init__(self, path: Path, rows: int) -> None:
-        self._path, self._rows = path, rows
+        self._file, self._rows = path.open("wb"), rows
         self._shape: tuple[int, ...] | None = None
-        path.unlink(missing_ok=True)
 
     def write(self, batch: Array) -> None:
         if self._shape is None:
             self._begin(batch)
-        if self._shape != batch.shape[1:]:
-            problem = f"{list(self._shape or ())} and {list(batch.shape[1:])}"
+        elif self._shape != batch.shape[1:]:
+            problem = f"{list(self._shape)} and {list(batch.shape[1:])}"
             raise Unfit(f"an output changes its shape between batches: {problem}")
-        with self._path.open("ab") as file:
-            file.write(np.ascontiguousarray(batch).tobytes())
+        self._file.write(np.ascontiguousarray(batch).data)
+
+    def close(self) -> None:
+        self._file.close()
 
     def _begin(self, batch: Array) -> None:
         self._shape = batch.shape[1:]
-        header = {
-            "descr": np.lib.format.dtype_to_descr(batch.dtype),
-            "fortran_order": False,
-            "shape": (self._rows, *self._shape),
-        }
-        with self._path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
+        descr = np.lib.format.dtype_to_descr(batch.dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": (self._rows, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
 
 def batches(model: Model, files: Mapping[str, str], start: int, stop: int) -> Iterator[Tensors]:
@@ -260,6 +260,8 @@ def run(job: dict[str, Any], load: Callable[[Model], Invoke]) -> dict[str, Any]:
         given = answer(model, invoke, inputs)
         for index, side in enumerate(model.outputs):
             sinks[index].write(given[side.name])
+    for sink in sinks:
+        sink.close()
     memory_bytes = max(0, memory_kib("VmHWM") - before) * 1024
     return {"load_ms": load_ms, "memory_bytes": memory_bytes}
 
@@ -292,10 +294,7 @@ def _one_row(
     if is_sequence(model, inputs):
         carried = {name for _, name in model.states}
         inputs = {name: a if name in carried else a[:, 0] for name, a in inputs.items()}
-    ready = {
-        side.runtime_name: _padded(inward(side, inputs[side.name]), model.static_batch)
-        for side in model.inputs
-    }
+    ready = _bound(model, inputs)
     return lambda: invoke(ready)
 
 

@@ -130,9 +130,16 @@ class Runners:
         """Return "" where the place's processor can be emulated, or why not."""
         return emulation.why_not(place, self._runtimes)
 
+    def processes(self) -> dict[Place, int]:
+        """Return the process of each place that was asked so far."""
+        return {place: server.process for place, server in self._servers.items()}
+
     def _server(self, place: Place) -> Server:
         server = self._servers.get(place)
-        if server is None or not server.is_alive():
+        if server is not None and not server.is_alive():
+            server.close()
+            server = None
+        if server is None:
             python = python_at(place, self._runtimes)
             server = self._servers[place] = Server(python, place.runtime)
         return server

@@ -78,6 +78,10 @@ class Server:
             raise RunFailed(answer.problem)
         return answer
 
+    @property
+    def process(self) -> int:
+        return self._process.pid
+
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
