@@ -7,9 +7,11 @@ the rest in float without a word. So what the file stores is looked at after eac
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from ai_edge_quantizer.calibrator import CalibrationMode, Calibrator
 from ai_edge_quantizer.model_modifier import ModelModifier
 from ai_edge_quantizer.params_generator import ParamsGenerator
 from ai_edge_quantizer.qtyping import QSV
+from ai_edge_quantizer.recipe_manager import RecipeManager
 from ai_edge_quantizer.utils import calibration_utils, qsv_utils
 
 from wherry.manifest import Binding
@@ -38,6 +41,7 @@ from wherry_controller.core.fault import BuildReason
 from wherry_controller.core.recipe import Graph, Recipe
 
 LARGEST_FLOAT_SHARE = 0.9  # Of the weights' bytes, left by a recipe that keeps none in float.
+ROWS_AT_ONCE = 100
 EXPORT = "export_sha256"  # Among the facts of a file of ranges.
 CASTS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 DATATYPES = {
@@ -123,19 +127,18 @@ def calibrate(file: Path, recipe: Recipe, rows: Iterable[Tensors], to: Path) -> 
     """
     _refuse_quantized(file)
     graph = opened(file)
-    key, arguments = _arguments(graph)
     manager = plan(graph, recipe)
+    key, arguments = _arguments(graph)
+    content, left = file.read_bytes(), _named(rows, arguments)
+    known: dict[str, QSV] = {}
     with refusing(BuildReason.CONVERTER_CRASHED, "LiteRT cannot calibrate the net"):
-        calibrator = Calibrator(
-            file.read_bytes(),
-            num_threads=1,
-            mode=CalibrationMode.CALIBRATION_PROFILER_BASED,
-            qsv_update_func=qsv_utils.min_max_update,
-        )
-        calibrator.calibrate({key: _Streamed(_named(rows, arguments))}, manager)
-        calibrator.save_calibration_result(str(to), {EXPORT: graph.digest})
-    if not calibrator.get_model_qsvs():
+        for row in left:
+            some = {key: _Streamed(chain([row], islice(left, ROWS_AT_ONCE - 1)))}
+            known = _widened(content, known, some, manager)
+    if not known:
         refuse(BuildReason.CALIBRATION_MISSING, "no row was given to take ranges from")
+    facts = {"model_qsvs": known, "metadata": {EXPORT: graph.digest}}
+    to.write_text(json.dumps(facts, cls=calibration_utils.NumpyEncoder))
     return to
 
 
@@ -217,6 +220,25 @@ def _arguments(graph: LiteGraph) -> tuple[str, dict[str, str]]:
     entry = _entry(graph)
     named = {graph.name_of(item.tensorIndex): item.name.decode() for item in entry.inputs}
     return entry.signatureKey.decode(), named
+
+
+def _widened(
+    content: bytes, known: dict[str, QSV], rows: dict[str, _Streamed], manager: RecipeManager
+) -> dict[str, QSV]:
+    """Return the known ranges, widened by the rows.
+
+    The interpreter keeps some KB of each run that it watches, and gives them back at its end.
+    """
+    calibrator = Calibrator(
+        content,
+        num_threads=1,
+        mode=CalibrationMode.CALIBRATION_PROFILER_BASED,
+        qsv_update_func=qsv_utils.min_max_update,
+    )
+    calibrator.load_model_qsvs(known)
+    calibrator.calibrate(rows, manager)
+    found: dict[str, QSV] = calibrator.get_model_qsvs()
+    return found
 
 
 def _named(rows: Iterable[Tensors], arguments: dict[str, str]) -> Iterator[Tensors]:

@@ -36,7 +36,7 @@ def a_recipe(precision: Precision, **other: object) -> Recipe:
 INT8 = a_recipe(Precision.INT8)
 
 
-def rows(file: Path, count: int = 20) -> Iterator[Tensors]:
+def rows(file: Path, count: int = 120) -> Iterator[Tensors]:
     values = np.random.default_rng(5)
     for _ in range(count):
         if file == MIXED:
