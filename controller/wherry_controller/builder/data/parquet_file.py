@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pyarrow.types
 
 from wherry.signature import Tensor
-from wherry_controller.builder.data.rows import Array, Tensors
+from wherry_controller.builder.data.rows import Array, Tensors, rows_a_part
 from wherry_controller.builder.data.table import (
     columns_of,
     converted,
@@ -27,7 +27,8 @@ from wherry_controller.builder.faults import refuse
 from wherry_controller.core.card import Card
 from wherry_controller.core.fault import BuildReason
 
-ROWS_A_BATCH = 64
+BUFFER_BYTES = 256 * 1024
+BATCH_ROWS = 256  # Equal values take next to no bytes in the file, and do in memory.
 
 
 class _Column(Protocol):
@@ -44,18 +45,42 @@ class _Column(Protocol):
     def to_pylist(self) -> list[object]: ...
 
 
+class _Group(Protocol):
+    @property
+    def total_byte_size(self) -> int: ...
+
+
+class _Metadata(Protocol):
+    """What a file says of itself, as pyarrow gives it."""
+
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def num_row_groups(self) -> int: ...
+    def row_group(self, at: int) -> _Group: ...
+
+
 def parquet_parts(file: Path, card: Card, purpose: Purpose) -> Iterator[Tensors]:
-    # Reading ahead would keep whole row groups in memory.
-    with pyarrow.parquet.ParquetFile(file, pre_buffer=False) as table:
+    # Reading ahead, or without a buffer, would keep whole row groups in memory.
+    with pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER_BYTES) as table:
         header = table.schema_arrow.names
         inputs = columns_of(card, file.name, header)
         labels = label_columns_of(card, purpose, file.name, header)
         columns = [*(column for columns in inputs.values() for column in columns), *labels]
         wanted = list(dict.fromkeys(columns))
-        for batch in table.iter_batches(ROWS_A_BATCH, columns=wanted, use_threads=False):
+        for batch in table.iter_batches(
+            _batch_rows(table.metadata), columns=wanted, use_threads=False
+        ):
             if batch.num_rows:
                 cells = {name: _cells(file.name, name, batch.column(name)) for name in wanted}
                 yield _part(card, file.name, inputs, labels, cells)
+
+
+def _batch_rows(metadata: _Metadata) -> int:
+    """Return how many rows make up a part, by what the file says of its own size."""
+    groups = (metadata.row_group(at) for at in range(metadata.num_row_groups))
+    size_bytes = sum(group.total_byte_size for group in groups)
+    return min(BATCH_ROWS, rows_a_part(size_bytes // max(1, metadata.num_rows)))
 
 
 def _part(

@@ -6,7 +6,7 @@ what covers both ranges is more than `LARGEST_RANGE_FACTOR` times as wide as the
 two, so an offset counts as a factor does. A few rows of honest data, heavy in their tails, may
 do that by chance: it is refused only if the rows' reaches (how far each is at most from the
 narrower input's centre) differ by more than chance, by the two-sample test of Kolmogorov and
-Smirnov at one in a thousand. States are left out: they start at zero and move.
+Smirnov at one in eight thousand. States are left out: they start at zero and move.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wherry_controller.builder.data.wanted import states_of
 from wherry_controller.core.fault import LARGEST_RANGE_FACTOR, BuildReason, Fault
 
 QUANTILES = (0.001, 0.999)
-CHANCE = 1.95  # The test's critical value for one in a thousand.
+CHANCE = 2.2  # The test's critical value for one in eight thousand.
 SAME = 1e-6  # Widths below this share of the values themselves are rounding.
 
 Floats = npt.NDArray[np.float64]

@@ -24,6 +24,7 @@ Tensors = Mapping[str, Array]
 Indices = npt.NDArray[np.int64]
 
 PART_BYTES = 4 * 1024 * 1024
+PART_ROWS = 8192  # However small they are: each has a digest, which Python keeps as an object.
 LISTING = "rows.json"
 NUMPY: dict[Datatype, np.dtype[np.generic]] = {
     Datatype.BOOL: np.dtype(np.bool_),
@@ -125,7 +126,7 @@ def open_rows(folder: Path) -> Rows:
 
 def rows_a_part(row_bytes: int) -> int:
     """Return how many rows of that size are read or written at a time."""
-    return max(1, PART_BYTES // max(1, row_bytes))
+    return min(PART_ROWS, max(1, PART_BYTES // max(1, row_bytes)))
 
 
 def digests_of(inputs: Tensors) -> list[bytes]:
