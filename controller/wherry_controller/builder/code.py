@@ -16,6 +16,12 @@ from wherry_controller.core.card import file_of, function_of
 from wherry_controller.core.fault import BuildReason
 
 
+def make_importable(folder: Path) -> None:
+    """Let modules in `folder` be imported by name, before others as they are for a script."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
 def load_function(folder: Path, name: str) -> Callable[..., object]:
     """Return the function that `net.py:make_net` names, from the file in `folder`.
 
@@ -26,8 +32,7 @@ def load_function(folder: Path, name: str) -> Callable[..., object]:
     spec = importlib.util.spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:
         refuse(BuildReason.FACTORY_NOT_IMPORTABLE, f"{file.name} is no Python file")
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
+    make_importable(folder)
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # Dataclasses and torch.export look their module up.
     with refusing(BuildReason.FACTORY_NOT_IMPORTABLE, f"{file.name} does not import"):

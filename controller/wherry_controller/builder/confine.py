@@ -104,6 +104,8 @@ def confine(
     try:
         for path in (*_existing(SYSTEM), *python_folders(), *readable):
             _allow(call, ruleset, path, READING)
+        for path in import_folders():
+            _allow(call, ruleset, path, READ_DIR)
         for path in (*_existing(DEVICES), *writable, private):
             _allow(call, ruleset, path, handled)
         _restrict(call, ruleset)
@@ -136,6 +138,12 @@ def python_folders() -> list[Path]:
     executable = Path(sys.executable).resolve().parent
     folders = [*map(Path, prefixes), executable, *sources]
     return list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
+
+
+def import_folders() -> list[Path]:
+    """Return the folders in which Wherry's packages are looked up: their names are enough."""
+    packages = (wherry, wherry_controller)
+    return [Path(package.__file__).parents[1] for package in packages if package.__file__]
 
 
 def _forget_secrets() -> None:

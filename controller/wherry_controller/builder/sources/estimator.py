@@ -22,6 +22,7 @@ from skl2onnx.common import data_types
 from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
 
 from wherry.signature import Datatype, Signature, Tensor
+from wherry_controller.builder.code import make_importable
 from wherry_controller.builder.data.rows import NUMPY, Array, Tensors
 from wherry_controller.builder.faults import refuse, refusing
 from wherry_controller.builder.sources import base
@@ -104,16 +105,22 @@ class EstimatorSource:
 
 def open_estimator(card: Card, folder: Path) -> EstimatorSource:
     """Return the estimator in the card's file: its own code runs while it is read."""
-    name = card.source.file
-    with refusing(BuildReason.SOURCE_UNREADABLE, f"{name} cannot be read by joblib"), base.quiet():
-        estimator = joblib.load(folder / name)
-    if not hasattr(estimator, "predict"):
-        problem = f"{name} holds a {type(estimator).__name__}, which predicts nothing"
-        refuse(BuildReason.SOURCE_UNREADABLE, problem)
+    estimator = read_estimator(folder / card.source.file)
     answers = {
         tensor.name: _answer_of(card, tensor, estimator) for tensor in card.signature.outputs
     }
     return EstimatorSource(estimator, card, answers)
+
+
+def read_estimator(file: Path) -> object:
+    """Return what the pickle makes, if it predicts; its own code runs meanwhile."""
+    make_importable(file.parent)  # A pickle names the classes of the version's own modules.
+    with refusing(BuildReason.SOURCE_UNREADABLE, f"{file.name} cannot be read"), base.quiet():
+        estimator = joblib.load(file)
+    if not hasattr(estimator, "predict"):
+        problem = f"{file.name} holds a {type(estimator).__name__}, which predicts nothing"
+        refuse(BuildReason.SOURCE_UNREADABLE, problem)
+    return estimator
 
 
 def _answer_of(card: Card, tensor: Tensor, estimator: object) -> Answer:

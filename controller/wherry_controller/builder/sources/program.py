@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,23 +98,24 @@ def read_program(file: Path) -> ExportedProgram:
             os.environ[FORCED] = before
 
 
-def input_shapes(program: ExportedProgram) -> list[tuple[torch.dtype, tuple[int | str, ...]]]:
-    """Return type and shape of each input; an axis that varies has the tracer's name for it."""
-    inputs = set(program.graph_signature.user_inputs)
-    values = [node.meta["val"] for node in program.graph.nodes if node.name in inputs]
-    return [
-        (value.dtype, tuple(_axis(axis) for axis in value.shape))
-        for value in values
-        if isinstance(value, torch.Tensor)
-    ]
+def input_tensors(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """Return what the program was traced with, by name: shapes and types, and no values."""
+    return _traced(program, program.graph_signature.user_inputs)
 
 
-def _axis(axis: object) -> int | str:
-    return axis if isinstance(axis, int) else str(axis)
+def output_tensors(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    return _traced(program, program.graph_signature.user_outputs)
+
+
+def _traced(program: ExportedProgram, names: Sequence[object]) -> dict[str, torch.Tensor]:
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    found = ((str(name), values.get(str(name))) for name in names)
+    return {name: value for name, value in found if isinstance(value, torch.Tensor)}
 
 
 def _static_batch(program: ExportedProgram) -> int | None:
-    first = [shape[0] for _, shape in input_shapes(program) if shape]
+    given = input_tensors(program).values()
+    first: list[object] = [value.shape[0] for value in given if len(value.shape)]
     return next((axis for axis in first if isinstance(axis, int)), None)
 
 

@@ -94,14 +94,14 @@ class ScriptSource:
 def open_script(card: Card, folder: Path) -> ScriptSource:
     """Return the net in the card's TorchScript file; refuse one that was quantized."""
     name = card.source.file
-    with refusing(BuildReason.SOURCE_UNREADABLE, f"{name} cannot be read"), base.quiet():
-        script = _read(folder / name)
+    script = read_script(folder / name)
     if "quantized::" in str(script.inlined_graph):
         refuse(BuildReason.ALREADY_QUANTIZED, f"{name} computes with quantized layers")
     return ScriptSource(script, net.in_terms(script, card), card)
 
 
-def _read(file: Path) -> torch.jit.ScriptModule:
-    script = torch.jit.load(str(file), map_location="cpu")  # type: ignore[no-untyped-call]
-    assert isinstance(script, torch.jit.ScriptModule)
-    return script.eval()
+def read_script(file: Path) -> torch.jit.ScriptModule:
+    with refusing(BuildReason.SOURCE_UNREADABLE, f"{file.name} cannot be read"), base.quiet():
+        script = torch.jit.load(str(file), map_location="cpu")  # type: ignore[no-untyped-call]
+        assert isinstance(script, torch.jit.ScriptModule)
+        return script.eval()
