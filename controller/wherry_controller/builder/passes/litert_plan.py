@@ -26,6 +26,7 @@ ALL_SCOPES = ".*"
 # Both runtimes misread a convolution's weights that have one scale, where ranges are found at each
 # run: a net that was right in 97 of 100 rows is so in 18.
 DENSE = TFLOperationName.FULLY_CONNECTED
+TABLE = TFLOperationName.EMBEDDING_LOOKUP
 
 
 def plan(graph: LiteGraph, recipe: Recipe, unbounded: Collection[int] = ()) -> RecipeManager:
@@ -66,11 +67,23 @@ def _whole(recipe: Recipe) -> RecipeManager:
             manager.add_dynamic_config(ALL_SCOPES, EVERY, num_bits=8, granularity=grain)
         case Precision.INT8_DYNAMIC:
             manager.add_dynamic_config(ALL_SCOPES, DENSE, num_bits=8, granularity=grain)
+            _add_tables(manager, recipe)
         case Precision.INT8 if recipe.calibration is Calibration.MIN_MAX:
             manager.add_static_config(ALL_SCOPES, EVERY, 8, 8, weight_granularity=grain)
+            _add_tables(manager, recipe)
         case _:
             refuse(BuildReason.NO_RECIPE, f"no LiteRT pass makes {recipe.name!r}")
     return manager
+
+
+def _add_tables(manager: RecipeManager, recipe: Recipe) -> None:
+    """Store tables of words in int8, whose rows are unpacked as they are looked up.
+
+    They have no static form. tflite-runtime reads one scale a table, whatever stands in the file.
+    """
+    is_fine = recipe.per_channel and recipe.runtime is not Runtime.TFLITE
+    grain = QuantGranularity.CHANNELWISE if is_fine else QuantGranularity.TENSORWISE
+    manager.add_dynamic_config(ALL_SCOPES, TABLE, num_bits=8, granularity=grain)
 
 
 def _refuse_misread(recipe: Recipe) -> None:
