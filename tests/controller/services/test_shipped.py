@@ -9,8 +9,11 @@ import pytest
 from msgspec.structs import replace
 
 from wherry.profile import Profile
+from wherry_controller.app import open_controller
+from wherry_controller.foundation import found
 from wherry_controller.profiles import names, shipped
 from wherry_controller.services.shipped import declare_shipped
+from wherry_controller.settings import read_settings
 from wherry_controller.store import models
 from wherry_controller.store.database import Store, open_store
 
@@ -35,6 +38,15 @@ def test_a_new_database_knows_every_profile_that_comes_along(store: Store) -> No
 def test_a_second_start_declares_nothing(store: Store) -> None:
     declare_shipped(store)
     assert declare_shipped(store) == []
+
+
+def test_a_controller_that_opens_has_declared_them(tmp_path: Path) -> None:
+    found(tmp_path / "controller")
+    controller = open_controller(read_settings(tmp_path / "controller", {}))
+    try:
+        assert tuple(known(controller.store)) == names()
+    finally:
+        controller.close()
 
 
 def test_what_an_operator_made_of_a_profile_stays(store: Store) -> None:
