@@ -64,6 +64,7 @@ QUANTIZED_KINDS = frozenset(
         "QuantizeLinear",
     }
 )
+PASSES = (Precision.FP16, Precision.INT8, Precision.INT8_DYNAMIC, Precision.INT4)
 DATATYPES: dict[int, Datatype] = {
     onnx.TensorProto.BOOL: Datatype.BOOL,
     onnx.TensorProto.UINT8: Datatype.UINT8,
@@ -93,23 +94,12 @@ def finish_float(file: Path, recipe: Recipe, to: Path) -> None:
     model = read(file)
     _refuse_quantized(model)
     finish(formed(model, recipe.max_opset), recipe, to)
-    refuse_unloadable(to)
+    refuse_unloadable(to, BuildReason.UNSUPPORTED_OPERATOR)
 
 
 def operators_of(file: Path, recipe: Recipe) -> tuple[Operator, ...]:
     """Return the operators that the recipe would change, in graph order."""
-    prepared = _prepared(file, recipe)
-    match recipe.precision:
-        case Precision.FP16:
-            return half_operators(prepared)
-        case Precision.INT8:
-            return static_operators(prepared)
-        case Precision.INT8_DYNAMIC:
-            return dynamic_operators(prepared)
-        case Precision.INT4:
-            return packed_operators(prepared)
-        case Precision.FP32 | Precision.INT8_WEIGHTS:
-            return ()
+    return _operators(_prepared(file, recipe), recipe)
 
 
 def calibrate(file: Path, recipe: Recipe, rows: Iterable[Row], to: Path) -> Path:
@@ -126,6 +116,9 @@ def make(file: Path, recipe: Recipe, ranges: Path | None, to: Path) -> None:
         finish_float(file, recipe, to)
         return
     prepared = _prepared(file, recipe)
+    if recipe.precision in PASSES and not _operators(prepared, recipe):
+        problem = f"the net has no operator that the {recipe.precision.value} pass changes"
+        refuse(BuildReason.PASS_CHANGED_NOTHING, problem)
     try:
         model = _made(prepared, recipe, ranges)
     except BuildRefused:
@@ -135,7 +128,7 @@ def make(file: Path, recipe: Recipe, ranges: Path | None, to: Path) -> None:
     _refuse_unchanged(prepared.plain, model, recipe)
     finish(model, recipe, to)
     if not recipe.kept_float:  # The search makes many, and runs each one at once.
-        refuse_unloadable(to)
+        refuse_unloadable(to, BuildReason.NO_RECIPE)
 
 
 def bindings_of(
@@ -154,6 +147,20 @@ def bindings_of(
         _bound(signature.outputs, graph.output, "output"),
         next(iter(lengths), None),
     )
+
+
+def _operators(prepared: Prepared, recipe: Recipe) -> tuple[Operator, ...]:
+    match recipe.precision:
+        case Precision.FP16:
+            return half_operators(prepared)
+        case Precision.INT8:
+            return static_operators(prepared)
+        case Precision.INT8_DYNAMIC:
+            return dynamic_operators(prepared)
+        case Precision.INT4:
+            return packed_operators(prepared)
+        case Precision.FP32 | Precision.INT8_WEIGHTS:
+            return ()
 
 
 def _made(prepared: Prepared, recipe: Recipe, ranges: Path | None) -> onnx.ModelProto:

@@ -6,7 +6,7 @@ holds its own weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from wherry_controller.core.fault import BuildReason
 
 QUIET = 3  # onnxruntime's errors only: its warnings are about what is done on purpose.
 LARGEST_GROWTH_BYTES = 1 << 20  # Spread-out constants cost more on the wire than at the start.
+LEAST_SHARED_BYTES = 1024
 BY_CHANCE = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
 )
@@ -64,6 +65,36 @@ def drop_unused(graph: onnx.GraphProto) -> None:
     if len(kept) < len(graph.initializer):
         del graph.initializer[:]
         graph.initializer.extend(kept)
+
+
+def share_constants(model: onnx.ModelProto) -> None:
+    """Keep once, in the main graph, what branches hold in several copies.
+
+    onnxruntime folds the weights of a layer that stands in both branches into each of them.
+    """
+    inner = [graph for graph in graphs_of(model.graph) if graph is not model.graph]
+    first: dict[bytes, str] = {}
+    for graph in inner:
+        moved = {}
+        for constant in [one for one in graph.initializer if size_of(one) >= LEAST_SHARED_BYTES]:
+            values = onnx.TensorProto()
+            values.CopyFrom(constant)
+            values.name = ""
+            key = values.SerializeToString(deterministic=True)
+            if key not in first:
+                first[key] = values.name = f"shared_{len(first)}_{constant.name}"
+                model.graph.initializer.append(values)
+            moved[constant.name] = first[key]
+            graph.initializer.remove(constant)
+        _rename(graph, moved)
+
+
+def _rename(graph: onnx.GraphProto, moved: Mapping[str, str]) -> None:
+    for part in graphs_of(graph):
+        for node in part.node:
+            for index, name in enumerate(node.input):
+                if name in moved:
+                    node.input[index] = moved[name]
 
 
 def _foldable(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+from collections import Counter
 from pathlib import Path
 
 import onnx
@@ -68,7 +69,7 @@ def layer_of(node: onnx.NodeProto) -> str:
     return node.name.strip("/").rpartition("/")[0] if node.name.startswith("/") else ""
 
 
-def refuse_unloadable(file: Path) -> None:
+def refuse_unloadable(file: Path, reason: BuildReason) -> None:
     """Refuse a model that onnxruntime does not load; its sentence names the operator.
 
     It is loaded as it stands: some optimisers crash on fp16, and that would end this process. A
@@ -76,7 +77,7 @@ def refuse_unloadable(file: Path) -> None:
     """
     options = quiet_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with refusing(BuildReason.UNSUPPORTED_OPERATOR, "onnxruntime does not load the model"):
+    with refusing(reason, "onnxruntime does not load the model"):
         onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
@@ -154,6 +155,17 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     value = helper.get_attribute_value(entry)
     dtype = helper.tensor_dtype_to_np_dtype(SCALARS[entry.name])
     return numpy_helper.from_array(dtype.type(value), node.output[0])
+
+
+def flatten_biases(graph: onnx.GraphProto) -> None:
+    """Give a Gemm's bias of one row one axis, as quantizers take it for granted."""
+    uses = Counter(name for node in graph.node for name in node.input)
+    constants = {constant.name: constant for constant in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Gemm" and len(node.input) > 2 and uses[node.input[2]] == 1:
+            bias = constants.get(node.input[2])
+            if bias is not None and len(bias.dims) == 2 and bias.dims[0] == 1:
+                del bias.dims[0]
 
 
 def _drop_constant_inputs(graph: onnx.GraphProto) -> None:

@@ -10,7 +10,6 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 
 from wherry_controller.builder.passes.base import Operator
 from wherry_controller.builder.passes.onnx_fold import drop_unused
-from wherry_controller.builder.passes.onnx_form import name_nodes
 from wherry_controller.builder.passes.onnx_prepared import Prepared, copy
 from wherry_controller.core.recipe import Recipe
 
@@ -53,6 +52,19 @@ def halve(prepared: Prepared, recipe: Recipe) -> onnx.ModelProto:
         op_block_list=sorted(BLOCKED),
         node_block_list=list(recipe.kept_float),
     )
+    _drop_twins(model.graph)
     drop_unused(model.graph)
-    name_nodes(model)  # The converter gives casts of one tensor the same name.
     return model
+
+
+def _drop_twins(graph: onnx.GraphProto) -> None:
+    """Drop casts that the converter made twice, for a node that takes one tensor twice."""
+    made: set[str] = set()
+    kept = []
+    for node in graph.node:
+        if made.isdisjoint(node.output):
+            kept.append(node)
+            made.update(name for name in node.output if name)
+    if len(kept) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(kept)

@@ -21,8 +21,8 @@ from onnxruntime.quantization.quant_utils import add_infer_metadata
 from wherry_controller.builder.faults import refusing
 from wherry_controller.builder.onnx_file import graphs_of, nodes_of, read, size_of
 from wherry_controller.builder.passes.base import Operator
-from wherry_controller.builder.passes.onnx_fold import quiet_options
-from wherry_controller.builder.passes.onnx_form import formed, layer_of, name_nodes
+from wherry_controller.builder.passes.onnx_fold import quiet_options, share_constants
+from wherry_controller.builder.passes.onnx_form import flatten_biases, formed, layer_of, name_nodes
 from wherry_controller.core.fault import BuildReason
 
 KEPT_MODELS = 4
@@ -69,6 +69,8 @@ def prepare(file: Path, max_opset: int) -> Prepared:
 def _prepare(_digest: bytes, file: Path, max_opset: int) -> Prepared:
     raw = formed(read(file), max_opset)
     model = _typed(shape_inference.infer_shapes(_optimised(raw)))
+    flatten_biases(model.graph)
+    share_constants(model)
     name_nodes(model)
     add_infer_metadata(model)  # Else the quantizers write the model to disk and infer again.
     constants = {

@@ -10,7 +10,9 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from wherry.profile import Activation
+from wherry_controller.builder.onnx_file import graphs_of
 from wherry_controller.builder.passes.base import Operator
+from wherry_controller.builder.passes.onnx_fold import drop_unused
 from wherry_controller.builder.passes.onnx_prepared import Prepared, copy
 from wherry_controller.builder.passes.onnx_ranges import Ranges
 from wherry_controller.core.recipe import Recipe
@@ -37,6 +39,7 @@ PASSING = frozenset(
         "Unsqueeze",
     }
 )
+REMOVABLE = frozenset({"Clip", "Relu"})
 GATHERING = frozenset({"Gather", "GatherElements"})
 
 
@@ -56,12 +59,13 @@ def quantize_static(prepared: Prepared, recipe: Recipe, ranges: Ranges) -> onnx.
         ACTIVATIONS[recipe.activation],
         _tensors_data(prepared, recipe, ranges),
         [],
-        [*recipe.kept_float, *_unranged(prepared, ranges)],
+        [*recipe.kept_float, *_unranged(prepared, ranges), *_seen_inside(prepared)],
         KINDS,
         {},
     )
     quantizer.quantize_model()
     model: onnx.ModelProto = quantizer.model.model
+    drop_unused(model.graph)
     return model
 
 
@@ -92,4 +96,20 @@ def _unranged(prepared: Prepared, ranges: Ranges) -> list[str]:
         node.name
         for node in prepared.model.graph.node
         if not missing.isdisjoint((*node.input, *node.output))
+    ]
+
+
+def _seen_inside(prepared: Prepared) -> list[str]:
+    """Return the names of activations whose results branches take from outside.
+
+    The quantizer leaves an activation out where the range does its work, and does not see branches.
+    """
+    graph = prepared.model.graph
+    inner = [part for part in graphs_of(graph) if part is not graph]
+    taken = {name for part in inner for node in part.node for name in node.input}
+    taken |= {output.name for part in inner for output in part.output}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type in REMOVABLE and not taken.isdisjoint(node.output)
     ]
