@@ -1,6 +1,7 @@
 """Labels as the card's metric wants them, and how texts become class numbers.
 
-A metric of classes has whole numbers from 0, one wherever the output has a row of scores; `auc`
+A metric of classes has whole numbers from 0, one wherever the output has a row of scores (-1,
+where there are several a row, is none); `auc`
 has 0 and 1; `mae` has values shaped like the output; `map` has boxes by their corners and class
 numbers, filled up with -1; the version's own function gets any numbers by name. Where rows are
 sequences, labels are one a row or one a step.
@@ -76,7 +77,7 @@ def output_axes(card: Card) -> Axes:
 def _classes(card: Card, where: Where, labels: Array) -> Array:
     _refuse_misshapen(card, where, labels, (output_axes(card)[:-1],))
     whole = _whole(where, card.data.label, _named(card, where, labels))
-    _refuse_outside(where, whole, 0, classes_of(card))
+    _refuse_outside(where, whole, _least(whole), classes_of(card))
     return whole
 
 
@@ -85,8 +86,14 @@ def _signs(card: Card, where: Where, labels: Array) -> Array:
     _refuse_misshapen(card, where, labels, ((), axes))
     signs = labels.astype(np.int64) if labels.dtype.kind == "b" else labels
     whole = _whole(where, card.data.label, _named(card, where, signs))
-    _refuse_outside(where, whole, 0, 2)
-    return whole[:, 0] if axes == (1,) and whole.ndim == 2 else whole
+    flat = whole[:, 0] if axes == (1,) and whole.shape[1:] == (1,) else whole
+    _refuse_outside(where, flat, _least(flat), 2)
+    return flat
+
+
+def _least(whole: Wholes) -> int:
+    """Return the smallest label that may stand there: among several a row, some may be none."""
+    return 0 if whole.ndim == 1 else PAD
 
 
 def _values(card: Card, where: Where, labels: Array) -> Array:

@@ -46,7 +46,7 @@ BOXES = a_task_card(MetricName.MAP, 4, labels=("cat", "dog"))
     ("card", "labels"),
     [
         (CLASSIFIER, np.array([0, 2, 1], np.uint8)),
-        (TAGGER, np.array([[0, 2], [1, 1]])),
+        (TAGGER, np.array([[0, 2], [1, -1]])),
         (SIGNS, np.array([True, False])),
         (SIGNS, np.array([0, 1])),
         (VALUES, np.array([[1, 2], [3, 4]])),
@@ -68,6 +68,8 @@ def test_labels_of_the_metric_s_kind_are_kept(card: Card, labels: Array) -> None
         (CLASSIFIER, np.array([0.0]), MALFORMED, "float64, not whole numbers"),
         (CLASSIFIER, np.array([[0], [1]]), MISFIT, "shape [2, 1]"),
         (CLASSIFIER, np.array(["cat"]), MISFIT, "'cat'"),
+        (TAGGER, np.array([[0, -2]]), MISFIT, "row 100 of rows.npz has the label -2"),
+        (SIGNS, np.array([[-1]]), MISFIT, "label -1"),
         (TAGGER, np.array([0, 1]), MISFIT, "wants ['rows', 'words']"),
         (SIGNS, np.array([0, 2]), MISFIT, "row 101 of rows.npz has the label 2"),
         (VALUES, np.array([1.0]), MISFIT, "wants ['rows', 2]"),
