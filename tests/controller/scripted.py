@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import IO, ParamSpec, TypeAlias, TypeVar
@@ -13,14 +13,19 @@ from msgspec.structs import replace
 from tests.builders import a_bundle_of
 from tests.controller.reports import a_profile_report
 from wherry import codec
-from wherry.blobs import digest_of
+from wherry.blobs import describe, digest_of
+from wherry.names import parse_profile_name
 from wherry_controller.core.build import (
+    BLOBS,
+    LOGS,
     BuildMessage,
     BuildRequest,
     BuildStep,
     Built,
+    Kept,
     Progress,
     Refused,
+    log_file,
 )
 from wherry_controller.core.fault import BuildReason, Fault
 from wherry_controller.services.bench import Bench
@@ -128,9 +133,9 @@ def builds_all(request: BuildRequest) -> Iterator[BuildMessage]:
             profile=profile,
         )
         output = Path(request.output)
-        (output / "blobs").mkdir(exist_ok=True)
+        (output / BLOBS).mkdir(exist_ok=True)
         for digest, data in made.blobs.items():
-            (output / "blobs" / digest).write_bytes(data)
+            (output / BLOBS / digest).write_bytes(data)
         (output / f"{profile.name}.manifest.json").write_bytes(codec.encode(made.manifest))
         digest = digest_of(codec.encode(made.manifest))
         yield Built(profile.name, digest, a_profile_report(profile))
@@ -155,6 +160,34 @@ def refuses_profile(reason: BuildReason, profile: str) -> Script:
         (refused,) = (one for one in request.profiles if one.name == profile)
         report = replace(a_profile_report(refused), chosen=None, why="none is good")
         yield Refused(reason, Fault(reason, "it is not good").sentence, refused.name, report)
+
+    return script
+
+
+def keeps(announced: bytes, written: bytes) -> Script:
+    """Return the script that hands the version's weights over before it builds all."""
+
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        weights = describe(announced)
+        folder = Path(request.output) / BLOBS
+        folder.mkdir()
+        (folder / weights.digest).write_bytes(written)
+        yield Kept(weights)
+        yield from builds_all(request)
+
+    return script
+
+
+def logs(said: Mapping[str | None, str], then: Script = builds_all) -> Script:
+    """Return the script that writes logs, of profiles and of what they share, before `then`."""
+
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        folder = Path(request.output) / LOGS
+        folder.mkdir()
+        for profile, text in said.items():
+            name = None if profile is None else parse_profile_name(profile)
+            (folder / log_file(name)).write_text(text)
+        yield from then(request)
 
     return script
 

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from tests.builders import a_key, a_reported
 from tests.controller.scripted import AtOnce, ScriptedBuilder, a_bench, builds_all
+from tests.controller.stores import a_store
 from wherry import codec, signing
 from wherry.messages import Event, Reason, Reported, Slots, Status
 from wherry.names import (
@@ -41,7 +42,7 @@ from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rollouts import Rollouts, rollout_of
 from wherry_controller.store import devices, telemetry
 from wherry_controller.store.blobs import BlobFolder
-from wherry_controller.store.database import Store, open_store
+from wherry_controller.store.database import Store
 from wherry_controller.store.records import EventRecord
 
 T = TypeVar("T")
@@ -126,7 +127,7 @@ class Served:
 
 @contextmanager
 def a_served_controller(folder: Path) -> Iterator[Served]:
-    store = open_store(f"sqlite:///{folder / 'wherry.db'}")
+    store = a_store(folder)
     blobs = BlobFolder(folder / "blobs")
     fleet = Fleet(store, Publisher(DeafBroker(), blobs, Pace()), a_key(1))
     rollouts = Rollouts(store, fleet, incumbent_span_s=86_400.0, budget_bytes=BUDGET_BYTES)

@@ -138,7 +138,7 @@ def _sensitivities(report: ProfileReport) -> str:
     chosen = chosen_of(report)
     kept = chosen.recipe.kept_float if chosen is not None else ()
     widest = ranked[0].output_error or 1.0
-    rows = (_bar(one, widest, one.operator in kept) for one in ranked[:MOST_BARS])
+    rows = (_bar(one, widest, kept) for one in ranked[:MOST_BARS])
     columns = ("operator", "layer", "kind", "output error", "", "in the chosen one")
     caption = "What quantizing one operator alone does to the outputs, as a share of their spread"
     left_out = len(ranked) - MOST_BARS
@@ -146,10 +146,10 @@ def _sensitivities(report: ProfileReport) -> str:
     return _table(caption, columns, rows) + rest
 
 
-def _bar(one: Sensitivity, widest: float, is_kept: bool) -> str:
+def _bar(one: Sensitivity, widest: float, kept: Sequence[str]) -> str:
     percent = 100 * max(0.0, min(1.0, one.output_error / widest))
     names = "".join(f"<td>{escape(name)}</td>" for name in (one.layer, one.kind))
-    mark, said = ("kept", "stays in float") if is_kept else ("", "")
+    mark, said = ("kept", "stays in float") if one.operator in kept else ("", "")
     return (
         f'<tr class="{mark}"><th scope="row">{escape(one.operator)}</th>'
         f'{names}<td class="n">{one.output_error:.4f}</td>'

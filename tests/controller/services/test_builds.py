@@ -22,23 +22,23 @@ from tests.controller.scripted import (
     a_profile_file,
     builds_all,
     crashes,
+    keeps,
+    logs,
     refuses,
     refuses_profile,
     the_files,
 )
-from wherry.blobs import describe
+from tests.controller.stores import a_store
 from wherry.bundle import open_manifest
 from wherry.manifest import blobs_of
 from wherry.names import parse_model_name, parse_profile_name, parse_version_name
 from wherry.signing import keyring
 from wherry_controller.core.build import (
-    BLOBS,
     LOGS,
     BuildMessage,
     BuildRequest,
     BuildStep,
     Built,
-    Kept,
     Limits,
     Progress,
     log_file,
@@ -70,7 +70,7 @@ from wherry_controller.services.models import (
 )
 from wherry_controller.store import models, records
 from wherry_controller.store.blobs import BlobFolder
-from wherry_controller.store.database import Store, open_store
+from wherry_controller.store.database import Store
 from wherry_controller.store.records import Build, BuildStatus, Variant, Version, VersionStatus
 
 P = ParamSpec("P")
@@ -145,7 +145,7 @@ class Shop:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
-    store = open_store(f"sqlite:///{tmp_path / 'wherry.db'}")
+    store = a_store(tmp_path)
     with store.transaction() as tx:
         for name in (FP32, OTHER):
             models.save_profile(tx, parse_profile(a_profile_file(name)))
@@ -287,20 +287,6 @@ def dies(_: BuildRequest) -> Iterator[BuildMessage]:
 def stops(_: BuildRequest) -> Iterator[BuildMessage]:
     yield Progress(BuildStep.LOADING, 0, 4)
     raise BuildStopped
-
-
-def keeps(announced: bytes, written: bytes) -> Script:
-    """Return the script that hands the version's weights over before it builds all."""
-
-    def script(request: BuildRequest) -> Iterator[BuildMessage]:
-        weights = describe(announced)
-        folder = Path(request.output) / BLOBS
-        folder.mkdir()
-        (folder / weights.digest).write_bytes(written)
-        yield Kept(weights)
-        yield from builds_all(request)
-
-    return script
 
 
 class Later(Executor):
@@ -465,14 +451,9 @@ def test_weights_that_are_not_the_announced_ones_fail_the_build(shop: Shop) -> N
 
 
 def test_logs_are_kept_and_the_end_of_a_refused_build_says_where(shop: Shop) -> None:
-    def script(request: BuildRequest) -> Iterator[BuildMessage]:
-        logs = Path(request.output) / LOGS
-        logs.mkdir()
-        (logs / log_file(OTHER)).write_text("x" * 2_000_000 + "the end")
-        yield from refuses_profile(BuildReason.DROP_TOO_LARGE, OTHER)(request)
-
+    refused = refuses_profile(BuildReason.DROP_TOO_LARGE, OTHER)
     shop.register()
-    build = shop.build(script)
+    build = shop.build(logs({OTHER: "x" * 2_000_000 + "the end"}, refused))
     assert f"`wherry model log {build.id} --profile {OTHER}`" in build.detail
     kept = shop.builds.log(build, OTHER)
     assert kept is not None and kept.endswith(b"the end") and len(kept) == LARGEST_LOG_BYTES
@@ -485,9 +466,9 @@ def test_a_link_among_the_logs_shows_nothing_of_the_controllers_files(
     (tmp_path / "key.pem").write_text("secret")
 
     def script(request: BuildRequest) -> Iterator[BuildMessage]:
-        logs = Path(request.output) / LOGS
-        logs.mkdir()
-        (logs / log_file(FP32)).symlink_to(tmp_path / "key.pem")
+        folder = Path(request.output) / LOGS
+        folder.mkdir()
+        (folder / log_file(FP32)).symlink_to(tmp_path / "key.pem")
         yield from builds_all(request)
 
     shop.register()
