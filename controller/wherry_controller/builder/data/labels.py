@@ -1,10 +1,9 @@
 """Labels as the card's metric wants them, and how texts become class numbers.
 
 A metric of classes has whole numbers from 0, one wherever the output has a row of scores (-1,
-where there are several a row, is none); `auc`
-has 0 and 1; `mae` has values shaped like the output; `map` has boxes by their corners and class
-numbers, filled up with -1; the version's own function gets any numbers by name. Where rows are
-sequences, labels are one a row or one a step.
+where there are several a row, is none); `auc` has 0 and 1; `mae` has values shaped like the
+output; `map` has boxes by their corners and class numbers, filled up with -1; the version's own
+function gets any numbers by name. Where rows are sequences, labels are one a row or one a step.
 """
 
 from __future__ import annotations
