@@ -76,22 +76,36 @@ class Mixed(nn.Module):
         return torch.as_tensor(self.last(torch.cumsum(self.first(self.words(words)), 1)))
 
 
-def main() -> None:
-    torch.manual_seed(3)
-    upscaling = nn.Sequential(nn.ConvTranspose2d(2, 8, 2, 2), nn.Conv2d(8, 2, 1))
-    _write("residual", Residual(), torch.zeros(1, 1, 8, 8))
-    _write("unrolled", Unrolled(), torch.zeros(1, 3, 8))
-    _write("stateful", Stateful(), torch.zeros(1, 8), torch.zeros(1, 16), torch.zeros(1, 16))
-    _write("mixed", Mixed(), torch.zeros(1, 3, dtype=torch.int64))
-    _write("upscaling", upscaling, torch.zeros(1, 2, 4, 4))
-    _write("adding", Adding(), torch.zeros(1, 8))
-
-
 class Adding(nn.Module):
     """No weights at all."""
 
     def forward(self, row: torch.Tensor) -> torch.Tensor:
         return row * torch.sigmoid(row)
+
+
+class Hiding(nn.Module):
+    """A mask of minus infinity, as attention has: no scale can stand for its range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Linear(8, 8)
+        self.values = nn.Linear(8, 8)
+        self.register_buffer("mask", torch.tensor([0.0] * 6 + [-torch.inf] * 2))
+
+    def forward(self, row: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.values(torch.softmax(self.scores(row) + self.mask, 1)))
+
+
+def main() -> None:
+    torch.manual_seed(3)
+    upscaling = nn.Sequential(nn.ConvTranspose2d(8, 16, 2, 2), nn.Conv2d(16, 8, 3))
+    _write("residual", Residual(), torch.zeros(1, 1, 8, 8))
+    _write("unrolled", Unrolled(), torch.zeros(1, 3, 8))
+    _write("stateful", Stateful(), torch.zeros(1, 8), torch.zeros(1, 16), torch.zeros(1, 16))
+    _write("mixed", Mixed(), torch.zeros(1, 3, dtype=torch.int64))
+    _write("upscaling", upscaling, torch.zeros(1, 8, 4, 4))
+    _write("adding", Adding(), torch.zeros(1, 8))
+    _write("hiding", Hiding(), torch.zeros(1, 8))
 
 
 def _write(name: str, net: nn.Module, *sample: torch.Tensor) -> None:

@@ -41,6 +41,7 @@ from wherry_controller.core.fault import BuildReason
 from wherry_controller.core.recipe import Graph, Recipe
 
 LARGEST_FLOAT_SHARE = 0.9  # Of the weights' bytes, left by a recipe that keeps none in float.
+WIDEST = 1e6
 ROWS_AT_ONCE = 100
 EXPORT = "export_sha256"  # Among the facts of a file of ranges.
 CASTS = frozenset({"QUANTIZE", "DEQUANTIZE"})
@@ -264,14 +265,17 @@ def _loaded(ranges: Path, _time: int) -> tuple[dict[str, QSV], dict[str, object]
 
 
 def _unbounded(graph: LiteGraph, known: dict[str, QSV] | None) -> frozenset[int]:
-    """Return the tensors whose range is infinite, as a mask's is: no scale stands for them."""
-    names = {name for name, range_ in (known or {}).items() if not _is_finite(range_)}
+    """Return the tensors whose range is a mask's: a scale for it would leave nothing of the rest.
+
+    Masks are minus infinity, which some kernels clamp to the lowest float, or minus 1e9.
+    """
+    names = {name for name, range_ in (known or {}).items() if not _is_bounded(range_)}
     tensors = enumerate(graph.tree.subgraphs[0].tensors) if names else ()
     return frozenset(index for index, _ in tensors if graph.name_of(index) in names)
 
 
-def _is_finite(range_: QSV) -> bool:
-    return all(np.isfinite(range_[side]).all() for side in ("min", "max") if side in range_)
+def _is_bounded(range_: QSV) -> bool:
+    return all(np.all(np.abs(range_[side]) < WIDEST) for side in ("min", "max") if side in range_)
 
 
 def _refuse_unchanged(before: bytes, after: bytes, recipe: Recipe) -> None:

@@ -26,7 +26,14 @@ MODELS = Path(models.__file__).parent
 RESIDUAL, UNROLLED, STATEFUL, MIXED, ADDING = (
     MODELS / f"{name}.tflite" for name in ("residual", "unrolled", "stateful", "mixed", "adding")
 )
-SHAPES = {RESIDUAL: (1, 1, 8, 8), UNROLLED: (1, 3, 8), ADDING: (1, 8)}
+HIDING, UPSCALING = (MODELS / f"{name}.tflite" for name in ("hiding", "upscaling"))
+SHAPES = {
+    RESIDUAL: (1, 1, 8, 8),
+    UNROLLED: (1, 3, 8),
+    ADDING: (1, 8),
+    HIDING: (1, 8),
+    UPSCALING: (1, 8, 4, 4),
+}
 SMALLER = (Precision.FP16, Precision.INT8_WEIGHTS, Precision.INT8_DYNAMIC, Precision.INT8)
 
 
@@ -51,7 +58,7 @@ def ranges(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
     folder = tmp_path_factory.mktemp("ranges")
     return {
         file: litert.calibrate(file, INT8, rows(file), folder / f"{file.stem}.json")
-        for file in (RESIDUAL, UNROLLED, MIXED, ADDING)
+        for file in (RESIDUAL, UNROLLED, MIXED, ADDING, HIDING, UPSCALING)
     }
 
 
@@ -79,7 +86,7 @@ def stray(made: Path, file: Path) -> float:
 
 
 @pytest.mark.parametrize("precision", SMALLER)
-@pytest.mark.parametrize("file", [RESIDUAL, UNROLLED, MIXED])
+@pytest.mark.parametrize("file", [RESIDUAL, UNROLLED, MIXED, UPSCALING])
 def test_every_precision_answers_as_the_float_file(
     file: Path, precision: Precision, ranges: dict[Path, Path], tmp_path: Path
 ) -> None:
@@ -164,6 +171,13 @@ def test_an_operator_returned_to_float_takes_no_other_with_it(
         litert.make(RESIDUAL, kept, ranges[RESIDUAL], made)
         after = [(one.kind, one.layer) for one in litert.float_operators(made)]
         assert sorted(after) == sorted([*before, (operator.kind, operator.layer)])
+
+
+def test_operators_at_a_mask_stay_in_float(ranges: dict[Path, Path], tmp_path: Path) -> None:
+    litert.make(HIDING, INT8, ranges[HIDING], tmp_path / "made.tflite")
+    assert stray(tmp_path / "made.tflite", HIDING) < 0.08
+    left = [one.kind for one in litert.float_operators(tmp_path / "made.tflite")]
+    assert left == ["Gemm", "Softmax"]
 
 
 def test_the_edge_of_a_first_operator_in_float_is_float(

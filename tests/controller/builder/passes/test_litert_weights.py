@@ -10,9 +10,9 @@ import pytest
 from tests.controller.builder.passes.test_litert import (
     INT8,
     MIXED,
-    MODELS,
     RESIDUAL,
     UNROLLED,
+    UPSCALING,
     a_recipe,
     answer,
     rows,
@@ -20,8 +20,6 @@ from tests.controller.builder.passes.test_litert import (
 from wherry.profile import Precision
 from wherry_controller.builder import lite_file
 from wherry_controller.builder.passes import litert
-
-UPSCALING = MODELS / "upscaling.tflite"
 
 
 @pytest.mark.parametrize("precision", Precision)
@@ -46,7 +44,7 @@ def test_each_weight_that_is_zeroed_changes_the_answers(
 
 @pytest.mark.parametrize(
     ("file", "channels"),
-    [(UPSCALING, [8, 2]), (MIXED, [16, 32, 4]), (UNROLLED, [64, 64, 10])],
+    [(UPSCALING, [16, 8]), (MIXED, [16, 32, 4]), (UNROLLED, [64, 64, 10])],
 )
 def test_the_axis_of_a_weight_is_that_of_its_channels(file: Path, channels: list[int]) -> None:
     found = lite_file.weights(file)
