@@ -113,6 +113,9 @@ def _batch_axis(tensor: Tensor, shape: Shape | None) -> int | None:
 
 def _fits(tensor: Tensor, shape: Shape, batch_axis: int) -> bool:
     others = (*shape[:batch_axis], *shape[batch_axis + 1 :])
+    length = shape[batch_axis]
+    if batch_axis and isinstance(length, int) and length > 1:
+        return False  # Files for a fixed batch of many have it in front.
     return len(shape) == len(tensor.shape) and all(
         isinstance(given, str) or isinstance(wanted, str) or given == wanted
         for given, wanted in zip(others, tensor.shape[1:], strict=True)

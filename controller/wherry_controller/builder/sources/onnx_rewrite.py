@@ -76,7 +76,7 @@ def _set_inputs(graph: onnx_ir.Graph, places: Sequence[Place], static: int | Non
     fresh: list[onnx_ir.Value] = []
     for place in places:
         inner = by_name[place.name]
-        outer = onnx_ir.Input(place.tensor.name, _shape(place, static), inner.type)
+        outer = onnx_ir.val(place.tensor.name, shape=_shape(place, static), type=inner.type)
         inner.name, fresh = _inner_name(place), [*fresh, outer]
         used = outer
         if place.batch_axis:

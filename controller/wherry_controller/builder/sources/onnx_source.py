@@ -187,4 +187,5 @@ def _save(model: onnx_ir.Model, opset: int, file: Path) -> None:
     if is_large:
         onnx_ir.save(model, file, external_data=f"{file.name}.data")
         return
+    onnx_ir.external_data.load_to_model(model)
     onnx.save(with_opset(onnx_ir.to_proto(model), opset), file)
