@@ -40,6 +40,7 @@ LEVELS = 128
 THRESHOLDS = 128
 LARGEST_CUT = 0.01
 LEAST_SHARE = 1e-9  # Stands for the probability of what the quantized distribution has not.
+LEAST_SPAN = 2.0**-60  # Below it float32 cannot tell the bins.
 LARGEST = 1e9  # Beyond it stand masks, which no eight bits can hold beside anything else.
 
 
@@ -108,7 +109,7 @@ class _Seen:
             self.counts[BINS // 2] += values.size
             return
         if not self.span:
-            self.span = 2.0 ** math.ceil(math.log2(largest))
+            self.span = max(LEAST_SPAN, 2.0 ** math.ceil(math.log2(largest)))
         while self.span < largest:
             self._double()
         places = ((values + self.span) * np.float32(BINS / 2 / self.span)).astype(np.int64)
