@@ -31,14 +31,16 @@ class BadReference(Malformed):
 
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
-    """Values of one tensor: `counts[i]` of them lie in bin `i`, NaN and infinities in none.
+    """Values of one tensor in `rows` rows: `counts[i]` of them lie in bin `i`.
 
     Bin 0 is below `edges[0]`, the last at or above `edges[-1]`, and bin `i` from `edges[i - 1]` to
-    below `edges[i]`. `zeros` and `not_finite` are shares of all the values looked at: each
-    `stride`-th of a row, from the first on. `classes` are the shares of the answers.
+    below `edges[i]`; NaN and infinities lie in none. `zeros` and `not_finite` are shares of all
+    the values looked at: each `stride`-th of a row, from the first on. `classes` are the shares of
+    the answers.
     """
 
     name: str
+    rows: int
     edges: tuple[float, ...]
     counts: tuple[int, ...]
     zeros: float
@@ -62,9 +64,8 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
 class Reference(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.reference/1"
 ):
-    """The distributions of `rows` rows, by tensors in the signature's order."""
+    """The distributions of tensors, in the signature's order."""
 
-    rows: int
     inputs: tuple[Distribution, ...]
     outputs: tuple[Distribution, ...]
     critical: tuple[str, ...] = ()

@@ -27,7 +27,15 @@ from tests.builders import (
 from tests.shared.altered import altered
 from wherry.codec import BadDocument, decode, encode
 from wherry.errors import Malformed
-from wherry.manifest import MODEL_FILE, BadManifest, Binding, GoldenTensor, Manifest, blobs_of
+from wherry.manifest import (
+    MODEL_FILE,
+    BadManifest,
+    Binding,
+    GoldenTensor,
+    Manifest,
+    blobs_of,
+    tolerance_of,
+)
 from wherry.manifest import size_of as size_of_blobs
 from wherry.signature import BATCH, Datatype
 
@@ -131,6 +139,23 @@ def test_golden_tensors_have_one_number_of_rows() -> None:
     three = a_golden_tensor(shape=(3, 2), data=floats(*range(6)))
     with pytest.raises(BadManifest, match="not one number of rows"):
         a_manifest(golden=a_golden(inputs=(three,)))
+
+
+def test_an_output_may_have_a_tolerance_of_its_own() -> None:
+    golden = replace(a_golden(tolerance=0.5), tolerances={"scores": 0.25})
+    assert tolerance_of(golden, "scores") == 0.25
+    assert tolerance_of(a_golden(tolerance=0.5), "scores") == 0.5
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, math.inf, math.nan])
+def test_an_output_s_own_tolerance_is_a_distance(tolerance: float) -> None:
+    with pytest.raises(BadManifest, match="is no distance"):
+        replace(a_golden(), tolerances={"scores": tolerance})
+
+
+def test_only_a_golden_output_has_a_tolerance() -> None:
+    with pytest.raises(BadManifest, match="'other' has a tolerance and is no golden output"):
+        replace(a_golden(), tolerances={"other": 0.1})
 
 
 @pytest.mark.parametrize("tolerance", [-0.1, math.inf, math.nan])

@@ -176,7 +176,8 @@ def _biased(model: Any) -> Iterator[tuple[int, int]]:  # noqa: ANN401
 
 
 def _kind(model: Any, operator: Any) -> int:  # noqa: ANN401
-    return int(model.operatorCodes[operator.opcodeIndex].builtinCode)
+    code = model.operatorCodes[operator.opcodeIndex]
+    return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
 
 
 def _read(buffer: bytearray) -> Any:  # noqa: ANN401

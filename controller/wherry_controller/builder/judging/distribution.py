@@ -15,10 +15,11 @@ from msgspec.structs import replace
 
 from wherry import codec
 from wherry.reference import BINS, LARGEST_REFERENCE_BYTES, Distribution, Reference
-from wherry.signature import Signature, Tensor
+from wherry.signature import Tensor
 from wherry_controller.builder.data.rows import Array, Rows, Tensors
 from wherry_controller.builder.judging.measures import Floats
 from wherry_controller.builder.judging.outputs import pieces
+from wherry_controller.core.card import Card
 
 VALUES_A_ROW = 151
 MOST_ROWS = 10_000
@@ -26,15 +27,13 @@ MOST_CLASSES = 1000
 DIGITS = 6
 
 
-def reference_of(
-    rows: Rows, outputs: Tensors, signature: Signature, class_output: str | None
-) -> bytes:
+def reference_of(rows: Rows, outputs: Tensors, card: Card) -> bytes:
     """Return the bundle's `REFERENCE_FILE`, JSON of at most 256 KiB."""
     reference = Reference(
-        rows=len(rows),
-        inputs=_distributions(signature.inputs, rows.inputs),
-        outputs=_distributions(signature.outputs, outputs),
+        inputs=_distributions(card.signature.inputs, rows.inputs),
+        outputs=_distributions(card.signature.outputs, outputs),
     )
+    class_output = card.task.class_output
     if class_output is not None:
         reference = replace(reference, outputs=_classed(reference.outputs, outputs, class_output))
     return _thinned(reference)
@@ -48,6 +47,7 @@ def distribution_of(name: str, array: Array) -> Distribution:
     bins = np.searchsorted(edges, finite, "right")
     return Distribution(
         name=name,
+        rows=len(array),
         edges=tuple(edges.tolist()),
         counts=tuple(np.bincount(bins, minlength=len(edges) + 1).tolist()),
         zeros=_share(values == 0),
@@ -91,7 +91,7 @@ def _edges(values: Floats) -> Floats:
 
 
 def _share(flags: Array) -> float:
-    return round(np.count_nonzero(flags) / flags.size, DIGITS) if flags.size else 0.0
+    return round(float(np.count_nonzero(flags)) / flags.size, DIGITS) if flags.size else 0.0
 
 
 def _classed(

@@ -95,7 +95,7 @@ def auc(scores: Array, labels: Array) -> Measure:
 
 
 def mean_absolute_error(values: Array, labels: Array) -> Measure:
-    if values.ndim > 1 and (len(values), *values.shape[2:]) == labels.shape:
+    if values.ndim > 2 and (len(values), *values.shape[2:]) == labels.shape:
         values = values[:, -1]
     if values.size != labels.size or len(values) != len(labels):
         _refuse_shapes(values, labels)
