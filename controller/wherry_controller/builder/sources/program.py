@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import onnx_ir
 import torch
@@ -92,6 +93,8 @@ def read_program(file: Path) -> ExportedProgram:
     os.environ[FORCED] = "1"
     try:
         return torch.export.load(file)
+    except UnpicklingError:  # Torch's own words advise to trust the file.
+        refuse(BuildReason.SOURCE_UNREADABLE, f"{file.name} is a pickle of more than tensors")
     finally:
         del os.environ[FORCED]
         if before is not None:

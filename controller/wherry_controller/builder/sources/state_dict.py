@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors.torch import load_file
@@ -39,7 +40,10 @@ def read_state(file: Path) -> dict[str, torch.Tensor]:
     with refusing(BuildReason.SOURCE_UNREADABLE, f"{file.name} cannot be read as plain tensors"):
         if file.suffix == ".safetensors":
             return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except UnpicklingError:  # Torch's own words advise to trust the file.
+            refuse(BuildReason.SOURCE_UNREADABLE, f"{file.name} is a pickle of more than tensors")
     state = _unwrapped(content)
     if state is None:
         refuse(BuildReason.SOURCE_UNREADABLE, f"{file.name} holds no state_dict")
