@@ -9,58 +9,65 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert.schema_py_generated import (
-    BuiltinOperator,
-    ModelT,
-    OperatorT,
-    TensorT,
-    TensorType,
-)
-from ai_edge_quantizer.utils.tfl_flatbuffer_utils import read_model
 
 from wherry_controller.builder.onnx_file import Weights
 
+if TYPE_CHECKING:
+    from ai_edge_litert.schema_py_generated import ModelT, OperatorT, TensorT
+
 Values: TypeAlias = npt.NDArray[np.generic]
+
+# BuiltinOperator and TensorType in the schema
+CONV_2D, DEPTHWISE_CONV_2D, DEQUANTIZE, EMBEDDING_LOOKUP, FULLY_CONNECTED = 3, 4, 6, 7, 9
+GATHER, UNIDIRECTIONAL_SEQUENCE_LSTM, TRANSPOSE_CONV, BATCH_MATMUL, CONV_3D = 36, 44, 67, 126, 132
+FLOAT32, FLOAT16, INT8, INT4 = 0, 1, 9, 17
 
 # Where an operator has weights among its inputs, and on which of their axes its channels lie.
 WEIGHTS: dict[int, tuple[range, int]] = {
-    BuiltinOperator.CONV_2D: (range(1, 2), 0),
-    BuiltinOperator.CONV_3D: (range(1, 2), 4),
-    BuiltinOperator.DEPTHWISE_CONV_2D: (range(1, 2), 3),
-    BuiltinOperator.TRANSPOSE_CONV: (range(1, 2), 0),
-    BuiltinOperator.FULLY_CONNECTED: (range(1, 2), 0),
-    BuiltinOperator.BATCH_MATMUL: (range(1, 2), -1),
-    BuiltinOperator.EMBEDDING_LOOKUP: (range(1, 2), 1),
-    BuiltinOperator.GATHER: (range(1), -1),
-    BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM: (range(1, 9), 0),
+    CONV_2D: (range(1, 2), 0),
+    CONV_3D: (range(1, 2), 4),
+    DEPTHWISE_CONV_2D: (range(1, 2), 3),
+    TRANSPOSE_CONV: (range(1, 2), 0),
+    FULLY_CONNECTED: (range(1, 2), 0),
+    BATCH_MATMUL: (range(1, 2), -1),
+    EMBEDDING_LOOKUP: (range(1, 2), 1),
+    GATHER: (range(1), -1),
+    UNIDIRECTIONAL_SEQUENCE_LSTM: (range(1, 9), 0),
 }
 TYPES: dict[int, np.dtype[np.generic]] = {
-    TensorType.FLOAT32: np.dtype(np.float32),
-    TensorType.FLOAT16: np.dtype(np.float16),
-    TensorType.INT8: np.dtype(np.int8),
-    TensorType.INT4: np.dtype(np.uint8),  # Two values a byte.
+    FLOAT32: np.dtype(np.float32),
+    FLOAT16: np.dtype(np.float16),
+    INT8: np.dtype(np.int8),
+    INT4: np.dtype(np.uint8),  # Two values a byte.
 }
 
 
 def weights(file: Path) -> list[Weights]:
     """Return the weights of the model's layers in order, quantized ones as they are stored."""
-    model = read_model(memoryview(file.read_bytes()))
+    model = _read(memoryview(file.read_bytes()))
     return [Weights(_name(tensor), _values(model, tensor), axis) for tensor, axis in _found(model)]
 
 
 def with_weights(file: Path, name: str, values: Values, to: Path) -> Path:
     """Write the model in `file` to `to` with other values for one of its weights."""
     buffer = bytearray(file.read_bytes())
-    model = read_model(memoryview(buffer))
+    model = _read(memoryview(buffer))
     tensor = next(tensor for tensor, _ in _found(model) if _name(tensor) == name)
-    stored = _pack(values) if tensor.type == TensorType.INT4 else values.reshape(-1)
+    stored = _pack(values) if tensor.type == INT4 else values.reshape(-1)
     _view(model, tensor)[...] = stored
     to.write_bytes(buffer)
     return to
+
+
+def _read(content: memoryview) -> ModelT:
+    # LiteRT is an extra of its own, so only a LiteRT profile imports it.
+    from ai_edge_quantizer.utils.tfl_flatbuffer_utils import read_model
+
+    return read_model(content)
 
 
 def _found(model: ModelT) -> Iterator[tuple[TensorT, int]]:
@@ -70,7 +77,7 @@ def _found(model: ModelT) -> Iterator[tuple[TensorT, int]]:
     makers = {tensor: one for one in graph.operators for tensor in one.outputs}
     for operator in graph.operators:
         places, axis = WEIGHTS.get(codes[operator.opcodeIndex], (range(0), 0))
-        if codes[operator.opcodeIndex] == BuiltinOperator.BATCH_MATMUL and _is_turned(operator):
+        if codes[operator.opcodeIndex] == BATCH_MATMUL and _is_turned(operator):
             axis = -2
         for index in (operator.inputs[place] for place in places if place < len(operator.inputs)):
             tensor = graph.tensors[_stored(index, makers, codes)]
@@ -82,7 +89,7 @@ def _found(model: ModelT) -> Iterator[tuple[TensorT, int]]:
 def _stored(index: int, makers: dict[int, OperatorT], codes: list[int]) -> int:
     """Follow a weight to where it is stored, if it is unpacked to float before each use."""
     maker = makers.get(index)
-    is_unpacked = maker is not None and codes[maker.opcodeIndex] == BuiltinOperator.DEQUANTIZE
+    is_unpacked = maker is not None and codes[maker.opcodeIndex] == DEQUANTIZE
     return int(maker.inputs[0]) if maker is not None and is_unpacked else index
 
 
@@ -105,7 +112,7 @@ def _view(model: ModelT, tensor: TensorT) -> Values:
 
 def _values(model: ModelT, tensor: TensorT) -> Values:
     view = _view(model, tensor)
-    whole = _unpack(view) if tensor.type == TensorType.INT4 else view
+    whole = _unpack(view) if tensor.type == INT4 else view
     return whole[: int(np.prod(tensor.shape))].reshape(tensor.shape).copy()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert.schema_py_generated import BuiltinOperator, TensorType
 
 from tests.controller.builder.passes.test_litert import (
     INT8,
@@ -22,13 +23,11 @@ from wherry_controller.builder import lite_file
 from wherry_controller.builder.passes import litert
 
 
-@pytest.mark.parametrize("precision", Precision)
-@pytest.mark.parametrize("file", [RESIDUAL, UNROLLED, MIXED])
+@pytest.mark.parametrize("precision", [one for one in Precision if one is not Precision.INT4])
+@pytest.mark.parametrize("file", [RESIDUAL, UNROLLED, MIXED, UPSCALING])
 def test_each_weight_that_is_zeroed_changes_the_answers(
     file: Path, precision: Precision, tmp_path: Path
 ) -> None:
-    if precision is Precision.INT4:
-        return
     made, damaged = tmp_path / "made.tflite", tmp_path / "damaged.tflite"
     ranges = tmp_path / "ranges.json"
     if precision is Precision.INT8:
@@ -56,3 +55,18 @@ def test_shared_weights_stand_once_and_other_bytes_stay(tmp_path: Path) -> None:
     assert len({one.name for one in found}) == len(found) == 3
     again = lite_file.with_weights(UNROLLED, first.name, first.values, tmp_path / "same.tflite")
     assert again.read_bytes() == UNROLLED.read_bytes()
+
+
+def test_int4_weights_are_packed_again_as_they_were() -> None:
+    packed = np.arange(256, dtype=np.uint8)
+    values = lite_file._unpack(packed)
+    assert (values[:2].tolist(), values[-2:].tolist()) == ([0, 0], [-1, -1])
+    assert set(values.tolist()) == set(range(-8, 8))
+    assert np.array_equal(lite_file._pack(values), packed)
+
+
+def test_the_schemas_numbers_are_those_of_the_schema() -> None:
+    for name, number in vars(lite_file).items():
+        if name.isupper() and isinstance(number, int):
+            known = getattr(BuiltinOperator, name, None), getattr(TensorType, name, None)
+            assert number in known, name
