@@ -297,6 +297,7 @@ def _bench(settings: Settings) -> Bench:
         builds=folder / "builds",
         cache=folder / "cache",
         runtimes=folder / "runtimes",
+        previous=folder / "previous",
         logs=settings.log_folder / "builds",
         cache_bytes=settings.build.cache_bytes,
     )

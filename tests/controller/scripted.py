@@ -205,6 +205,7 @@ def a_bench(folder: Path, *, cache_bytes: int = 1 << 30) -> Bench:
         builds=folder / "builds",
         cache=folder / "cache",
         runtimes=folder / "runtimes",
+        previous=folder / "previous",
         logs=folder / "logs",
         cache_bytes=cache_bytes,
     )

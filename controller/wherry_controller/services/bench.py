@@ -1,9 +1,12 @@
 """The folders that builds work in: one for each build, and what outlives it.
 
-builds/BUILD/   source, output, the request: gone when the build ends
-cache/LINEAGE/  steps of a version by content, for its next build; the oldest go first
-runtimes/       an environment for each runtime version that was needed so far
-logs/BUILD/     what each variant's process printed, the last megabyte of it
+    builds/BUILD/    source, output, the request: gone when the build ends
+    cache/LINEAGE/   steps of a version by content, for its next build; the oldest go first
+    previous/BUNDLE/ what a new variant is compared with (`services/previous.py`)
+    runtimes/        an environment for each runtime version that was needed so far
+    logs/BUILD/      what each variant's process printed, the last megabyte of it
+
+The user's code writes in the first two, so nothing there is followed out of them.
 """
 
 from __future__ import annotations
@@ -33,14 +36,16 @@ class Bench:
     builds: Path
     cache: Path
     runtimes: Path
+    previous: Path
     logs: Path
     cache_bytes: int
 
     def clear(self) -> None:
         """End and remove what an earlier process left half done."""
         end_leftovers(self.builds)
-        shutil.rmtree(self.builds, ignore_errors=True)
-        for folder in (self.builds, self.cache, self.runtimes, self.logs):
+        for folder in (self.builds, self.previous):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in (self.builds, self.cache, self.previous, self.runtimes, self.logs):
             make_folder(folder)
 
     @contextmanager

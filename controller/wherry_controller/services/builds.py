@@ -42,13 +42,14 @@ from wherry_controller.services.models import (
     version_of,
     wanted_profiles,
 )
+from wherry_controller.services.previous import lay_out_previous
+from wherry_controller.services.told import advanced, sentence_of, where_log, why_failed
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, Transaction
 from wherry_controller.store.records import (
     Build,
     BuildStatus,
-    ProfileProgress,
     Progress,
     Version,
     VersionStatus,
@@ -127,7 +128,7 @@ class Builds:
             left = models.open_builds(tx)
         for build in left:
             if build.attempts >= MOST_ATTEMPTS:
-                self._end(build, BuildStatus.FAILED, INTERRUPTED, _died(build))
+                self._end(build, BuildStatus.FAILED, INTERRUPTED, why_failed(build))
             else:
                 self._queue_again(build, attempts=build.attempts)
                 self._executor.submit(self._run, build)
@@ -221,10 +222,10 @@ class Builds:
             self._queue_again(build, attempts=build.attempts)
         except BuildRefused as refusal:
             fault = refusal.fault
-            detail = f"{fault.sentence} {_where(build, ())}"
+            detail = f"{fault.sentence} {where_log(build)}"
             self._end(build, BuildStatus.REFUSED, fault.reason.value, detail)
         except REFUSALS as error:
-            self._end(build, BuildStatus.FAILED, CRASHED, f"{error} {_where(build, ())}")
+            self._end(build, BuildStatus.FAILED, CRASHED, f"{error} {where_log(build)}")
         except Exception as error:
             log.exception("build.broke", extra={"build": build.id})
             detail = f"the controller could not build it ({error}): see its log."
@@ -321,6 +322,13 @@ class Builds:
             lineage=version.lineage,
             profiles=profiles,
             limits=self._limits,
+            previous=lay_out_previous(
+                self._store,
+                self._blobs,
+                self._bench.previous,
+                version=version,
+                profiles=build.profiles,
+            ),
         )
 
     def _lineages_in_use(self, build: Build) -> frozenset[Digest]:
@@ -338,9 +346,9 @@ class Builds:
             if refusal.profile is None and refusal.reason not in OF_THE_MACHINE:
                 self._refuse_version(build, refusal)
         if refused:
-            sentences = [_sentence(refusal) for refusal in refused]
+            sentences = [sentence_of(refusal) for refusal in refused]
             profiles = [one.profile for one in refused if one.profile is not None]
-            detail = " ".join((*sentences, _where(build, profiles)))
+            detail = " ".join((*sentences, where_log(build, profiles)))
             self._end(build, BuildStatus.REFUSED, refused[0].reason.value, detail)
         else:
             self._end(build, BuildStatus.SUCCEEDED)
@@ -368,29 +376,3 @@ def build_of(tx: Transaction, build: str) -> Build:
     if found is None:
         raise UnknownBuild(build)
     return found
-
-
-def advanced(progress: Progress, message: said.Progress) -> Progress:
-    """Return a build's progress after a message of its builder."""
-    profiles = dict(progress.profiles)
-    if message.profile is not None:
-        profiles[message.profile] = ProfileProgress(message.step.value, message.done, message.total)
-    step = f"{message.step.value} {message.profile or ''}".strip()
-    return Progress(step, message.done, message.total, profiles)
-
-
-def _sentence(refusal: Refused) -> str:
-    return f"{refusal.profile}: {refusal.detail}" if refusal.profile else refusal.detail
-
-
-def _where(build: Build, profiles: Sequence[ProfileName]) -> str:
-    """Say where the logs are of a build, and of those of its profiles that were refused."""
-    which = f" --profile {profiles[0]}" if len(profiles) == 1 else ""
-    return f"Its log: `wherry model log {build.id}{which}`."
-
-
-def _died(build: Build) -> str:
-    return (
-        f"the controller died {build.attempts} times while this build ran: look into "
-        f"`wherry model log {build.id}` and the controller's log, and order it again."
-    )

@@ -29,11 +29,13 @@ from tests.controller.scripted import (
     the_files,
 )
 from tests.controller.stores import a_store
+from wherry import codec
 from wherry.bundle import open_manifest
-from wherry.manifest import blobs_of
+from wherry.manifest import MODEL_FILE, Manifest, blobs_of
 from wherry.names import parse_model_name, parse_profile_name, parse_version_name
 from wherry.signing import keyring
 from wherry_controller.core.build import (
+    BLOBS,
     LOGS,
     BuildMessage,
     BuildRequest,
@@ -51,7 +53,6 @@ from wherry_controller.services.builds import (
     Builds,
     NothingToBuild,
     Scope,
-    advanced,
     build_of,
 )
 from wherry_controller.services.child import BuildStopped
@@ -68,6 +69,7 @@ from wherry_controller.services.models import (
     register,
     version_of,
 )
+from wherry_controller.services.told import advanced
 from wherry_controller.store import models, records
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
@@ -484,6 +486,22 @@ def test_the_steps_of_versions_are_bounded_and_the_oldest_go_first(tmp_path: Pat
         os.utime(bench.cache / lineage, (age, age))
     bench.bound_cache(in_use={lineages[0]})
     assert {folder.name for folder in bench.cache.iterdir()} == {lineages[0], lineages[2]}
+
+
+def test_a_build_is_told_where_the_version_before_stands(shop: Shop) -> None:
+    shop.register()
+    shop.builds.order(DIGITS, V1, [FP32])
+    shop.register_as("v2")
+    for _ in range(2):
+        shop.builds.order(DIGITS, parse_version_name("v2"), [FP32, OTHER])
+    first, second, third = shop.builder.requests
+    assert first.previous == {} and set(second.previous) == {FP32}
+    assert third.previous == second.previous  # The same place, so that cached steps are found.
+    place = Path(second.previous[FP32])
+    manifest = codec.decode(Manifest, (place / "manifest.json").read_bytes())
+    assert manifest.version == "v1"
+    model = manifest.files[MODEL_FILE].digest
+    assert (place / BLOBS / model).read_bytes() == shop.blobs.get(model)
 
 
 def test_progress_is_told_of_the_build_and_of_each_profile() -> None:

@@ -1,0 +1,36 @@
+"""What a person is told of a build: how far it is, why it ended so, and where its log is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wherry.names import ProfileName
+from wherry_controller.core import build as said
+from wherry_controller.core.build import Refused
+from wherry_controller.store.records import Build, ProfileProgress, Progress
+
+
+def advanced(progress: Progress, message: said.Progress) -> Progress:
+    """Return a build's progress after a message of its builder."""
+    profiles = dict(progress.profiles)
+    if message.profile is not None:
+        profiles[message.profile] = ProfileProgress(message.step.value, message.done, message.total)
+    step = f"{message.step.value} {message.profile or ''}".strip()
+    return Progress(step, message.done, message.total, profiles)
+
+
+def sentence_of(refusal: Refused) -> str:
+    return f"{refusal.profile}: {refusal.detail}" if refusal.profile else refusal.detail
+
+
+def where_log(build: Build, profiles: Sequence[ProfileName] = ()) -> str:
+    """Say where the logs are of a build, and of those of its profiles that were refused."""
+    which = f" --profile {profiles[0]}" if len(profiles) == 1 else ""
+    return f"Its log: `wherry model log {build.id}{which}`."
+
+
+def why_failed(build: Build) -> str:
+    return (
+        f"the controller died {build.attempts} times while this build ran: look into "
+        f"`wherry model log {build.id}` and the controller's log, and order it again."
+    )
