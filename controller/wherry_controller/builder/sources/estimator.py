@@ -16,6 +16,7 @@ import joblib
 import numpy as np
 import onnx
 import onnx_ir
+import onnx_ir.passes.common as passes
 from safetensors.numpy import save_file
 from skl2onnx import to_onnx as convert
 from skl2onnx.common import data_types
@@ -155,7 +156,7 @@ def _in_terms(model: onnx_ir.Model, signature: Signature, answers: Mapping[str, 
     graph.outputs[:] = [
         _shaped(graph, tensor, _given(given, answers[tensor.name])) for tensor in signature.outputs
     ]
-    onnx_ir.passes.common.RemoveUnusedNodesPass()(model)
+    passes.RemoveUnusedNodesPass()(model)
 
 
 def _given(given: Mapping[str, onnx_ir.Value], answer: Answer) -> onnx_ir.Value:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 import onnx_ir
+import onnx_ir.passes.common as passes
 from onnxscript.optimizer import optimize_ir
 
 from wherry_controller.builder.faults import refuse, refusing
@@ -32,7 +33,7 @@ ANY_SIZE = 1 << 62
 def rewrite(model: onnx_ir.Model, places: Places, constants: Mapping[str, Constant]) -> None:
     """Put the graph into the signature's terms, in place."""
     graph = model.graph
-    onnx_ir.passes.common.RemoveInitializersFromInputsPass()(model)
+    passes.RemoveInitializersFromInputsPass()(model)
     for value in [value for value in graph.inputs if value.name in constants]:
         _fix(graph, value, constants[str(value.name)])
     names = [str(value.name) for value in graph.outputs]
