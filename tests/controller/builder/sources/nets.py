@@ -22,12 +22,14 @@ import onnx
 import onnxruntime
 import torch
 from ai_edge_litert.interpreter import Interpreter
+from msgspec import to_builtins
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.controller.builder.sources.cards import SPEECH, a_card_of, silero
 from wherry.signature import BATCH, Datatype, Signature, Tensor
 from wherry_controller.builder.data.rows import Array, Tensors
+from wherry_controller.builder.describe import describe
 from wherry_controller.builder.sources import Source, open_source
 from wherry_controller.core.card import Card, SourceKind
 from wherry_controller.core.fault import BuildRefused
@@ -319,6 +321,11 @@ CASES: dict[str, Callable[[Path], object]] = {
     "steps to litert": _of(_to_lite, STATE, "odd.pt", STEPS, "nets.py:make_odd"),
     "counting script": _of(_to_onnx, SCRIPT, "counts.ts", LINE),
     "speech script": _speech,
+    "described program": lambda folder: to_builtins(describe(folder / "net.pt2")),
+    "described script": lambda folder: to_builtins(describe(folder / "net.ts")),
+    "described state_dict": lambda folder: to_builtins(
+        describe(folder / "two.pt", "nets.py:make_two")
+    ),
     "other shape": lambda folder: _misfit(
         folder, Signature(IMAGES.inputs, (Tensor("scores", FP32, (BATCH, 4)),))
     ),

@@ -91,6 +91,27 @@ def test_what_cannot_be_built_is_refused_by_name_and_place(
     _assert_refused(outcomes, case, reason, words)
 
 
+def test_torch_files_are_described_as_far_as_they_tell(outcomes: Outcomes) -> None:
+    image = {"name": "input", "datatype": "FP32", "shape": ["batch", 1, 8, 8]}
+    linear = {"name": "linear", "datatype": "FP32", "shape": ["batch", 3]}
+    assert outcomes["described program"] == {
+        "kind": "exported_program",
+        "inputs": [image],
+        "outputs": [linear],
+        "parameters": 475,
+    }
+    assert outcomes["described script"] == {
+        "kind": "torchscript",
+        "inputs": [{"name": "input"}],
+        "parameters": 475,
+    }
+    assert outcomes["described state_dict"] == {
+        "kind": "state_dict",
+        "inputs": [{"name": "right"}, {"name": "left"}, {"name": "scale"}],
+        "parameters": 15,
+    }
+
+
 def test_converters_print_nothing_on_stdout(
     process: subprocess.CompletedProcess[str],
 ) -> None:
