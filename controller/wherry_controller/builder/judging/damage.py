@@ -24,7 +24,7 @@ from wherry.profile import Runtime
 Floats = npt.NDArray[np.float64]
 
 LARGEST_SHARE = 0.25
-LAYERS = 3  # Of a side.
+LAYERS = 8  # Of a side: a whole branch that is not taken may stand before the first live one.
 FACTORS = (1 / 2, 1 / 4, 1 / 16)
 
 

@@ -101,6 +101,26 @@ def test_the_runtime_takes_a_file_with_narrow_ranges_and_answers_otherwise(
     assert np.abs(off).max() > 1
 
 
+def biases_of(file: Path) -> list[Array]:
+    """Return the real values of the integer biases."""
+    loaded = Interpreter(model_path=str(file))
+    found = []
+    for entry in loaded.get_tensor_details():
+        scales = entry["quantization_parameters"]["scales"]
+        if entry["dtype"] == np.int32 and len(scales):
+            found.append(loaded.get_tensor(entry["index"]) * scales)
+    return found
+
+
+def test_biases_keep_their_values_when_ranges_are_narrowed(int8: Path, tmp_path: Path) -> None:
+    scaled = ranges_of(int8)
+    assert scaled is not None
+    scaled(0.5, tmp_path / "damaged.tflite")
+    before, after = biases_of(int8), biases_of(tmp_path / "damaged.tflite")
+    assert len(before) == len(after) == 6
+    assert all(np.allclose(*pair, atol=1e-2) for pair in zip(before, after, strict=True))
+
+
 def test_a_lite_file_has_the_sides_of_an_onnx_file(int8: Path) -> None:
     assert [side.name for side in damages_of(int8, Runtime.LITERT)] == [
         "the first layers",

@@ -100,6 +100,8 @@ def test_a_position_without_a_label_does_not_count() -> None:
     scores = one_hot([0, 1, 2, 0, 1, 1], 3).reshape(2, 3, 3)
     labels = np.array([[0, 1, -1], [0, 2, -1]])
     assert value_of(MetricName.ACCURACY, scores, labels) == 3 / 4
+    unlabelled = one_hot([1, 0], 3)
+    assert value_of(MetricName.ACCURACY, unlabelled, np.array([2, -1])) == 0.0
     assert value_of(MetricName.F1, scores, labels) == pytest.approx((1 + 2 / 3 + 0) / 3)
 
 
