@@ -145,7 +145,8 @@ class _Seen:
         return (index / BINS * 2 - 1) * self.span
 
     def _clipped(self, low: float, high: float) -> Range:
-        return max(self.low, low), min(self.high, high)
+        """Return the range within the extremes, where rounding may have left the bins."""
+        return min(max(self.low, low), self.high), max(min(self.high, high), self.low)
 
 
 def _least(one: float, other: float) -> float:

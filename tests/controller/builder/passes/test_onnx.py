@@ -32,6 +32,7 @@ from wherry_controller.builder.passes.onnx import (
     make,
     operators_of,
 )
+from wherry_controller.builder.passes.onnx_prepared import prepare
 from wherry_controller.core.fault import BuildReason, BuildRefused
 from wherry_controller.core.recipe import Calibration, Recipe
 
@@ -246,7 +247,7 @@ def test_what_a_branch_takes_is_what_the_activation_gave(tmp_path: Path) -> None
             [],
             [helper.make_tensor_value_info(f"{kind}_of_d", TensorProto.FLOAT, None)],
         )
-        for kind in ("Identity", "Neg")
+        for kind in ("Abs", "Neg")
     ]
     chosen = helper.make_node(
         "If", ["yes"], ["chosen"], name="if", then_branch=branch[0], else_branch=branch[1]
@@ -266,6 +267,45 @@ def test_what_a_branch_takes_is_what_the_activation_gave(tmp_path: Path) -> None
     wanted = answers(saved(changed, tmp_path), rows(changed, 8))
     error = np.abs(answers(candidate, rows(changed, 8)) - wanted).max() / np.abs(wanted).max()
     assert error < 0.05
+
+
+def test_weights_that_two_branches_take_are_kept_once(tmp_path: Path) -> None:
+    branches = [
+        helper.make_graph(
+            [
+                helper.make_node("Transpose", ["w"], ["turned"], name=f"{sign}_turn", perm=[1, 0]),
+                helper.make_node(kind, ["x"], ["signed"], name=sign),
+                helper.make_node("MatMul", ["signed", "turned"], [sign], name=f"{sign}_product"),
+            ],
+            sign,
+            [],
+            [helper.make_tensor_value_info(sign, TensorProto.FLOAT, None)],
+        )
+        for sign, kind in (("up", "Abs"), ("down", "Neg"))
+    ]
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["total"], name="total", keepdims=0),
+        helper.make_node("Less", ["total", "much"], ["yes"], name="less"),
+        helper.make_node("If", ["yes"], ["y"], then_branch=branches[0], else_branch=branches[1]),
+    ]
+    much = numpy_helper.from_array(np.array(1e6, np.float32), "much")
+    model = a_model(nodes, [weights("w", 64, 32), much], ("batch", 32), ("batch", 64))
+    prepared = prepare(saved(model, tmp_path), 20).model
+    assert onnx_file.weight_bytes(prepared) == onnx_file.weight_bytes(model)
+    onnx.save(prepared, tmp_path / "prepared.onnx")
+    given = rows(model, 2)
+    wanted = answers(tmp_path / "net.onnx", given)
+    np.testing.assert_allclose(answers(tmp_path / "prepared.onnx", given), wanted, atol=1e-5)
+
+
+def test_fp16_takes_a_node_that_takes_one_tensor_twice(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="product"),
+        helper.make_node("Max", ["a", "a"], ["y"], name="twice"),
+    ]
+    model = a_model(nodes, [weights("w", 32, 32)], ("batch", 32), ("batch", 32))
+    candidate = the_candidate(model, a_recipe(Precision.FP16), tmp_path)
+    assert answers(candidate, rows(model, 1)).shape == (1, 32)
 
 
 def test_recurrent_layers_that_share_weights_stay_in_float(tmp_path: Path) -> None:

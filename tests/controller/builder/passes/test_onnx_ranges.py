@@ -54,6 +54,14 @@ def test_a_percentile_cuts_off_an_outlier(tmp_path: Path) -> None:
     assert 2.0 < found[Calibration.ENTROPY][1] < 20.0
 
 
+def test_entropy_is_not_misled_by_a_flat_background() -> None:
+    """Most pixels behind two constants, as in images of digits: their spikes hid all the rest."""
+    seen, random = _Seen(), np.random.default_rng(1)
+    background = np.repeat(np.array([0.11, 0.13], np.float32), 4000)
+    seen.add(np.concatenate([background, random.uniform(0, 1, 2000).astype(np.float32)]))
+    assert seen.ranges()["entropy"][1] > 0.9
+
+
 def test_what_an_activation_gives_begins_at_zero(tmp_path: Path) -> None:
     found = the_ranges(conv_net(), rows(conv_net(), 12), tmp_path)["b"]
     assert {low for low, _ in found.values()} == {0.0}
