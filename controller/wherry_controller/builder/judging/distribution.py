@@ -15,11 +15,10 @@ from msgspec.structs import replace
 
 from wherry import codec
 from wherry.reference import BINS, LARGEST_REFERENCE_BYTES, Distribution, Reference
-from wherry.signature import Tensor
+from wherry.signature import Signature, Tensor
 from wherry_controller.builder.data.rows import Array, Rows, Tensors
 from wherry_controller.builder.judging.measures import Floats
 from wherry_controller.builder.judging.outputs import pieces
-from wherry_controller.core.card import Card
 
 VALUES_A_ROW = 151
 MOST_ROWS = 10_000
@@ -27,13 +26,14 @@ MOST_CLASSES = 1000
 DIGITS = 6
 
 
-def reference_of(rows: Rows, outputs: Tensors, card: Card) -> bytes:
+def reference_of(
+    rows: Rows, outputs: Tensors, signature: Signature, class_output: str | None
+) -> bytes:
     """Return the bundle's `REFERENCE_FILE`, JSON of at most 256 KiB."""
     reference = Reference(
-        inputs=_distributions(card.signature.inputs, rows.inputs),
-        outputs=_distributions(card.signature.outputs, outputs),
+        inputs=_distributions(signature.inputs, rows.inputs),
+        outputs=_distributions(signature.outputs, outputs),
     )
-    class_output = card.task.class_output
     if class_output is not None:
         reference = replace(reference, outputs=_classed(reference.outputs, outputs, class_output))
     return _thinned(reference)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.controller.builder.judging.cards import a_card, one_hot, rows_of
+from tests.controller.builder.judging.cards import ONE_OUTPUT, one_hot, rows_of
 from wherry.reference import BINS, LARGEST_REFERENCE_BYTES, parse_reference
 from wherry.signature import BATCH, Datatype, Signature, Tensor
 from wherry_controller.builder.judging.distribution import (
@@ -56,7 +56,9 @@ def test_of_many_rows_some_are_looked_at() -> None:
 
 def test_a_reference_holds_every_tensor_and_the_shares_of_the_classes(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, {"image": RANDOM.random((8, 4)).astype(np.float32)})
-    data = reference_of(rows, {"scores": one_hot([0, 0, 0, 0, 2, 2, 1, 1], 3)}, a_card())
+    data = reference_of(
+        rows, {"scores": one_hot([0, 0, 0, 0, 2, 2, 1, 1], 3)}, ONE_OUTPUT, "scores"
+    )
     reference = parse_reference(data)
     assert [one.name for one in (*reference.inputs, *reference.outputs)] == ["image", "scores"]
     assert reference.outputs[0].classes == (0.5, 0.25, 0.25)
@@ -71,7 +73,7 @@ def test_a_reference_of_too_many_tensors_loses_the_last_inputs(tmp_path: Path) -
     )
     values = RANDOM.random((80, 4)).astype(np.float32)
     rows = rows_of(tmp_path, dict.fromkeys(names, values))
-    data = reference_of(rows, {"scores": one_hot([0, 1] * 40, 3)}, a_card(signature=signature))
+    data = reference_of(rows, {"scores": one_hot([0, 1] * 40, 3)}, signature, "scores")
     assert LARGEST_REFERENCE_BYTES / 2 < len(data) <= LARGEST_REFERENCE_BYTES
     kept = parse_reference(data)
     assert [one.name for one in kept.inputs] == names[: len(kept.inputs)]
