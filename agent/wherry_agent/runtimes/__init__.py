@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from wherry.profile import Profile, Runtime, accepts_runtime, wanted_runtime
 from wherry_agent.runtimes.base import InstalledRuntime, MissingRuntime
+
+# onnxruntime 1.31 would report to its maker, from threads and a database of its own.
+QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 def find(profile: Profile) -> InstalledRuntime:
@@ -25,6 +30,7 @@ def find(profile: Profile) -> InstalledRuntime:
 
 def _import(runtime: Runtime) -> InstalledRuntime | None:
     if runtime is Runtime.ONNXRUNTIME:
+        os.environ.update(QUIET)
         from wherry_agent.runtimes import onnx
 
         return InstalledRuntime(onnx.version(), onnx.load)

@@ -19,11 +19,14 @@ from wherry_controller.builder.confine import confine
 from wherry_controller.core.build import BuildRequest
 
 LARGEST_REQUEST_BYTES = 4 << 20
+# Jobs are forked, which keeps one thread only: onnxruntime's telemetry would start others.
+SINGLE = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 def main() -> int:
     answers = _keep_stdout_apart()
     sys.dont_write_bytecode = True  # The version's folder stays as it is.
+    os.environ.update(SINGLE)
     data = Path(sys.argv[1]).read_bytes()
     request = codec.decode(BuildRequest, data, limit_bytes=LARGEST_REQUEST_BYTES)
     _confine(request)

@@ -43,6 +43,7 @@ from wherry_controller.core.build import (
     log_file,
     manifest_file,
 )
+from wherry_controller.core.choice import judge_weights
 from wherry_controller.core.fault import BuildRefused
 
 T = TypeVar("T")
@@ -61,7 +62,34 @@ def build(request: BuildRequest) -> Iterator[BuildMessage]:
     for outcome in known:
         yield _told(outcome)
     if fresh:
-        yield from _Build(request, fresh).run()
+        yield from _make(request, fresh)
+
+
+def _make(request: BuildRequest, profiles: Sequence[Profile]) -> Iterator[BuildMessage]:
+    try:
+        fitting, refused = _fitting(request, profiles)
+    except BuildRefused as refusal:
+        yield Refused(refusal.fault.reason, refusal.fault.sentence)
+        return
+    yield from refused
+    if fitting:
+        yield from _Build(request, fitting).run()
+
+
+def _fitting(
+    request: BuildRequest, profiles: Sequence[Profile]
+) -> tuple[list[Profile], list[Refused]]:
+    """Return the profiles that the weights may fit, and the refusals of the others."""
+    from wherry_controller.builder.sources import weight_bytes  # Loads numpy.
+
+    size = weight_bytes(request.card, Path(request.folder))
+    faults = {profile.name: judge_weights(profile, size) for profile in profiles}
+    refused = [
+        Refused(fault.reason, fault.sentence, name)
+        for name, fault in faults.items()
+        if fault is not None
+    ]
+    return [profile for profile in profiles if faults[profile.name] is None], refused
 
 
 def _known(request: BuildRequest) -> tuple[list[Outcome], list[Profile]]:

@@ -10,6 +10,7 @@ Decisions look at the `search` rows only. A candidate that is good on them is sc
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,6 @@ from wherry_controller.builder.data.rows import Tensors
 from wherry_controller.builder.faults import refuse
 from wherry_controller.builder.jobs import Say
 from wherry_controller.builder.judging import metrics
-from wherry_controller.builder.passes import litert, onnx
 from wherry_controller.builder.passes.base import Operator
 from wherry_controller.builder.running.place import Place, places_of
 from wherry_controller.builder.running.runner import inward
@@ -126,7 +126,9 @@ def open_workshop(task: Task, runners: Runners) -> Workshop:
 
 
 def passes_for(runtime: Runtime) -> ModuleType:
-    return onnx if runtime is Runtime.ONNXRUNTIME else litert
+    """Return the passes for a runtime; each kind loads libraries that the other has no use for."""
+    name = "onnx" if runtime is Runtime.ONNXRUNTIME else "litert"
+    return importlib.import_module(f"wherry_controller.builder.passes.{name}")
 
 
 def variant_of(shop: Workshop, file: Path) -> Variant:
@@ -330,11 +332,11 @@ def _ranges(shop: Workshop, recipe: Recipe) -> Path:
     """Return the file with the ranges of the export's tensors, measured on calibration rows."""
     if shop.loaded.calibration is None:
         refuse(BuildReason.CALIBRATION_MISSING, "static int8 needs calibration data")
-    way = replace(recipe, kept_float=(), per_channel=True, reduced_range=False)
-    facts = (shop.export_digest, struct_facts(way))
+    # One look at the rows serves every way to take ranges from them.
+    facts = (shop.export_digest, recipe.max_opset)
 
     def make(folder: Path) -> None:
-        shop.passes.calibrate(shop.export, way, calibration_rows(shop), folder / "ranges.json")
+        shop.passes.calibrate(shop.export, recipe, calibration_rows(shop), folder / "ranges.json")
 
     return shop.cache.made("ranges", facts, make) / "ranges.json"
 

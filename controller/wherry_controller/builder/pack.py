@@ -59,6 +59,7 @@ def _document(
             inputs=_store_tensors(blobs, signature.inputs, proof.golden.inputs),
             outputs=_store_tensors(blobs, signature.outputs, proof.golden.outputs),
             tolerance=proof.golden.tolerance,
+            tolerances=dict(proof.golden.tolerances),
         ),
         report=_report(candidate, proof, card.task.metric.value),
         class_output=card.task.class_output,

@@ -134,4 +134,5 @@ def _previous(shop: Workshop, run: _Runs, golden: Golden) -> proof.Previous | No
 def _reference(shop: Workshop, run: _Runs) -> bytes:
     """Return what inputs and outputs look like on the final rows, to see drift by."""
     outputs = run.ordinary(run.variant, REFERENCE_ROWS)
-    return reference_of(shop.loaded.data.final, outputs, shop.task.request.card)
+    card = shop.task.request.card
+    return reference_of(shop.loaded.data.final, outputs, card.signature, card.task.class_output)

@@ -23,6 +23,15 @@ from wherry_controller.core.recipe import Recipe
 # Shares of rows: 0.97 - 0.96 must not exceed 0.01 by a rounding error.
 ROUNDING = 1e-9
 NEAREST = 3
+# How many times smaller than fp32 a precision can be.
+SHRINKS = {
+    Precision.FP32: 1,
+    Precision.FP16: 2,
+    Precision.INT8: 4,
+    Precision.INT8_DYNAMIC: 4,
+    Precision.INT8_WEIGHTS: 4,
+    Precision.INT4: 8,
+}
 LARGEST_FLOAT_SHARE = 0.6  # Of the operators; beyond it little of the quantization is left.
 
 
@@ -146,6 +155,21 @@ def goals_of(card: Card, profile: Profile) -> Goals:
         precisions=profile.precisions,
         prefer=profile.prefer,
     )
+
+
+def judge_weights(profile: Profile, weight_bytes: int) -> Fault | None:
+    """Say that a version is over the profile's size however it is made, or None.
+
+    It is asked before anything is exported, so it lets through whatever might fit.
+    """
+    smallest = weight_bytes // max(SHRINKS[precision] for precision in profile.precisions)
+    if profile.size_bytes is None or smallest <= profile.size_bytes:
+        return None
+    problem = (
+        f"the weights have {weight_bytes} bytes, {smallest} at best in a precision of the profile, "
+        f"and its budget is {profile.size_bytes}"
+    )
+    return Fault(BuildReason.OVER_BUDGET, problem)
 
 
 def is_below(value: float, floor: float | None, *, grows: bool) -> bool:

@@ -9,6 +9,7 @@ import msgspec
 from wherry.errors import Unsuitable
 
 FEWEST_CALIBRATION_ROWS = 20
+FEWEST_EVALUATION_ROWS = 20
 LARGEST_RANGE_FACTOR = 4.0
 
 
@@ -17,6 +18,7 @@ class BuildReason(StrEnum):
 
     MALFORMED_DATA = "malformed_data"
     LABELS_MISFIT = "labels_misfit"
+    EVALUATION_SHORT = "evaluation_short"
     CALIBRATION_MISSING = "calibration_missing"
     CALIBRATION_SHORT = "calibration_short"
     CALIBRATION_STRAYS = "calibration_strays"
@@ -51,6 +53,7 @@ REMEDIES = {
     BuildReason.MALFORMED_DATA: (
         "give each input's rows in the signature's type and shape, and labels to evaluate"
     ),
+    BuildReason.EVALUATION_SHORT: f"give at least {FEWEST_EVALUATION_ROWS} rows to judge by",
     BuildReason.LABELS_MISFIT: (
         "correct the labels, or the output or the labels that model.toml names"
     ),

@@ -17,7 +17,7 @@ from wherry.profile import Activation, Arch, Precision, Profile, Runtime
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 PRODUCTS = frozenset({"MatMul", "Gemm"})
-RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+RECURRENT = frozenset({"LSTM"})  # Neither runtime quantizes another kind.
 
 DYNAMIC_SHARE = 0.3  # Of the weights, in products and recurrent layers, for dynamic int8.
 INT4_SHARE = 0.5
@@ -102,9 +102,10 @@ def candidates(profile: Profile, graph: Graph) -> tuple[Recipe, ...]:
 
 def improvements(recipe: Recipe) -> tuple[Recipe, ...]:
     """Return other ways to the same precision, for when this one misses the goal."""
-    if not recipe.is_calibrated or recipe.runtime is not Runtime.ONNXRUNTIME:
+    if not recipe.is_calibrated:
         return ()
-    ways = product((True, False), Calibration)
+    is_onnx = recipe.runtime is Runtime.ONNXRUNTIME
+    ways = product((True, False), Calibration if is_onnx else (recipe.calibration,))
     every = (replace(recipe, per_channel=channel, calibration=how) for channel, how in ways)
     return tuple(other for other in every if other != recipe)
 
@@ -123,6 +124,7 @@ def steps_of(recipe: Recipe) -> tuple[str, ...]:
 
 def _recipe(profile: Profile, precision: Precision) -> Recipe:
     is_onnx = profile.runtime is Runtime.ONNXRUNTIME
+    is_dynamic = precision is Precision.INT8_DYNAMIC
     is_static = precision is Precision.INT8
     is_integer = precision in (Precision.INT8, Precision.INT8_DYNAMIC)
     return Recipe(
@@ -130,6 +132,8 @@ def _recipe(profile: Profile, precision: Precision) -> Recipe:
         precision=precision,
         max_ir=profile.max_ir if is_onnx else 0,
         max_opset=profile.max_opset if is_onnx else 0,
+        # tflite-runtime misreads weights with a scale a channel and ranges found at each run.
+        per_channel=not (profile.runtime is Runtime.TFLITE and is_dynamic),
         activation=profile.activation if is_onnx and is_static else Activation.S8,
         reduced_range=profile.reduced_range and is_onnx and is_integer,
     )
@@ -151,4 +155,4 @@ def _is_of_use(precision: Precision, profile: Profile, graph: Graph) -> bool:
         case Precision.INT8_WEIGHTS:
             return not is_onnx  # onnxruntime unpacks such weights when it loads them.
         case Precision.INT4:
-            return is_onnx and graph.share(frozenset({"MatMul"})) > INT4_SHARE
+            return is_onnx and graph.share(PRODUCTS) > INT4_SHARE

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from tests.builders import a_profile
 from wherry.profile import Objective, Precision, Runtime
 from wherry_controller.core.choice import (
     LARGEST_FLOAT_SHARE,
@@ -19,6 +20,7 @@ from wherry_controller.core.choice import (
     choose,
     judge,
     judge_score,
+    judge_weights,
     next_kept,
     pareto,
 )
@@ -134,6 +136,20 @@ def test_budgets_are_upper_bounds(budget: str, fits: float, exceeds: float) -> N
 def test_what_was_not_measured_exceeds_no_budget() -> None:
     unmeasured = replace(INT8, latency=None, memory_bytes=None)
     assert judge(unmeasured, FLOAT, the_goals(latency_ms=0.001, memory_bytes=1)) is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "smallest"),
+    [(Precision.FP32, 4000), (Precision.INT8, 1000), (Precision.INT4, 500)],
+)
+def test_weights_that_cannot_fit_are_seen_before_anything_is_made(
+    precision: Precision, smallest: int
+) -> None:
+    fits = replace(a_profile(size_bytes=smallest), precisions=(precision,))
+    assert judge_weights(fits, 4000) is None
+    small = replace(fits, size_bytes=smallest - 1)
+    assert reason(judge_weights(small, 4000)) is BuildReason.OVER_BUDGET
+    assert judge_weights(replace(fits, size_bytes=None), 1 << 40) is None
 
 
 def test_a_candidate_slower_than_float_is_not_shipped() -> None:

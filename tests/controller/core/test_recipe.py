@@ -91,7 +91,14 @@ def test_litert_knows_signed_activations_in_full_range_only() -> None:
     profile = on_x86(runtime=Runtime.LITERT, activation=Activation.U8, reduced_range=True)
     static = {one.precision: one for one in candidates(profile, ENCODER)}[Precision.INT8]
     assert (static.activation, static.reduced_range) == (Activation.S8, False)
-    assert improvements(static) == ()
+    assert [one.name for one in improvements(static)] == ["int8-per_tensor"]
+
+
+def test_tflite_runtime_gets_one_scale_a_tensor_where_it_finds_ranges_itself() -> None:
+    old = on_x86(runtime=Runtime.TFLITE)
+    scales = {one.precision: one.per_channel for one in candidates(old, ENCODER)}
+    assert not scales[Precision.INT8_DYNAMIC]
+    assert scales[Precision.INT8]
 
 
 def test_a_static_recipe_has_other_ways_and_no_way_twice() -> None:

@@ -27,11 +27,14 @@ from wherry_controller.builder.data.rows import Array, Rows, Tensors, Writer, di
 from wherry_controller.builder.data.wanted import Purpose, Where, checked_inputs
 from wherry_controller.builder.faults import refuse, refuse_if, refusing
 from wherry_controller.core.card import Card, function_of
-from wherry_controller.core.fault import FEWEST_CALIBRATION_ROWS, BuildReason
+from wherry_controller.core.fault import (
+    FEWEST_CALIBRATION_ROWS,
+    FEWEST_EVALUATION_ROWS,
+    BuildReason,
+)
 
 MOST_ROWS = 1_000_000
 LARGEST_BYTES = 16 * 1024**3
-FEWEST_FINAL_ROWS = 20
 SEARCH_BELOW = 64  # Of the 256 first bytes that a digest can have: a quarter.
 CALIBRATION, SEARCH, FINAL = "calibration", "search", "final"
 
@@ -88,13 +91,13 @@ def _read_judged(card: Card, folder: Path, to: Path) -> dict[str, _Kept]:
         judged |= _keep(_judged(card, data.search, folder), to, lambda _: SEARCH)
         _refuse_overlap(len(judged[SEARCH].digests & judged[FINAL].digests), data.search)
     final = len(judged[FINAL].rows) if FINAL in judged else 0
-    if SEARCH not in judged or final < FEWEST_FINAL_ROWS:
+    if SEARCH not in judged or final < FEWEST_EVALUATION_ROWS:
         problem = (
             f"{data.evaluation} leaves {final} rows to judge by and "
             f"{len(judged[SEARCH].rows) if SEARCH in judged else 0} to search with, and it takes "
-            f"{FEWEST_FINAL_ROWS} and 1; give more rows"
+            f"{FEWEST_EVALUATION_ROWS} and 1"
         )
-        refuse(BuildReason.MALFORMED_DATA, problem)
+        refuse(BuildReason.EVALUATION_SHORT, problem)
     return judged
 
 

@@ -21,6 +21,10 @@ RUNNER = Path(__file__).with_name("runner.py")
 START_S = 120.0
 GRACE_S = 30.0  # Beyond a job's own deadline, which the server keeps.
 
+# A fork keeps one thread only: numpy must have no others, nor onnxruntime, which from 1.31 on
+# reports to its maker from threads of its own.
+SINGLE = {"OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+
 Job: TypeAlias = Mapping[str, object]
 
 
@@ -59,8 +63,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            # numpy's own threads would be lost at each fork.
-            env=environment_of(python.packages) | {"OPENBLAS_NUM_THREADS": "1"},
+            env=environment_of(python.packages) | SINGLE,
         )
         self._heard = b""
         self.version = self._answer(START_S).version

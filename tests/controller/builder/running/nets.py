@@ -60,6 +60,26 @@ def a_dense_variant(folder: Path, *, width: int = 2, static_batch: int | None = 
     return Variant(file, signature, inputs, outputs, static_batch)
 
 
+def a_conv_variant(folder: Path) -> Variant:
+    """Make two convolutions of images of three channels, the second one depthwise."""
+    random = np.random.default_rng(11)
+    weights = {
+        "w": random.normal(size=(32, 3, 3, 3)).astype(np.float32),
+        "d": random.normal(size=(32, 1, 3, 3)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "d"], ["y"], group=32),
+    ]
+    image, scores = (BATCH, 3, 16, 16), (BATCH, 32, 12, 12)
+    file = save(folder / "conv.onnx", nodes, {"x": [*image]}, {"y": [*scores]}, {**weights})
+    signature = a_signature(
+        inputs=(a_tensor("image", image),), outputs=(a_tensor("scores", scores),)
+    )
+    return Variant(file, signature, (a_binding("image", "x"),), (a_binding("scores", "y"),), None)
+
+
 def a_running_sum(folder: Path) -> Variant:
     """Make a net with a state: each step answers the sum of the sequence so far."""
     file = save(
