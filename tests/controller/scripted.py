@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import IO, ParamSpec, TypeAlias, TypeVar
@@ -105,13 +105,17 @@ class ScriptedBuilder:
         self.script = script
         self.requests: list[BuildRequest] = []
         self.canceled: set[str] = set()
+        self.ended_in: list[bool] = []  # Whether the folder was there yet at its end.
 
-    def run(self, build: str, request: BuildRequest) -> Iterator[BuildMessage]:
+    def run(self, build: str, request: BuildRequest) -> Generator[BuildMessage, None, None]:
         self.requests.append(request)
-        for message in self.script(request):
-            if build in self.canceled:
-                raise BuildCanceled
-            yield message
+        try:
+            for message in self.script(request):
+                if build in self.canceled:
+                    raise BuildCanceled
+                yield message
+        finally:
+            self.ended_in.append(Path(request.output).is_dir())
 
     def cancel(self, build: str) -> None:
         self.canceled.add(build)

@@ -16,6 +16,7 @@ import logging
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import closing
 from enum import Enum
 from pathlib import Path
 from typing import assert_never
@@ -265,10 +266,12 @@ class Builds:
         with self._bench.place_for(build.id, build.profiles) as place:
             request = self._request(build, place)
             try:
-                for message in self._builder.run(build.id, request):
-                    if isinstance(message, Refused):
-                        refused.append(message)
-                    self._note(build, place / OUTPUT, message)
+                # Closed before the folder goes, also where a message of it is not believed.
+                with closing(self._builder.run(build.id, request)) as messages:
+                    for message in messages:
+                        if isinstance(message, Refused):
+                            refused.append(message)
+                        self._note(build, place / OUTPUT, message)
             finally:
                 self._bench.bound_cache(self._lineages_in_use(build))
         return refused

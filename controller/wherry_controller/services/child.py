@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -61,8 +61,8 @@ class BuildCanceled(Unavailable):
 class Builder(Protocol):
     """Whatever makes bundles: a child process here, something else in a test."""
 
-    def run(self, build: str, request: BuildRequest) -> Iterator[BuildMessage]:
-        """Build into the request's output folder and tell how it goes.
+    def run(self, build: str, request: BuildRequest) -> Generator[BuildMessage, None, None]:
+        """Build into the request's output folder and tell how it goes; closing it ends the build.
 
         Raises `BuildCrashed`, `BuildStopped`, `BuildCanceled`, and `BuildRefused` for a build
         that took more memory or time than the request allows.
@@ -96,7 +96,7 @@ class ChildBuilder:
         self._canceled: set[str] = set()
         self._is_stopped = False
 
-    def run(self, build: str, request: BuildRequest) -> Iterator[BuildMessage]:
+    def run(self, build: str, request: BuildRequest) -> Generator[BuildMessage, None, None]:
         folder = Path(request.output).parent
         (folder / "request.json").write_bytes(codec.encode(request))
         with (folder / STDERR_FILE).open("w+b") as stderr:

@@ -266,6 +266,7 @@ def test_a_manifest_that_is_not_the_announced_one_fails_the_build(shop: Shop) ->
     shop.register()
     assert shop.build(script).status is BuildStatus.FAILED
     assert not shop.variants()
+    assert shop.builder.ended_in == [True]
 
 
 def test_an_unknown_profile_is_refused_before_a_build_begins(shop: Shop) -> None:
