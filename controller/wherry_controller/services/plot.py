@@ -16,9 +16,9 @@ from wherry_controller.core.choice import Candidate, ProfileReport
 from wherry_controller.core.report import FIGURES, figures_of, score_of, verdict_of
 
 WIDTH, HEIGHT = 720, 380
-LEFT, RIGHT, TOP, BOTTOM = 70, 150, 20, 50
+LEFT, RIGHT, TOP, BOTTOM = 70, 30, 20, 50
 TICKS = 5
-LABEL_HEIGHT = 13
+LABEL_WIDTH, LABEL_HEIGHT = 250, 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,21 +148,28 @@ def _mark(point: Point, across: Axis, up: Axis, report: ProfileReport) -> str:
 
 
 def _labels(points: Sequence[Point], across: Axis, up: Axis) -> str:
-    """Name each point to its right, moving names down that would cover one another."""
+    """Name each point towards the middle, moving names down that would cover one another."""
     taken: list[tuple[float, float]] = []
     labels = []
     for point in sorted(points, key=lambda one: up.at(one.y)):
-        x, y = across.at(point.x) + 12, up.at(point.y) + 4
-        while any(abs(y - other) < LABEL_HEIGHT and abs(x - at) < RIGHT for at, other in taken):
+        at, y = across.at(point.x), up.at(point.y) + 4
+        is_right = at > WIDTH / 2
+        x, anchor = (at - 12, "end") if is_right else (at + 12, "start")
+        while any(
+            abs(y - other) < LABEL_HEIGHT and abs(x - there) < LABEL_WIDTH for there, other in taken
+        ):
             y += LABEL_HEIGHT
         taken.append((x, y))
-        labels.append(f'<text x="{x:.1f}" y="{y:.1f}">{escape(point.candidate.name)}</text>')
+        labels.append(
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
+            f"{escape(point.candidate.name)}</text>"
+        )
     return "".join(labels)
 
 
 def _in_words(points: Sequence[Point], report: ProfileReport, what: str) -> str:
     said = "; ".join(_words(point.candidate, report) for point in points)
-    return f"{len(points)} candidates by size in MB and {what}. {said}."
+    return f"Candidates by size in MB and {what}: {said}."
 
 
 def _words(candidate: Candidate, report: ProfileReport) -> str:
