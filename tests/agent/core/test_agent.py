@@ -383,7 +383,7 @@ def test_the_windows_of_another_bundle_are_no_evidence() -> None:
         device.measure(OLD, 9.0)
         device.measure(OTHER, 9.0)
     assert isinstance(device.state(), install.Probation)
-    incumbent = device.agent.trials[DEFAULT].incumbent
+    incumbent = device.agent.watches[DEFAULT].incumbent
     assert incumbent.total == 3 * WINDOW
 
 
@@ -405,7 +405,7 @@ def test_after_a_revert_the_incumbents_windows_are_the_old_ones() -> None:
     for _ in range(2):
         device.measure(NEW, 9.0)
     assert device.agent.recent == before
-    assert device.agent.trials == {}
+    assert device.agent.watches == {}
 
 
 def test_late_windows_of_a_bundle_that_serves_no_more_are_not_the_incumbents() -> None:
