@@ -8,6 +8,7 @@ folders (`confine`).
 
 from __future__ import annotations
 
+import multiprocessing.util
 import os
 import sys
 from pathlib import Path
@@ -41,6 +42,8 @@ def _confine(request: BuildRequest) -> None:
     written = [Path(folder) for folder in (request.output, request.cache, request.runtimes)]
     for folder in written:
         make_folder(folder)
+    # Jobs are asked for through a socket, whose path may have 107 bytes: it lies in no deep folder.
+    written.append(Path(multiprocessing.util.get_temp_dir()))
     read = [Path(request.folder), *(Path(folder) for folder in request.previous.values())]
     if not confine(readable=read, writable=written):
         sys.stderr.write("this kernel has no Landlock: the version's code is not confined\n")

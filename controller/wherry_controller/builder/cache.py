@@ -27,23 +27,10 @@ import msgspec
 from wherry import codec
 from wherry.blobs import digest_of
 from wherry.files import make_folder, write_whole
+from wherry_controller.core.build import TOOLS
 
 T = TypeVar("T")
 
-TOOLS = (
-    "ai-edge-litert",
-    "ai-edge-quantizer",
-    "litert-torch",
-    "numpy",
-    "onnx",
-    "onnxconverter-common",
-    "onnxruntime",
-    "onnxscript",
-    "scikit-learn",
-    "skl2onnx",
-    "torch",
-    "wherry-controller",
-)
 VALUE = "value.json"
 
 

@@ -24,6 +24,7 @@ from wherry_controller.core.choice import (
     Latency,
     ProfileReport,
     choose,
+    eligible,
     judge,
     pareto,
 )
@@ -133,7 +134,8 @@ def _outcome(
     )
     if chosen is not None:
         return Outcome(report=report)
-    reasons = {fault.reason for _, fault in verdicts if fault is not None}
+    taken = eligible(candidates, shop.goals)
+    reasons = {fault.reason for one, fault in verdicts if fault is not None and one in taken}
     reason = reasons.pop() if len(reasons) == 1 else BuildReason.NO_CANDIDATE
     return Outcome(report=report, fault=Fault(reason, why))
 

@@ -31,7 +31,7 @@ LONGEST_LINE = 300
 class Say(Protocol):
     """Tells the build how far a job is."""
 
-    def __call__(self, step: str) -> None: ...
+    def __call__(self, step: str, /) -> None: ...
 
 
 class Job(Protocol[T_co]):

@@ -22,10 +22,9 @@ from wherry_controller.builder.judging.golden import Golden, golden_of
 from wherry_controller.builder.running.place import Place, places_of
 from wherry_controller.builder.running.server import RunFailed
 from wherry_controller.builder.variant import Variant
-from wherry_controller.core.build import BLOBS
+from wherry_controller.core.build import BLOBS, PREVIOUS_MANIFEST
 from wherry_controller.core.choice import Candidate
 
-PREVIOUS_MANIFEST = "manifest.json"
 ORDINARY_ROWS = 64
 REFERENCE_ROWS = 1000
 

@@ -52,7 +52,22 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     previous: dict[ProfileName, str] = {}
 
 
+# What has a hand in a build: other versions of these may make other variants.
+TOOLS = (
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "litert-torch",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "scikit-learn",
+    "skl2onnx",
+    "torch",
+    "wherry-controller",
+)
 BLOBS = "blobs"
+PREVIOUS_MANIFEST = "manifest.json"
 LOGS = "logs"
 
 

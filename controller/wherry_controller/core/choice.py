@@ -223,10 +223,15 @@ def choose(candidates: Sequence[Candidate], goals: Goals) -> tuple[Candidate | N
     faults = {one.name: judge(one, base, goals) for one in candidates}
     good = [one for one in candidates if faults[one.name] is None]
     if not good:
-        return None, _nearest(candidates, faults)
+        return None, _nearest(eligible(candidates, goals), faults)
     front = pareto(good)
     best = min((one for one in good if one.name in front), key=lambda one: _rank(one, goals))
     return best, _why(best, base, good, faults, goals)
+
+
+def eligible(candidates: Sequence[Candidate], goals: Goals) -> list[Candidate]:
+    """Return the candidates in a precision that the profile takes."""
+    return [one for one in candidates if one.recipe.precision in goals.precisions]
 
 
 def next_kept(tried: Sequence[tuple[int, bool]], operators: int) -> int | None:
@@ -345,4 +350,8 @@ def _nearest(candidates: Sequence[Candidate], faults: dict[str, Fault | None]) -
     sentences = [
         f"{one.name}: {fault.problem}" for one in nearest if (fault := faults[one.name]) is not None
     ]
+    if len(candidates) == 1:
+        return sentences[0]
+    if not sentences:
+        return "no recipe is worth a trial for the profile's precisions"
     return "no candidate meets the goals; nearest are " + "; ".join(sentences)

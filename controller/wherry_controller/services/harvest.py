@@ -16,24 +16,13 @@ from msgspec.structs import replace
 from wherry import bundle, codec
 from wherry.blobs import Blob, WrongBytes, check_digest
 from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest, blobs_of
-from wherry_controller.core.build import BLOBS, Built, manifest_file
+from wherry_controller.core.build import BLOBS, TOOLS, Built, manifest_file
 from wherry_controller.core.choice import Latency, ProfileReport
 from wherry_controller.services.models import version_of
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
 from wherry_controller.store.records import Build, KeptReport, Variant
-
-TOOLS = (
-    "wherry-controller",
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "litert-torch",
-    "ai-edge-litert",
-    "ai-edge-quantizer",
-    "scikit-learn",
-)
 
 
 def keep_variant(

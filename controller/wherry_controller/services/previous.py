@@ -18,13 +18,11 @@ from wherry.errors import Malformed
 from wherry.files import make_folder, write_whole
 from wherry.manifest import LARGEST_MANIFEST_BYTES, MODEL_FILE, Manifest
 from wherry.names import ProfileName
-from wherry_controller.core.build import BLOBS
+from wherry_controller.core.build import BLOBS, PREVIOUS_MANIFEST
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, Transaction
 from wherry_controller.store.records import Variant, Version
-
-MANIFEST = "manifest.json"
 
 
 def lay_out_previous(
@@ -64,7 +62,7 @@ def _before(tx: Transaction, version: Version) -> dict[ProfileName, Variant]:
 
 def _lay_out(blobs: BlobFolder, place: Path, envelope: bytes) -> Path | None:
     """Lay one bundle out; nothing where an earlier release wrote it in words of its own."""
-    if (place / MANIFEST).exists():
+    if (place / PREVIOUS_MANIFEST).exists():
         return place
     limit_bytes = 2 * LARGEST_MANIFEST_BYTES
     signed = bytes(codec.decode(signing.Envelope, envelope, limit_bytes=limit_bytes).signed)
@@ -76,7 +74,7 @@ def _lay_out(blobs: BlobFolder, place: Path, envelope: bytes) -> Path | None:
     if not blobs.has(model):
         return None
     _share(blobs.path(model), make_folder(place / BLOBS) / model)
-    write_whole(place / MANIFEST, signed)
+    write_whole(place / PREVIOUS_MANIFEST, signed)
     return place
 
 

@@ -43,7 +43,7 @@ class Variant(msgspec.Struct, frozen=True):
     bundle: str
     size_bytes: int
     report: Report
-    latency: Latency | None
+    latency: Latency
 
 
 class Progress(msgspec.Struct, frozen=True):

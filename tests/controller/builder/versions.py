@@ -52,6 +52,7 @@ class Build:
     """What a build said, and where it wrote."""
 
     output: Path
+    cache: Path
     messages: tuple[BuildMessage, ...]
 
     @property
@@ -115,12 +116,13 @@ def run_build(
 ) -> Build:
     """Run the builder as a controller does; any exit status but 0 is an error."""
     output.mkdir()
+    cache = cache or output.with_name(f"{output.name}-cache")
     digests = {name: digest_of((folder / name).read_bytes()) for name in files_of(card)}
     request = BuildRequest(
         card=card,
         folder=str(folder),
         output=str(output),
-        cache=str(cache or output.with_name(f"{output.name}-cache")),
+        cache=str(cache),
         runtimes=str(RUNTIMES),
         lineage=lineage_digest(card, digests),
         profiles=tuple(profiles),
@@ -131,7 +133,7 @@ def run_build(
     command = [sys.executable, "-m", "wherry_controller.builder", str(file)]
     done = subprocess.run(command, check=False, capture_output=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
-    return Build(output, tuple(parse_message(line) for line in done.stdout.splitlines()))
+    return Build(output, cache, tuple(parse_message(line) for line in done.stdout.splitlines()))
 
 
 def with_budgets(

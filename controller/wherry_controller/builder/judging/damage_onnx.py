@@ -75,6 +75,7 @@ class Weights:
     zero: str = ""
     along: int = 0
     columns: int | None = None
+    is_recurrent: bool = False
 
 
 def layers_of(file: Path) -> list[Layer]:
@@ -170,7 +171,8 @@ def _weights(graph: Graph, node: NodeProto) -> Weights | None:
     if node.op_type == PACKED:
         return replace(found, columns=_attribute(node, "N", 1))
     if zero_at is not None and zero_at < len(node.input):
-        return replace(found, zero=node.input[zero_at], along=found.axis)
+        is_recurrent = node.op_type == "DynamicQuantizeLSTM"
+        return replace(found, zero=node.input[zero_at], along=found.axis, is_recurrent=is_recurrent)
     return found
 
 
@@ -222,6 +224,8 @@ def _parameter(graph: Graph, weights: Weights, name: str, values: Array) -> Floa
     wide = found.astype(np.float64)
     if wide.size == 1:
         return wide.reshape(1)
+    if weights.is_recurrent:  # One for each direction, or for each direction and channel.
+        return wide.reshape(len(values), 1, -1)
     if wide.ndim > 1:  # In blocks along the axis.
         return np.repeat(
             wide, values.shape[weights.along] // wide.shape[weights.along], weights.along

@@ -24,13 +24,9 @@ from tests.controller.builder.data.cards import (
     refused,
     save,
 )
-from wherry_controller.builder.data.read import (
-    FEWEST_FINAL_ROWS,
-    read_datasets,
-    row_digests,
-)
+from wherry_controller.builder.data.read import read_datasets, row_digests
 from wherry_controller.core.card import Data
-from wherry_controller.core.fault import BuildReason
+from wherry_controller.core.fault import FEWEST_EVALUATION_ROWS, BuildReason
 
 ALL = Data(evaluation="rows.npz", calibration="more.npz", search="search.npz")
 CALIBRATED = Data(evaluation="rows.npz", calibration="more.npz")
@@ -130,7 +126,7 @@ def test_a_calibration_file_that_is_not_there_is_missing(tmp_path: Path) -> None
 
 
 def test_an_evaluation_too_small_to_judge_by_is_refused(tmp_path: Path) -> None:
-    save(tmp_path, image=PAIRS[:FEWEST_FINAL_ROWS], labels=LABELS[:FEWEST_FINAL_ROWS])
+    save(tmp_path, image=PAIRS[:FEWEST_EVALUATION_ROWS], labels=LABELS[:FEWEST_EVALUATION_ROWS])
     refused(a_card(), tmp_path, BuildReason.MALFORMED_DATA, "rows.npz leaves", "give more rows")
     save(tmp_path, image=PAIRS[:1].repeat(200, axis=0), labels=LABELS[:1].repeat(200))
     refused(a_card(), tmp_path, BuildReason.MALFORMED_DATA, "rows.npz leaves")
