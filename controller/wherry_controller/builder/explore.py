@@ -29,6 +29,7 @@ from wherry_controller.builder.data.rows import Tensors
 from wherry_controller.builder.faults import refuse
 from wherry_controller.builder.jobs import Say
 from wherry_controller.builder.judging import metrics
+from wherry_controller.builder.judging.outputs import output_error_of
 from wherry_controller.builder.passes.base import Operator
 from wherry_controller.builder.running.place import Place, places_of
 from wherry_controller.builder.running.runner import inward
@@ -53,6 +54,7 @@ from wherry_controller.core.recipe import Recipe, baseline, candidates, improvem
 PARITY = 1e-3  # Of the outputs' spread; exports of five kinds of nets were within 4e-6.
 RANKING_ROWS = 64
 MOST_RANKED = 64  # Beyond, neighbours are ranked together.
+RUINED = 1000.0  # Stands for NaN and all that is worse, in spreads of the outputs.
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +100,7 @@ def explore(task: Task, say: Say) -> Explored:
         for recipe in candidates(shop.profile, shop.passes.graph_of(shop.export))[1:]:
             say(BuildStep.QUANTIZING)
             found = [try_out(shop, recipe)]
-            if _misses(found[0], shop.goals):
+            if _misses(found[0], shop.goals) or _is_ruined(found[0]):
                 say(BuildStep.SEARCHING)
                 more, sensitivities = _search(shop, recipe, found[0])
                 found += more
@@ -221,6 +223,11 @@ def _misses(candidate: Candidate, goals: Goals) -> bool:
     return candidate.searched is not None and judge_score(candidate.searched, goals) is not None
 
 
+def _is_ruined(candidate: Candidate) -> bool:
+    """Say whether it gives NaN, as a sum that eight bits round to zero does below a root."""
+    return candidate.fault is BuildReason.OUTPUT_NOT_FINITE
+
+
 def _search(
     shop: Workshop, recipe: Recipe, first: Candidate
 ) -> tuple[list[Candidate], list[Sensitivity]]:
@@ -231,7 +238,7 @@ def _search(
         if found[-1].searched is not None and not _misses(found[-1], shop.goals):
             return found, []
     runs = [one for one in (first, *found) if one.searched is not None]
-    best = min(runs, key=_drop)
+    best = min(runs, key=_drop, default=first)
     more, ranked = _return_to_float(shop, best.recipe)
     return found + more, ranked
 
@@ -288,13 +295,15 @@ def _alone(
 
 
 def _error_of(shop: Workshop, recipe: Recipe) -> float:
-    """Return the output error of a recipe on some search rows; 0 where it changes nothing."""
+    """Return the output error of a recipe on some search rows; 0 where it changes nothing.
+
+    Where it cannot be made or run, the operators that it quantizes are as bad as can be.
+    """
     rows = shop.loaded.data.search
     span = range(min(len(rows), RANKING_ROWS))
     reference = {
         name: array[: len(span)] for name, array in shop.loaded.reference("search").items()
     }
-    labels = {name: array[: len(span)] for name, array in rows.labels.items()}
     with _scratch(shop) as folder:
         file = folder / f"alone{shop.export.suffix}"
         try:
@@ -303,10 +312,12 @@ def _error_of(shop: Workshop, recipe: Recipe) -> float:
             variant = variant_of(shop, file)
             ran = shop.runners.run(shop.place, variant, shop.profile, rows, folder, span=span)
         except BuildRefused as refusal:
-            if refusal.fault.reason is BuildReason.PASS_CHANGED_NOTHING:
-                return 0.0
-            raise
-        return _compare(shop, reference, ran.outputs, labels).output_error
+            changes = refusal.fault.reason is not BuildReason.PASS_CHANGED_NOTHING
+            return RUINED if changes else 0.0
+        except RunFailed:
+            return RUINED
+        error = output_error_of(reference, ran.outputs)
+        return min(error, RUINED) if np.isfinite(error) else RUINED
 
 
 def _compare(shop: Workshop, reference: Tensors, given: Tensors, labels: Tensors) -> Score:

@@ -204,4 +204,4 @@ def _parts(part: object) -> Iterator[tuple[str, object]]:
         yield from ((name, nodes[name]) for name in nodes.dtype.names)
         yield "values", part.value  # type: ignore[attr-defined]
     elif type(part).__module__.startswith("sklearn."):
-        yield from vars(part).items()
+        yield from getattr(part, "__dict__", {}).items()  # Compiled parts have none.
