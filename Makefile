@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt $(PROJECTS) $(VERSIONED)
 	@# tflite-runtime needs numpy 1, so its extra never goes with the others.
 	@$(PIP_INSTALL) -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
 	  --no-build-isolation --group dev -e shared -e 'agent[onnx,litert,host]' \
-	  -e 'controller[builder,litert,embedded,sim]'
+	  -e 'controller[builder,litert,tables,images,embedded,sim]'
 	@touch $@
 
 # Before anything is downloaded, what is missing of Debian's is installed, or said.

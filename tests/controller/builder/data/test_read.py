@@ -127,9 +127,11 @@ def test_a_calibration_file_that_is_not_there_is_missing(tmp_path: Path) -> None
 
 def test_an_evaluation_too_small_to_judge_by_is_refused(tmp_path: Path) -> None:
     save(tmp_path, image=PAIRS[:FEWEST_EVALUATION_ROWS], labels=LABELS[:FEWEST_EVALUATION_ROWS])
-    refused(a_card(), tmp_path, BuildReason.MALFORMED_DATA, "rows.npz leaves", "give more rows")
+    refused(
+        a_card(), tmp_path, BuildReason.EVALUATION_SHORT, "rows.npz leaves", "20 rows to judge by"
+    )
     save(tmp_path, image=PAIRS[:1].repeat(200, axis=0), labels=LABELS[:1].repeat(200))
-    refused(a_card(), tmp_path, BuildReason.MALFORMED_DATA, "rows.npz leaves")
+    refused(a_card(), tmp_path, BuildReason.EVALUATION_SHORT, "rows.npz leaves")
 
 
 def test_a_file_of_another_form_is_refused(tmp_path: Path) -> None:
