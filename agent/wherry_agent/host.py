@@ -40,10 +40,15 @@ def facts(folder: Path) -> HostFacts:
         memory_available_bytes=memory.get("MemAvailable"),
         memory_total_bytes=memory.get("MemTotal"),
         disk_free_bytes=shutil.disk_usage(folder).free,
-        temperature_c=_temperature_c(),
+        temperature_c=temperature_c(),
         uptime_s=time.clock_gettime(time.CLOCK_BOOTTIME),
         agent_rss_bytes=_rss_bytes(),
     )
+
+
+def memory_available_bytes() -> int | None:
+    """Return what programs may still take without swapping, by the kernel's estimate."""
+    return _meminfo().get("MemAvailable")
 
 
 def _cpu_percent() -> float | None:
@@ -65,7 +70,7 @@ def _rss_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _temperature_c() -> float | None:
+def temperature_c() -> float | None:
     """Return the hottest thermal zone."""
     readings: list[float] = []
     for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):

@@ -16,6 +16,7 @@ from wherry.messages import (
     Reported,
     Telemetry,
     Traffic,
+    TrialResult,
     detail,
 )
 from wherry.names import AliasName, ProfileName, StoreId
@@ -55,6 +56,11 @@ class Teller:
             kind=EventKind.FLIP,
             alias=alias,
             flip=flip,
+        )
+
+    def trial(self, result: TrialResult, *, at: float) -> Event:
+        return Event(
+            store_id=self.store_id, seq=UNNUMBERED, at=at, kind=EventKind.TRIAL, trial=result
         )
 
     def refusal(self, reason: Reason, why: str, *, at: float) -> Event:
