@@ -2,7 +2,7 @@
 
 One line of JSON on stdout, from which `wherry model add` proposes a card and asks for the rest; or
 exit status 1 with one line on stderr. A `.joblib` is a pickle and a factory is code: they run in
-this process, so it is started where nothing secret can be read.
+this process, which with `--scratch` can read the file's folder and no keys.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 from wherry import codec
 from wherry.signature import BATCH, Datatype
 from wherry_controller.builder.code import load_function
+from wherry_controller.builder.confine import confine
 from wherry_controller.builder.data.rows import datatype_of
 from wherry_controller.builder.faults import refuse, refusing
 from wherry_controller.core.card import SourceKind
@@ -53,12 +54,14 @@ class Described(msgspec.Struct, frozen=True, omit_defaults=True):
     """A tensor of the file as a signature could name it: the batch first, and named.
 
     An empty `shape` is a single number, which a card fixes among its constants; None says that the
-    file does not tell. `datatype` is None where Wherry has no such type.
+    file does not tell. `datatype` is None where Wherry has no such type. `batch_axis` is where the
+    file has the batch.
     """
 
     name: str
     datatype: Datatype | None = None
     shape: tuple[int | str, ...] | None = None
+    batch_axis: int = 0
 
 
 class State(msgspec.Struct, frozen=True):
@@ -127,12 +130,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m wherry_controller.builder.describe")
     parser.add_argument("file", type=Path)
     parser.add_argument("--factory", help="net.py:make_net, beside the file")
+    parser.add_argument("--scratch", type=Path, help="all that the process may write to")
     asked = parser.parse_args(arguments)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # What torch and a factory print is no answer.
     sys.dont_write_bytecode = True  # The folder stays as it is.
     try:
         with refusing(BuildReason.SOURCE_UNREADABLE, f"{asked.file.name} cannot be read"):
+            if asked.scratch is not None:
+                # The file may be a link to where downloads are kept.
+                readable = [asked.file.absolute().parent, asked.file.resolve().parent]
+                confine(readable=readable, writable=[asked.scratch])
             described = describe(asked.file, asked.factory)
     except BuildRefused as refusal:
         sys.stderr.write(f"{refusal}\n")
@@ -169,21 +177,26 @@ def _describe_onnx(file: Path) -> Description:
 def _described(value: onnx_ir.Value) -> Described:
     from wherry_controller.builder.sources.onnx_axes import datatype_in, shape_of
 
-    return Described(str(value.name), datatype_in(value), batch_first(shape_of(value)))
+    shape = shape_of(value)
+    return Described(str(value.name), datatype_in(value), batch_first(shape), _batch_axis(shape))
 
 
 def batch_first(shape: Sequence[int | str] | None) -> tuple[int | str, ...] | None:
     """Return the shape with its batch in front: axis 0 if it varies or is 1, or one that varies."""
     if not shape:
         return None if shape is None else ()
-    varying = [index for index, axis in enumerate(shape) if isinstance(axis, str)]
-    batch = 0 if shape[0] == 1 or not varying else varying[0]
+    batch = _batch_axis(shape)
     others = [
         f"axis_{index}" if axis == "?" or axis == BATCH else axis
         for index, axis in enumerate(shape)
         if index != batch
     ]
     return (BATCH, *others)
+
+
+def _batch_axis(shape: Sequence[int | str] | None) -> int:
+    varying = [index for index, axis in enumerate(shape or ()) if isinstance(axis, str)]
+    return 0 if not shape or shape[0] == 1 or not varying else varying[0]
 
 
 def _labels(properties: Mapping[str, str]) -> tuple[str, ...]:
@@ -227,7 +240,7 @@ def _describe_program(file: Path) -> Description:
 def _traced(name: str, value: torch.Tensor) -> Described:
     axes = list(map(_traced_axis, value.shape))
     datatype = datatype_of(np.dtype(str(value.dtype).removeprefix("torch.")))
-    return Described(name, datatype, batch_first(axes))
+    return Described(name, datatype, batch_first(axes), _batch_axis(axes))
 
 
 def _traced_axis(axis: object) -> int | str:

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from wherry_controller.cli import show
+from wherry_controller.cli.add import add
 from wherry_controller.cli.building import Reference, show_variants
-from wherry_controller.cli.outcome import Ended, Exit
 from wherry_controller.cli.remote import connect
 from wherry_controller.cli.replies import Build, Model, Page, Version, read, reference
-from wherry_controller.core.card import files_of, parse_card
 from wherry_controller.core.report import (
     FIGURES,
     ProfilePart,
@@ -23,24 +22,8 @@ from wherry_controller.core.report import (
 
 app = typer.Typer(no_args_is_help=True, help="Models and their immutable versions.")
 
-CARD = "model.toml"
+app.command()(add)
 BuildId = Annotated[str, typer.Argument(metavar="BUILD")]
-
-
-@app.command()
-def add(
-    folder: Annotated[Path, typer.Argument(help=f"Holds {CARD} and the files that it names.")],
-    *,
-    json: show.Json = False,
-) -> None:
-    """Register the version that a folder holds."""
-    card = folder if folder.is_file() else folder / CARD
-    body = connect().upload("/versions", card, _files_beside(card))
-    if json:
-        show.raw(body)
-    else:
-        version = read(Version, body)
-        show.line(f"{version.model}:{version.name} is registered ({show.short(version.lineage)}).")
 
 
 @app.command("list")
@@ -168,18 +151,3 @@ def _show_part(part: ProfilePart) -> None:
     for place in sorted({one.latency.measured_on for one in tried.candidates if one.latency}):
         show.line(f"timed on {place}")
     show.line("")
-
-
-def _files_beside(card: Path) -> list[Path]:
-    """Return the files that the card names; a missing one is said before anything is sent."""
-    try:
-        names = files_of(parse_card(card.read_bytes()))
-    except OSError as error:
-        problem = f"{card} cannot be read ({error.strerror}): give the folder that holds {CARD}."
-        raise Ended(Exit.USAGE, problem) from error
-    files = [card.parent / name for name in names]
-    for file in files:
-        if not file.is_file():
-            problem = f"{card} names {file.name}, which is not beside it: put it there."
-            raise Ended(Exit.USAGE, problem)
-    return files

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.system
 
 
 def test_silero_tells_its_tensors_its_states_and_what_is_to_be_fixed() -> None:
-    state = Described("state", Datatype.FP32, (BATCH, 2, 128))
+    state = Described("state", Datatype.FP32, (BATCH, 2, 128), batch_axis=1)
     assert describe(silero("silero_vad.onnx")) == Description(
         SourceKind.ONNX,
         inputs=(
