@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -153,6 +154,11 @@ def a_litert_bundle(
         static_batch=static_batch,
         key=key,
     )
+
+
+def for_measuring(bundle: Bundle, *, key: Ed25519PrivateKey = KEY) -> Bundle:
+    """Return the same variant as a bundle that is measured and never served."""
+    return seal(replace(bundle.manifest, measuring=True), bundle.blobs, key)
 
 
 def write_bundle(bundle: Bundle, folder: Path) -> tuple[Path, Path]:

@@ -21,14 +21,12 @@ def find(profile: Profile) -> InstalledRuntime:
         installed = _import(profile.runtime)
     except ImportError as error:
         raise MissingRuntime(wanted, f"none ({error})") from error
-    if installed is None:
-        raise MissingRuntime(wanted, "no way to run it in this release")
     if not accepts_runtime(profile, installed.version):
         raise MissingRuntime(wanted, installed.version)
     return installed
 
 
-def _import(runtime: Runtime) -> InstalledRuntime | None:
+def _import(runtime: Runtime) -> InstalledRuntime:
     if runtime is Runtime.ONNXRUNTIME:
         os.environ.update(QUIET)
         from wherry_agent.runtimes import onnx
@@ -38,4 +36,6 @@ def _import(runtime: Runtime) -> InstalledRuntime | None:
         from wherry_agent.runtimes import litert
 
         return InstalledRuntime(litert.version(), litert.load)
-    return None
+    from wherry_agent.runtimes import tflite
+
+    return InstalledRuntime(tflite.version(), tflite.load)
