@@ -196,7 +196,7 @@ def add(
     card = _card_at(path, flags)
     text = "" if card is not None else write_card(draft_card(_draft(path, flags, _asker(ask=ask))))
     if dry_run:
-        show.line(_checked(card) if card is not None else text)
+        show.line((_checked(card) if card is not None else text).rstrip("\n"))
         return
     if card is None:
         card = _write(path, text, tell if json else show.line)

@@ -19,7 +19,7 @@ from wherry_controller.cli.drafting.source import (
     with_code,
 )
 from wherry_controller.cli.drafting.task import draft_task
-from wherry_controller.core.card import Card, Goal, Lineage, Task, parse_card
+from wherry_controller.core.card import Card, Data, Goal, Lineage, Task, parse_card
 
 FIRST = "v1"
 DROP = str(Goal().largest_drop)
@@ -38,7 +38,7 @@ def draft_card(draft: Draft) -> Card:
     signature = None if found is None else draft_signature(draft, found, source)
     task = None if signature is None else draft_task(draft, signature)
     data = draft_data(draft, signature, task)
-    labels, goal, lineage = _labels(draft, found, task), _goal(draft), _lineage(draft)
+    labels, goal, lineage = _labels(draft, found, task, data), _goal(draft), _lineage(draft)
     draft.asker.finish()
     assert model and version and source and signature and task and data
     functions = (task.function, data.evaluation, data.calibration, data.search)
@@ -68,7 +68,9 @@ def _version(draft: Draft) -> VersionName | None:
     return settle(draft.asker, draft.flags.version, question)
 
 
-def _labels(draft: Draft, found: Description | None, task: Task | None) -> tuple[str, ...]:
+def _labels(
+    draft: Draft, found: Description | None, task: Task | None, data: Data | None
+) -> tuple[str, ...]:
     """Return the file's own labels, or ask where classes could have some."""
     if draft.flags.labels is None and found is not None and found.labels:
         return found.labels
@@ -78,7 +80,8 @@ def _labels(draft: Draft, found: Description | None, task: Task | None) -> tuple
     if task is None or (task.class_output is None and not task.classes):
         return ()
     text = "Labels of the classes, between commas, or a file of them"
-    default = proposing.labels_in(draft.folder) or NONE
+    folders = () if data is None else proposing.folders_in(draft.folder, data.evaluation)
+    default = proposing.labels_in(draft.folder) or ",".join(folders) or NONE
     return draft.asker.ask(Question("--labels", text, read, default)) or ()
 
 

@@ -50,6 +50,15 @@ def labels_in(folder: Path) -> str | None:
     return next((name for name in LABELS if (folder / name).is_file()), None)
 
 
+def folders_in(folder: Path, rows: str) -> tuple[str, ...]:
+    """Return the folders that a zip of images will hold, its labels unless they are numbers."""
+    inner = (folder / rows).with_suffix("")
+    if not rows.endswith(".zip") or not inner.is_dir():
+        return ()
+    names = sorted(one.name for one in inner.iterdir() if one.is_dir() and one.name[0] != ".")
+    return () if all(name.isdecimal() or "," in name for name in names) else tuple(names)
+
+
 def factory_in(folder: Path) -> str | None:
     """Return the one function in the folder that is called as if it made a net."""
     found = [

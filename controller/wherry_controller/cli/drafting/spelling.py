@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -115,9 +114,10 @@ def pairs(texts: Sequence[str], form: str, read: Callable[[str], T]) -> dict[str
 def constant(text: str) -> Constant:
     """Return a number, or numbers in brackets."""
     try:
-        return msgspec.convert(json.loads(text), Constant)  # type: ignore[no-any-return]
-    except (ValueError, msgspec.ValidationError) as error:
+        value: Constant = msgspec.json.decode(text, type=Constant)
+    except msgspec.DecodeError as error:
         raise wrong(text, "number", "write it like 16000, or [1, 2] for several") from error
+    return value
 
 
 def number(text: str) -> float | None:
