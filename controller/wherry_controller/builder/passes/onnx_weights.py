@@ -148,7 +148,16 @@ def _with_products(model: onnx.ModelProto, wanted: frozenset[str]) -> onnx.Model
     del graph.node[:]
     graph.node.extend(nodes)
     drop_unused(graph)
+    _forget_shapes_of_weights(graph)
     return model
+
+
+def _forget_shapes_of_weights(graph: onnx.GraphProto) -> None:
+    """Drop what the file says of its weights' shapes: onnxruntime turns those of a Gemm in place."""
+    weights = {constant.name for constant in graph.initializer}
+    kept = [value for value in graph.value_info if value.name not in weights]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
 
 
 def _product(

@@ -214,6 +214,22 @@ def test_dynamic_int8_leaves_convolutions_in_float(tmp_path: Path) -> None:
     assert [operator.kind for operator in operators] == ["Gemm"]
 
 
+def test_a_gemm_that_stays_in_float_may_have_its_weights_described(tmp_path: Path) -> None:
+    model = product_net()
+    turned = np.ascontiguousarray(numpy_helper.to_array(model.graph.initializer[1]).T)
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(turned, "second.weight"))
+    model.graph.node[2].attribute.append(helper.make_attribute("transB", 1))
+    # As torch's exporter does it.
+    model.graph.value_info.append(
+        helper.make_tensor_value_info("second.weight", TensorProto.FLOAT, turned.shape)
+    )
+    to = tmp_path / "mixed.onnx"
+    file = saved(model, tmp_path)
+    make(file, a_recipe(Precision.INT8_DYNAMIC, "second"), None, to)
+    given = rows(model, 4)
+    assert np.allclose(answers(to, given), answers(file, given), atol=0.05)
+
+
 def test_operators_are_named_with_their_layers_and_weights(tmp_path: Path) -> None:
     model = conv_net()
     scopes = model.graph.node[2].metadata_props.add()
