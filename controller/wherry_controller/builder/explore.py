@@ -189,7 +189,10 @@ def score(shop: Workshop, variant: Variant, part: str) -> Scored:
             _refuse_not_finite(ran.outputs)
             found = _compare(shop, shop.loaded.reference(part), ran.outputs, rows.labels)
             return Scored(
-                score=found, load_ms=ran.load_ms, memory_bytes=ran.memory_bytes, on=ran.on
+                score=found,
+                load_ms=ran.load_ms,
+                memory_bytes=ran.memory_bytes,
+                on=_on(shop.profile, ran.on),
             )
 
     return shop.cache.value("score", facts, Scored, find)
@@ -373,6 +376,11 @@ def _scratch(shop: Workshop) -> Iterator[Path]:
 
 def _settings(profile: Profile) -> tuple[object, ...]:
     return (profile.provider, profile.threads, profile.spinning, profile.max_batch)
+
+
+def _on(profile: Profile, place: str) -> str:
+    """Return what a variant was run on, and that it is not what the profile has, where it is so."""
+    return place if profile.verified else f"{place}, unverified: {profile.provider} was not run"
 
 
 def _refuse_not_finite(outputs: Tensors) -> None:
