@@ -13,6 +13,7 @@ from wherry_controller.cli.drafting.given import Draft
 from wherry_controller.core.card import Data, MetricName, Normalisation, Task
 
 LABEL = "labels"
+USUAL_LABELS = ("label", "target", "class", "y")
 TABLES = (".csv", ".parquet")
 PIXELS = Normalisation()
 
@@ -63,8 +64,9 @@ def _label(
     if draft.flags.label is None and by_itself:
         return LABEL
     text = f"Name of the labels in {evaluation}"
-    default = next((name for name in ("label", "target", "y") if name in others), None)
-    question = Question("--label", text, str, default or (others or [LABEL])[-1])
+    usual = next((name for name in USUAL_LABELS if name in others), None)
+    last = others[-1] if len(others) == 1 or evaluation.endswith(TABLES) else None
+    question = Question("--label", text, str, usual or last)
     return settle(draft.asker, draft.flags.label, question) or LABEL
 
 
