@@ -49,12 +49,13 @@ class ProgramSource:
                 self.program,
                 dynamo=True,
                 input_names=[tensor.name for tensor in self.signature.inputs],
-                output_names=[tensor.name for tensor in self.signature.outputs],
+                output_names=self._output_names(),
                 opset_version=opset,
                 verbose=False,
             )
             if exported is None:
                 refuse(BuildReason.NOT_EXPORTABLE, "torch exported nothing")
+            _order_outputs(exported.model, self.signature)
             _name_axes(exported.model, self.signature)
             exported.save(str(file))
 
@@ -63,11 +64,21 @@ class ProgramSource:
         if self.static_batch not in (None, 1):
             problem = f"LiteRT takes one row and the program {self.static_batch} at a time"
             refuse(BuildReason.DYNAMIC_SHAPE, problem)
-        given = net.arguments(self.signature, base.one_row(sample))
-        net.convert_to_lite(self.module, given, file)
+        net.NetSource(self.module, self.signature, self.card.source.names).to_lite(sample, file)
 
     def to_safetensors(self, file: Path) -> None:
         net.save_tensors(self.program.state_dict, file)
+
+    def _output_names(self) -> list[str]:
+        """Return the signature's names in the order in which the program gives its tensors."""
+        spec = self.program.call_spec.out_spec
+        if spec is None or not issubclass(spec.type or tuple, dict):
+            return [tensor.name for tensor in self.signature.outputs]
+        names = self.card.source.names
+        ours = {
+            names.get(tensor.name, tensor.name): tensor.name for tensor in self.signature.outputs
+        }
+        return [ours.get(key, key) for key in spec.context]
 
 
 def open_program(card: Card, folder: Path) -> ProgramSource:
@@ -126,6 +137,12 @@ def _refuse_quantized(name: str, program: ExportedProgram) -> None:
     for node in program.graph.nodes:
         if node.op == "call_function" and str(node.target).split(".")[0] in QUANTIZED:
             refuse(BuildReason.ALREADY_QUANTIZED, f"{name} computes {node.target}")
+
+
+def _order_outputs(model: onnx_ir.Model, signature: Signature) -> None:
+    """Put the outputs into the signature's order, without those that it does not name."""
+    given = {value.name: value for value in model.graph.outputs}
+    model.graph.outputs[:] = [given[tensor.name] for tensor in signature.outputs]
 
 
 def _name_axes(model: onnx_ir.Model, signature: Signature) -> None:
