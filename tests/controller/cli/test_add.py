@@ -164,8 +164,8 @@ def test_a_card_that_is_there_is_never_replaced(online: Wherry, tmp_path: Path) 
     (folder / "net.onnx").touch()
     before = (folder / "model.toml").read_bytes()
     beside = online("model", "add", folder / "net.onnx", "--no-input")
-    flagged = online("model", "add", folder, "--max-batch", "3")
-    for ended, word in ((beside, "beside net.onnx already"), (flagged, "--max-batch")):
+    flagged = online("model", "add", folder, "--input", "x:FP32:batch")
+    for ended, word in ((beside, "beside net.onnx already"), (flagged, "--input is given too")):
         assert ended.status == Exit.USAGE
         assert word in ended.err and len(ended.err.splitlines()) == 1
     assert (folder / "model.toml").read_bytes() == before

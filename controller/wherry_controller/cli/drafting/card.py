@@ -100,4 +100,4 @@ def _lineage(draft: Draft) -> Lineage:
 
 def _assets(draft: Draft) -> dict[str, str]:
     read = partial(spelling.file_beside, draft.folder)
-    return spelling.pairs(draft.flags.assets, "NAME=FILE", read)
+    return spelling.pairs(draft.flags.asset, "NAME=FILE", read)

@@ -17,11 +17,11 @@ class Flags:
     kind: str | None = None
     factory: str | None = None
     code: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    constants: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    states: tuple[str, ...] = ()
+    name: tuple[str, ...] = ()
+    constant: tuple[str, ...] = ()
+    input: tuple[str, ...] = ()
+    output: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
     max_batch: int | None = None
     metric: str | None = None
     task_output: str | None = None
@@ -42,7 +42,7 @@ class Flags:
     floor: str | None = None
     largest_drop: str | None = None
     labels: str | None = None
-    assets: tuple[str, ...] = ()
+    asset: tuple[str, ...] = ()
     licence: str | None = None
 
     def given(self) -> list[str]:

@@ -40,8 +40,8 @@ class Told:
 
 def draft_signature(draft: Draft, found: Description, source: Source | None) -> Signature | None:
     known = found if source is None else _in_our_words(found, source)
-    inputs = _tensors(draft, known, _told(Side.INPUT, known.inputs, draft.flags.inputs))
-    outputs = _tensors(draft, known, _told(Side.OUTPUT, known.outputs, draft.flags.outputs))
+    inputs = _tensors(draft, known, _told(Side.INPUT, known.inputs, draft.flags.input))
+    outputs = _tensors(draft, known, _told(Side.OUTPUT, known.outputs, draft.flags.output))
     if inputs is None or outputs is None:
         return None
     return Signature(
@@ -156,8 +156,8 @@ def _states(
     """Return the states that are given, or told; where types and shapes allow one, ask."""
     names = [one.name for one in inputs], [one.name for one in outputs]
     read = partial(spelling.spelled_states, inputs=names[0], outputs=names[1])
-    if draft.flags.states:
-        return read(draft.flags.states)
+    if draft.flags.state:
+        return read(draft.flags.state)
     possible = proposing.states_among(inputs, outputs)
     if not known.states and not possible:
         return ()

@@ -52,7 +52,7 @@ def draft_source(draft: Draft, found: Description) -> Source | None:
         factory=factory,
         code=tuple(spelling.file_beside(folder, name) for name in flags.code),
         external_data=tuple(spelling.file_beside(folder, name) for name in found.external_data),
-        names=spelling.pairs(flags.names, "NAME=FILE_NAME", str),
+        names=spelling.pairs(flags.name, "NAME=FILE_NAME", str),
         constants=fixed,
     )
 
@@ -83,7 +83,7 @@ def _factory(draft: Draft, found: Description) -> str | None:
 
 def _constants(draft: Draft, found: Description) -> dict[str, Constant]:
     """Return what inputs of the file are fixed to: those that are given, and single numbers."""
-    fixed = spelling.pairs(draft.flags.constants, "NAME=VALUE", spelling.constant)
+    fixed = spelling.pairs(draft.flags.constant, "NAME=VALUE", spelling.constant)
     for tensor in found.inputs:
         if tensor.shape == () and tensor.name not in fixed:
             text = f"Input {tensor.name!r} is a single number, which the card fixes to"
