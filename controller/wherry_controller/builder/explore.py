@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from wherry.names import Digest
 from wherry.profile import Profile, Runtime, is_release_of
 from wherry_controller.builder.cache import Cache, digest_of_file, struct_facts
 from wherry_controller.builder.data.rows import Tensors
-from wherry_controller.builder.faults import refuse
+from wherry_controller.builder.faults import refuse, refusing
 from wherry_controller.builder.jobs import Say
 from wherry_controller.builder.judging import metrics
 from wherry_controller.builder.judging.outputs import output_error_of
@@ -159,11 +160,14 @@ def try_out(shop: Workshop, recipe: Recipe) -> Candidate:
     """Make a candidate and score it on the search rows; a refusal stands in it."""
     untried = Candidate(recipe=recipe, name=recipe.name)
     try:
-        file = file_of(shop, recipe)
+        with refusing(BuildReason.CONVERTER_CRASHED, f"the {recipe.precision.value} pass fails"):
+            file = file_of(shop, recipe)
         variant = variant_of(shop, file)
         _load_on_the_oldest(shop, variant)
         scored = score(shop, variant, "search")
     except BuildRefused as refusal:
+        if refusal.__cause__ is not None:
+            traceback.print_exception(refusal)
         return replace(untried, fault=refusal.fault.reason, problem=refusal.fault.problem)
     except RunFailed as error:
         return replace(untried, fault=BuildReason.NO_RECIPE, problem=str(error))

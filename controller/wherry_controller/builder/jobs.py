@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -112,6 +113,8 @@ def _work(job: Job[object], log: Path, connection: Connection) -> None:
     try:
         connection.send(_Ended(job(say), None))
     except BuildRefused as refusal:
+        # The sentence goes to people, what led to it to the log where that sentence sends them.
+        traceback.print_exception(refusal)
         connection.send(_Ended(None, refusal.fault))
     # Whatever else is raised goes to the log as a traceback, and the process ends with status 1.
 

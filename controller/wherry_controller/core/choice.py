@@ -226,7 +226,7 @@ def choose(candidates: Sequence[Candidate], goals: Goals) -> tuple[Candidate | N
         return None, _nearest(eligible(candidates, goals), faults)
     front = pareto(good)
     best = min((one for one in good if one.name in front), key=lambda one: _rank(one, goals))
-    return best, _why(best, base, good, faults, goals)
+    return best, _why(best, candidates, good, faults, goals)
 
 
 def eligible(candidates: Sequence[Candidate], goals: Goals) -> list[Candidate]:
@@ -274,7 +274,7 @@ def _judge_speed(candidate: Candidate, baseline: Candidate) -> Fault | None:
     latency = candidate.latency
     if candidate.name == baseline.name or latency is None or latency.speed_ratio >= 1:
         return None
-    problem = f"it runs at {latency.speed_ratio:.2f} times the speed of fp32"
+    problem = f"it runs at {latency.speed_ratio:.3f} times the speed of fp32"
     return Fault(BuildReason.SLOWER_THAN_FLOAT, problem)
 
 
@@ -314,16 +314,16 @@ def _rank(one: Candidate, goals: Goals) -> tuple[float, ...]:
 
 def _why(
     best: Candidate,
-    base: Candidate,
+    candidates: Sequence[Candidate],
     good: Sequence[Candidate],
     faults: dict[str, Fault | None],
     goals: Goals,
 ) -> str:
     """Say in a sentence or two why this one, and what it gains over float."""
+    base = candidates[0]
     of = f"{len(good)} of {len(faults)} candidates meet the goals"
     if best.name == base.name:
-        refused = [f"{name}: {fault.problem}" for name, fault in faults.items() if fault]
-        others = "; ".join(refused) or f"none is better in {goals.prefer.value}"
+        others = _misses(candidates, faults) or f"none is better in {goals.prefer.value}"
         return f"fp32 stays the best choice ({of}; {others})"
     parts = []
     if best.latency is not None:
@@ -334,7 +334,8 @@ def _why(
     if score is not None:
         parts.append(f"a drop of {score.drop:.4f}")
     kept = len(best.recipe.kept_float)
-    held = f", with {kept} operators back in float to hold the goal" if kept else ""
+    operators = "1 operator" if kept == 1 else f"{kept} operators"
+    held = f", with {operators} back in float to hold the goal" if kept else ""
     by = goals.prefer.value
     if goals.prefer is Objective.LATENCY and best.latency is None:
         by = "size, since no latency was measured on the profile's hardware"
@@ -342,16 +343,22 @@ def _why(
 
 
 def _nearest(candidates: Sequence[Candidate], faults: dict[str, Fault | None]) -> str:
+    misses = _misses(candidates, faults)
+    if not misses:
+        return "no recipe is worth a trial for the profile's precisions"
+    return misses if len(candidates) == 1 else f"no candidate meets the goals; nearest are {misses}"
+
+
+def _misses(candidates: Sequence[Candidate], faults: dict[str, Fault | None]) -> str:
+    """Return what the nearest of the refused candidates miss, and how many others there are."""
+
     def distance(one: Candidate) -> float:
         score = one.judged or one.searched
         return score.drop if score is not None else float("inf")
 
-    nearest = sorted(candidates, key=distance)[:NEAREST]
-    sentences = [
-        f"{one.name}: {fault.problem}" for one in nearest if (fault := faults[one.name]) is not None
-    ]
-    if len(candidates) == 1:
-        return sentences[0]
-    if not sentences:
-        return "no recipe is worth a trial for the profile's precisions"
-    return "no candidate meets the goals; nearest are " + "; ".join(sentences)
+    missed = [(one, fault) for one in candidates if (fault := faults[one.name]) is not None]
+    ordered = sorted(missed, key=lambda pair: distance(pair[0]))
+    parts = [f"{one.name}: {fault.problem}" for one, fault in ordered[:NEAREST]]
+    if len(ordered) > NEAREST:
+        parts.append(f"and {len(ordered) - NEAREST} more, which the report lists")
+    return "; ".join(parts)
