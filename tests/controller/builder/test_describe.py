@@ -173,6 +173,20 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     assert refusal.value.fault.reason is BuildReason.SOURCE_UNREADABLE
 
 
-def _asked(file: Path) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "wherry_controller.builder.describe", str(file)]
+def test_code_beside_a_file_reads_no_other_folder(tmp_path: Path) -> None:
+    folder, scratch, key = tmp_path / "v1", tmp_path / "scratch", tmp_path / "key"
+    for made in (folder, scratch):
+        made.mkdir()
+    key.write_text("secret")
+    (folder / "net.py").write_text(f"raise ValueError(open({str(key)!r}).read())\n")
+    save_file({"w": np.zeros(3)}, folder / "net.safetensors")
+    words = ("--factory", "net.py:make")
+    assert b"secret" in _asked(folder / "net.safetensors", *words).stderr
+    confined = _asked(folder / "net.safetensors", *words, "--scratch", str(scratch))
+    assert confined.returncode == 1
+    assert b"secret" not in confined.stderr and b"Permission denied" in confined.stderr
+
+
+def _asked(file: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "wherry_controller.builder.describe", str(file), *words]
     return subprocess.run(command, check=False, capture_output=True)
