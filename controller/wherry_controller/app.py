@@ -53,6 +53,7 @@ from wherry_controller.services.ingest import Drop, Ingest, Message
 from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rollouts import Rollouts
 from wherry_controller.services.shipped import declare_shipped
+from wherry_controller.services.trials import Trials
 from wherry_controller.settings import EMBEDDED, Settings
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, open_store
@@ -135,6 +136,13 @@ class Controller:
             builder=ChildBuilder(),
             executor=ThreadPoolExecutor(settings.build.at_once, thread_name_prefix="build"),
             bench=_bench(settings),
+            trials=Trials(
+                store,
+                lambda work: self.decide(lambda desk: work(desk.fleet)),
+                budget_bytes=settings.broker.budget_bytes,
+                silence_s=settings.build.measure_silence_s,
+                clock=clock,
+            ),
             clock=clock,
             limits=settings.build.limits,
         )

@@ -91,7 +91,8 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
 
     `processes`, `memory_bytes` (of all of them together) and `deadline_s` bound one build,
     `at_once` says how many run beside each other. `cache_bytes` bounds what is kept of their steps
-    for the next build of a version.
+    for the next build of a version. `measure_silence_s` is how long a build waits for devices that
+    measure its candidates, since any of them answered.
     """
 
     at_once: Annotated[int, msgspec.Meta(ge=1)] = 1
@@ -99,6 +100,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: Annotated[int, msgspec.Meta(ge=1)] = Limits().memory_bytes
     deadline_s: Annotated[float, msgspec.Meta(gt=0)] = Limits().deadline_s
     cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = 10 << 30
+    measure_silence_s: Annotated[float, msgspec.Meta(gt=0)] = 900.0
 
     @property
     def limits(self) -> Limits:

@@ -10,11 +10,13 @@ from typing import IO, ParamSpec, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
-from tests.builders import a_bundle_of
+from tests.builders import a_bundle_of, a_key
 from tests.controller.reports import a_profile_report
+from tests.controller.services.brokers import MemoryBroker
 from wherry import codec
 from wherry.blobs import describe, digest_of
 from wherry.names import parse_profile_name
+from wherry.profile import Profile
 from wherry_controller.core.build import (
     BLOBS,
     LOGS,
@@ -23,13 +25,20 @@ from wherry_controller.core.build import (
     BuildStep,
     Built,
     Kept,
+    Offered,
     Progress,
     Refused,
     log_file,
+    offer_file,
 )
 from wherry_controller.core.fault import BuildReason, Fault
 from wherry_controller.services.bench import Bench
 from wherry_controller.services.child import BuildCanceled, BuildCrashed
+from wherry_controller.services.fleet import Fleet
+from wherry_controller.services.publisher import Pace, Publisher
+from wherry_controller.services.trials import Trials
+from wherry_controller.store.blobs import BlobFolder
+from wherry_controller.store.database import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -145,6 +154,33 @@ def builds_all(request: BuildRequest) -> Iterator[BuildMessage]:
         yield Built(profile.name, digest, a_profile_report(profile))
 
 
+def offers(*recipes: str, then: Script = builds_all, measuring: bool = True) -> Script:
+    """Return the script that offers candidates to devices where it shall, float first."""
+
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        if not request.offers:
+            yield from then(request)
+            return
+        for profile in request.profiles:
+            for recipe in ("fp32", *recipes):
+                yield _offer(request, profile, recipe, measuring=measuring)
+
+    return script
+
+
+def _offer(request: BuildRequest, profile: Profile, recipe: str, *, measuring: bool) -> Offered:
+    made = a_bundle_of(
+        f"{recipe} for {profile.name}".encode(), lineage=request.lineage, profile=profile
+    )
+    signed = codec.encode(replace(made.manifest, measuring=measuring))
+    output = Path(request.output)
+    (output / BLOBS).mkdir(exist_ok=True)
+    for digest, data in made.blobs.items():
+        (output / BLOBS / digest).write_bytes(data)
+    (output / offer_file(profile.name, recipe)).write_bytes(signed)
+    return Offered(profile.name, recipe, digest_of(signed))
+
+
 def refuses(reason: BuildReason, problem: str = "the scripted net is sick") -> Script:
     """Return the script that refuses the version."""
 
@@ -212,6 +248,27 @@ def a_bench(folder: Path, *, cache_bytes: int = 1 << 30) -> Bench:
         previous=folder / "previous",
         logs=folder / "logs",
         cache_bytes=cache_bytes,
+    )
+
+
+def a_fleet(store: Store, blobs: BlobFolder) -> Fleet:
+    """Return a fleet behind a broker that keeps everything in memory."""
+    return Fleet(store, Publisher(MemoryBroker(), blobs, Pace()), a_key())
+
+
+def a_trials(store: Store, fleet: Fleet) -> Trials:
+    """Return trials that wait for nobody."""
+
+    def at_desk(work: Callable[[Fleet], None]) -> None:
+        work(fleet)
+
+    return Trials(
+        store,
+        at_desk,
+        budget_bytes=1 << 30,
+        silence_s=-1.0,
+        clock=lambda: 1000.0,
+        pause=lambda _: False,
     )
 
 

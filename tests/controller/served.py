@@ -18,7 +18,7 @@ import uvicorn
 from msgspec.structs import replace
 
 from tests.builders import a_key, a_reported
-from tests.controller.scripted import AtOnce, ScriptedBuilder, a_bench, builds_all
+from tests.controller.scripted import AtOnce, ScriptedBuilder, a_bench, a_trials, builds_all
 from tests.controller.stores import a_store
 from wherry import codec, signing
 from wherry.messages import Event, Reason, Reported, Slots, Status
@@ -139,11 +139,12 @@ def a_served_controller(folder: Path) -> Iterator[Served]:
         builder=builder,
         executor=AtOnce(),
         bench=a_bench(folder),
+        trials=a_trials(store, fleet),
         clock=lambda: served.now,
         limits=Limits(),
     )
-    builds.start()
     served = Served(store, blobs, fleet, rollouts, builds, builder)
+    builds.start()
     context = Context(
         store=store,
         blobs=blobs,

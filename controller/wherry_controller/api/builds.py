@@ -33,12 +33,23 @@ Profiles = Annotated[
 ]
 
 
+MeasureOn = Annotated[
+    str | None,
+    Field(
+        max_length=63,
+        description="A group or a device: idle devices of each profile there measure candidates",
+        examples=["lab"],
+    ),
+]
+
+
 class BuildOrder(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str = Field(examples=["digits"])
     version: str = Field(examples=["v1"])
     profiles: Profiles = []
+    measure_on: MeasureOn = None
 
 
 class BatchOrder(BaseModel):
@@ -52,6 +63,7 @@ class BatchOrder(BaseModel):
         default=Scope.NEWEST,
         description="The newest version of each model that no build refused, or every such one",
     )
+    measure_on: MeasureOn = None
 
 
 class ProfileProgress(BaseModel):
@@ -87,6 +99,7 @@ class Build(BaseModel):
     detail: str
     progress: Progress
     attempts: int = Field(description="Runs that no orderly stop of the controller ended")
+    measure_on: str | None = Field(examples=["lab"])
     created_at: float
     started_at: float | None
     ended_at: float | None
@@ -103,6 +116,7 @@ def order_build(here: Here, order: BuildOrder, response: Response) -> BuildDetai
         parse_model_name(order.model),
         parse_version_name(order.version),
         [parse_profile_name(profile) for profile in order.profiles],
+        measure_on=order.measure_on,
     )
     response.headers["Location"] = f"{PREFIX}/builds/{build.id}"
     with here.store.reading() as tx:
@@ -116,6 +130,7 @@ def order_builds(here: Here, order: BatchOrder) -> Page[Build]:
         [parse_model_name(model) for model in order.models],
         [parse_profile_name(profile) for profile in order.profiles],
         order.scope,
+        measure_on=order.measure_on,
     )
     return Page(items=[Build.model_validate(build) for build in builds])
 

@@ -47,6 +47,15 @@ def build(
         ),
     ] = None,
     *,
+    measure_on: Annotated[
+        str | None,
+        typer.Option(
+            "--measure-on",
+            metavar="GROUP|DEVICE",
+            help="Idle devices of each profile there measure the candidates, which then judge.",
+            show_default=False,
+        ),
+    ] = None,
     everything: Annotated[
         bool,
         typer.Option("--all", help="Build each model's newest version that no build refused."),
@@ -66,9 +75,9 @@ def build(
     remote = connect()
     if everything:
         scope = "every" if every_version else "newest"
-        bodies = _order_all(remote, names or [], profiles or [], scope)
+        bodies = _order_all(remote, names or [], profiles or [], scope, measure_on)
     else:
-        bodies = _order(remote, names or [], profiles or [])
+        bodies = _order(remote, names or [], profiles or [], measure_on)
     if not detach:
         bodies = follow(remote, bodies)
     builds = [read(Build, body) for body in bodies]
@@ -115,21 +124,28 @@ def show_variants(variants: Sequence[Variant]) -> None:
         show.line(f"measured on {place}")
 
 
-def _order(remote: Remote, names: Sequence[str], profiles: Sequence[str]) -> list[bytes]:
+def _order(
+    remote: Remote, names: Sequence[str], profiles: Sequence[str], measure_on: str | None
+) -> list[bytes]:
     """Order a build of each version that is named; all names are read before the first order."""
     if not names:
         raise Ended(Exit.USAGE, "no version is named: write MODEL:VERSION, or --all.")
     wanted = [reference(name) for name in names]
+    what = {"profiles": profiles, "measure_on": measure_on}
     return [
-        remote.post("/builds", {"model": model, "version": version, "profiles": profiles})
+        remote.post("/builds", {"model": model, "version": version, **what})
         for model, version in wanted
     ]
 
 
 def _order_all(
-    remote: Remote, models: Sequence[str], profiles: Sequence[str], scope: str
+    remote: Remote,
+    models: Sequence[str],
+    profiles: Sequence[str],
+    scope: str,
+    measure_on: str | None,
 ) -> list[bytes]:
-    order = {"models": models, "profiles": profiles, "scope": scope}
+    order = {"models": models, "profiles": profiles, "scope": scope, "measure_on": measure_on}
     body = remote.post("/builds/batch", order)
     return [bytes(item) for item in read(Page[msgspec.Raw], body).items]
 
@@ -159,7 +175,14 @@ def _described(build: Build) -> str:
 def _show(builds: Sequence[Build]) -> None:
     if len(builds) == 1:
         show_variants(builds[0].variants)
-        return
+    else:
+        _show_outcomes(builds)
+    for one in builds:
+        if one.status is BuildStatus.SUCCEEDED and one.detail:
+            show.line(one.detail)
+
+
+def _show_outcomes(builds: Sequence[Build]) -> None:
     columns = ("version", "profile", "outcome", "size", "metric / fp32", "p50 ms", "bundle")
     show.table(columns, [row for one in builds for row in _rows(one)])
 

@@ -1,7 +1,9 @@
 """Builds: a version made for some profiles in a child process, what comes of it signed and kept.
 
     queued --> running --> succeeded | refused (the version or a variant is not good enough)
-       |          |  `---> failed (the build itself broke; the version may be built again)
+       |        |  ^  `--> failed (the build itself broke; the version may be built again)
+       |        v  |
+       |      measuring   (devices run its candidates, `services/trials.py`)
        `----------`------> canceled
 
 One `Executor` runs them, one after another by default. What was queued or running when the
@@ -29,10 +31,12 @@ from wherry.names import Digest, ModelName, ProfileName, VersionName
 from wherry.profile import Profile
 from wherry_controller.core import build as said
 from wherry_controller.core.build import BuildMessage, BuildRequest, Limits, Refused
+from wherry_controller.core.choice import DeviceFigures
 from wherry_controller.core.fault import BuildReason, BuildRefused
 from wherry_controller.services.bench import OUTPUT, SOURCE, Bench
 from wherry_controller.services.child import BuildCanceled, Builder, BuildStopped
 from wherry_controller.services.harvest import keep_reference, keep_report, keep_variant
+from wherry_controller.services.measuring import Measuring
 from wherry_controller.services.missing import UnknownBuild
 from wherry_controller.services.models import (
     card_of,
@@ -44,7 +48,14 @@ from wherry_controller.services.models import (
     wanted_profiles,
 )
 from wherry_controller.services.previous import lay_out_previous
-from wherry_controller.services.told import advanced, sentence_of, where_log, why_failed
+from wherry_controller.services.told import (
+    advanced,
+    sentence_of,
+    unmeasured,
+    where_log,
+    why_failed,
+)
+from wherry_controller.services.trials import Trials, check_place, withdraw_all
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, Transaction
@@ -110,6 +121,7 @@ class Builds:
         builder: Builder,
         executor: Executor,
         bench: Bench,
+        trials: Trials,
         clock: Callable[[], float],
         limits: Limits,
     ) -> None:
@@ -119,12 +131,17 @@ class Builds:
         self._builder = builder
         self._executor = executor
         self._bench = bench
+        self._trials = trials
+        self._measuring = Measuring(
+            store, blobs, key, builder=builder, trials=trials, advance=self._advance
+        )
         self._clock = clock
         self._limits = limits
 
     def start(self) -> None:
         """Take up what an earlier process left: queue it again, or fail what keeps killing it."""
         self._bench.clear()
+        withdraw_all(self._store, self._clock())
         with self._store.transaction() as tx:
             left = models.open_builds(tx)
         for build in left:
@@ -137,27 +154,39 @@ class Builds:
     def stop(self) -> None:
         """End what runs; it and those that wait are queued again at the next start."""
         self._builder.stop()
+        self._trials.stop()
         self._executor.shutdown(cancel_futures=True)
 
     def order(
-        self, model: ModelName, version: VersionName, profiles: Sequence[ProfileName]
+        self,
+        model: ModelName,
+        version: VersionName,
+        profiles: Sequence[ProfileName],
+        *,
+        measure_on: str | None = None,
     ) -> Build:
         """Queue a build for profiles, all that are declared where none is named.
 
-        Raises `UnknownVersion`, `UnknownProfile`, `NoProfile` or `RefusedVersion` at once.
+        The devices of the group or the device `measure_on` measure its candidates. Raises
+        `UnknownVersion`, `UnknownProfile`, `NoProfile`, `UnknownPlace` or `RefusedVersion` at once.
         """
         with self._store.transaction() as tx:
             found = sound_version_of(tx, model, version)
-            build = self._queue(tx, found, wanted_profiles(tx, profiles))
+            build = self._queue(tx, found, wanted_profiles(tx, profiles), measure_on)
         self._executor.submit(self._run, build)
         return build
 
     def order_all(
-        self, names: Sequence[ModelName], profiles: Sequence[ProfileName], scope: Scope
+        self,
+        names: Sequence[ModelName],
+        profiles: Sequence[ProfileName],
+        scope: Scope,
+        *,
+        measure_on: str | None = None,
     ) -> Sequence[Build]:
         """Queue a build of each version that no build refused, of all models if none is named.
 
-        Raises `UnknownModel`, `UnknownProfile`, `NoProfile` or `NothingToBuild`.
+        Raises `UnknownModel`, `UnknownProfile`, `NoProfile`, `UnknownPlace` or `NothingToBuild`.
         """
         with self._store.transaction() as tx:
             wanted = wanted_profiles(tx, profiles)
@@ -165,7 +194,7 @@ class Builds:
             sound = [sound_versions_of(tx, name) for name in dict.fromkeys(chosen)]
             newest = [versions[-1:] for versions in sound]
             versions = newest if scope is Scope.NEWEST else sound
-            builds = [self._queue(tx, one, wanted) for some in versions for one in some]
+            builds = [self._queue(tx, one, wanted, measure_on) for some in versions for one in some]
         if not builds:
             raise NothingToBuild
         for build in builds:
@@ -199,12 +228,21 @@ class Builds:
         """Return the end of a build's log, what all profiles share where none is named."""
         return self._bench.log(build.id, profile)
 
-    def _queue(self, tx: Transaction, version: Version, profiles: Sequence[Profile]) -> Build:
+    def _queue(
+        self,
+        tx: Transaction,
+        version: Version,
+        profiles: Sequence[Profile],
+        measure_on: str | None,
+    ) -> Build:
+        if measure_on is not None:
+            check_place(tx, measure_on)
         build = Build(
             id=uuid.uuid4().hex[:12],
             model=version.model,
             version=version.name,
             profiles=tuple(profile.name for profile in profiles),
+            measure_on=measure_on,
             created_at=self._clock(),
         )
         models.save_build(tx, build)
@@ -215,7 +253,8 @@ class Builds:
         if not self._begin(build):
             return
         try:
-            self._finish(build, self._follow(build))
+            refused, measured = self._follow(build)
+            self._finish(build, refused, unmeasured(build, measured))
         except BuildCanceled:
             pass  # Its end was written when it was asked for.
         except BuildStopped:
@@ -260,12 +299,15 @@ class Builds:
                 )
                 models.save_build(tx, waiting)
 
-    def _follow(self, build: Build) -> Sequence[Refused]:
-        """Run the build, keep what it makes, and return what it refused."""
+    def _follow(self, build: Build) -> tuple[Sequence[Refused], Sequence[DeviceFigures]]:
+        """Run the build, keep what it makes, and return what it refused and devices measured."""
         refused: list[Refused] = []
         with self._bench.place_for(build.id, build.profiles) as place:
             request = self._request(build, place)
             try:
+                if build.measure_on is not None:
+                    figures = self._measuring.figures(build, request, build.measure_on)
+                    request = replace(request, measured=figures)
                 # Closed before the folder goes, also where a message of it is not believed.
                 with closing(self._builder.run(build.id, request)) as messages:
                     for message in messages:
@@ -274,7 +316,7 @@ class Builds:
                         self._note(build, place / OUTPUT, message)
             finally:
                 self._bench.bound_cache(self._lineages_in_use(build))
-        return refused
+        return refused, request.measured
 
     def _note(self, build: Build, output: Path, message: BuildMessage) -> None:
         match message:
@@ -298,7 +340,7 @@ class Builds:
                 if message.report is not None:
                     keep_report(self._store, build=build, report=message.report, now=self._clock())
             case said.Offered():
-                pass  # No device is asked to measure it.
+                pass  # Devices have measured it, or none is asked.
             case _:
                 assert_never(message)
 
@@ -340,21 +382,22 @@ class Builds:
             running = [
                 one
                 for one in models.open_builds(tx)
-                if one.status is BuildStatus.RUNNING and one.id != build.id
+                if one.status is not BuildStatus.QUEUED and one.id != build.id
             ]
             return frozenset(version_of(tx, one.model, one.version).lineage for one in running)
 
-    def _finish(self, build: Build, refused: Sequence[Refused]) -> None:
+    def _finish(self, build: Build, refused: Sequence[Refused], note: str) -> None:
+        """Write how a build ended, and what a person is told of it beside."""
         for refusal in refused:
             if refusal.profile is None and refusal.reason not in OF_THE_MACHINE:
                 self._refuse_version(build, refusal)
         if refused:
             sentences = [sentence_of(refusal) for refusal in refused]
             profiles = [one.profile for one in refused if one.profile is not None]
-            detail = " ".join((*sentences, where_log(build, profiles)))
+            detail = " ".join((*sentences, *([note] if note else []), where_log(build, profiles)))
             self._end(build, BuildStatus.REFUSED, refused[0].reason.value, detail)
         else:
-            self._end(build, BuildStatus.SUCCEEDED)
+            self._end(build, BuildStatus.SUCCEEDED, detail=note)
 
     def _refuse_version(self, build: Build, refusal: Refused) -> None:
         with self._store.transaction() as tx:

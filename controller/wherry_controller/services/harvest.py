@@ -15,14 +15,28 @@ from msgspec.structs import replace
 
 from wherry import bundle, codec
 from wherry.blobs import Blob, WrongBytes, check_digest
+from wherry.bundle import Bundle
+from wherry.errors import Malformed
 from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest, blobs_of
-from wherry_controller.core.build import BLOBS, TOOLS, Built, manifest_file
+from wherry.names import Digest
+from wherry_controller.core.build import BLOBS, TOOLS, Built, Offered, manifest_file, offer_file
 from wherry_controller.core.choice import Latency, ProfileReport
 from wherry_controller.services.models import version_of
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
 from wherry_controller.store.records import Build, KeptReport, Variant
+
+
+class NotForMeasuring(Malformed):
+    """A builder offered a bundle for measuring that devices would serve."""
+
+    def __init__(self, recipe: str) -> None:
+        super().__init__(recipe)
+        self.recipe = recipe
+
+    def __str__(self) -> str:
+        return f"{self.recipe} is offered as a bundle to serve: look into the version's own code."
 
 
 def keep_variant(
@@ -36,15 +50,8 @@ def keep_variant(
     now: float,
 ) -> None:
     """Sign a variant's manifest and keep its bundle; raise `WrongBytes` where files lie."""
-    signed = (output / manifest_file(built.profile)).read_bytes()
-    check_digest(signed, built.bundle)
-    manifest = codec.decode(Manifest, signed, limit_bytes=LARGEST_MANIFEST_BYTES)
-    named = {
-        blob.digest: (output / BLOBS / blob.digest).read_bytes() for blob in blobs_of(manifest)
-    }
-    sealed = bundle.seal(manifest, named, key)
-    for data in sealed.blobs.values():
-        blobs.put(data)
+    manifest = _manifest_in(output, manifest_file(built.profile), built.bundle)
+    sealed = _seal(blobs, key, output, manifest)
     variant = Variant(
         model=build.model,
         version=build.version,
@@ -59,6 +66,22 @@ def keep_variant(
     with store.transaction() as tx:
         models.save_variant(tx, variant, sealed.envelope)
         models.save_report(tx, _kept(build, built.report, now))
+
+
+def keep_offer(
+    store: Store, blobs: BlobFolder, key: Ed25519PrivateKey, *, output: Path, offered: Offered
+) -> None:
+    """Sign a candidate's manifest and keep its bundle for measuring.
+
+    Raises `WrongBytes` where files lie, and `NotForMeasuring`: a device would serve such a bundle.
+    """
+    file = offer_file(offered.profile, offered.recipe)
+    manifest = _manifest_in(output, file, offered.bundle)
+    if not manifest.measuring:
+        raise NotForMeasuring(offered.recipe)
+    sealed = _seal(blobs, key, output, manifest)
+    with store.transaction() as tx:
+        models.save_bundle(tx, sealed.digest, sealed.envelope)
 
 
 def keep_report(store: Store, *, build: Build, report: ProfileReport, now: float) -> None:
@@ -78,6 +101,21 @@ def keep_reference(
     with store.transaction() as tx:
         version = version_of(tx, build.model, build.version)
         models.save_version(tx, replace(version, reference=digest))
+
+
+def _manifest_in(output: Path, file: str, digest: Digest) -> Manifest:
+    signed = check_digest((output / file).read_bytes(), digest)
+    return codec.decode(Manifest, signed, limit_bytes=LARGEST_MANIFEST_BYTES)
+
+
+def _seal(blobs: BlobFolder, key: Ed25519PrivateKey, output: Path, manifest: Manifest) -> Bundle:
+    named = {
+        blob.digest: (output / BLOBS / blob.digest).read_bytes() for blob in blobs_of(manifest)
+    }
+    sealed = bundle.seal(manifest, named, key)
+    for data in sealed.blobs.values():
+        blobs.put(data)
+    return sealed
 
 
 @cache

@@ -81,6 +81,12 @@ class UnknownGroup(Missing):
     kind, remedy = "group", "see `wherry group list`, or make it with `wherry group set`"
 
 
+class UnknownPlace(Missing):
+    """What shall measure is neither a group nor a device."""
+
+    kind, remedy = "group or device", "see `wherry group list` and `wherry device list`"
+
+
 class UnknownRollout(Missing):
     kind, remedy = "rollout", "see `wherry rollout list`"
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from wherry.names import ProfileName
 from wherry_controller.core import build as said
 from wherry_controller.core.build import Refused
+from wherry_controller.core.choice import DeviceFigures
 from wherry_controller.store.records import Build, ProfileProgress, Progress
 
 
@@ -27,6 +28,17 @@ def where_log(build: Build, profiles: Sequence[ProfileName] = ()) -> str:
     """Say where the logs are of a build, and of those of its profiles that were refused."""
     which = f" --profile {profiles[0]}" if len(profiles) == 1 else ""
     return f"Its log: `wherry model log {build.id}{which}`."
+
+
+def unmeasured(build: Build, measured: Sequence[DeviceFigures]) -> str:
+    """Say of which profiles no device measured anything though some were asked to."""
+    silent = sorted(set(build.profiles) - {one.profile for one in measured})
+    if build.measure_on is None or not silent:
+        return ""
+    return (
+        f"No device in {build.measure_on!r} measured for {', '.join(silent)}, so no device judged: "
+        "see with `wherry device list` that one of the profile is online and idle."
+    )
 
 
 def why_failed(build: Build) -> str:

@@ -123,6 +123,11 @@ def save_variant(tx: Transaction, variant: Variant, envelope: bytes) -> None:
     save(tx, VariantRow, variant)
 
 
+def save_bundle(tx: Transaction, bundle: Digest, envelope: bytes) -> None:
+    """Add a bundle's signed manifest that is no variant's."""
+    save(tx, BundleRow, BundleRecord(bundle, envelope))
+
+
 def list_variants(tx: Transaction, model: ModelName, version: VersionName) -> Sequence[Variant]:
     rows = tx.exec(
         select(VariantRow)

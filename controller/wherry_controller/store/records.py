@@ -11,7 +11,7 @@ import msgspec
 
 from wherry.histogram import Histogram
 from wherry.manifest import Report
-from wherry.messages import Phase, Reason, Reported, Status, Wanted
+from wherry.messages import Phase, Reason, Reported, Status, Trial, TrialResult, Wanted
 from wherry.names import (
     AliasName,
     DeploymentId,
@@ -22,6 +22,7 @@ from wherry.names import (
     ProfileName,
     RolloutName,
     StoreId,
+    TrialId,
     VersionName,
 )
 from wherry.profile import Precision, Profile
@@ -36,6 +37,7 @@ class VersionStatus(StrEnum):
 class BuildStatus(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
+    MEASURING = "measuring"
     SUCCEEDED = "succeeded"
     REFUSED = "refused"
     FAILED = "failed"
@@ -44,7 +46,7 @@ class BuildStatus(StrEnum):
     @property
     def is_open(self) -> bool:
         """Say whether it may still make a variant."""
-        return self in (BuildStatus.QUEUED, BuildStatus.RUNNING)
+        return self in (BuildStatus.QUEUED, BuildStatus.RUNNING, BuildStatus.MEASURING)
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -96,7 +98,8 @@ class Progress(msgspec.Struct, frozen=True):
 class Build(msgspec.Struct, frozen=True, kw_only=True):
     """`reason` is a short code, `detail` the sentence that an operator reads.
 
-    `attempts` counts the runs that no orderly stop of the controller ended.
+    `attempts` counts the runs that no orderly stop of the controller ended. `measure_on` names the
+    group or device whose devices measure the candidates.
     """
 
     id: str
@@ -108,6 +111,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     progress: Progress = Progress()
     attempts: int = 0
+    measure_on: str | None = None
     created_at: float
     started_at: float | None = None
     ended_at: float | None = None
@@ -182,6 +186,21 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     aliases: dict[AliasName, Wanted] = {}
     revoked: tuple[Digest, ...] = ()
+    trials: tuple[Trial, ...] = ()
+
+
+class TrialRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial of a build's candidate on one device; it has no result where it was withdrawn."""
+
+    id: TrialId
+    build: str
+    device: DeviceId
+    profile: ProfileName
+    recipe: str
+    bundle: Digest
+    result: TrialResult | None = None
+    ordered_at: float
+    ended_at: float | None = None
 
 
 class Journey(msgspec.Struct, frozen=True, kw_only=True):

@@ -89,6 +89,7 @@ class BuildRow(Row, table=True):
     detail: str = Field(default="", sa_type=Text)
     progress: object = Field(sa_column=_document())
     attempts: int = 0
+    measure_on: str | None = None
     created_at: float
     started_at: float | None = None
     ended_at: float | None = None
@@ -184,6 +185,21 @@ class DesiredRow(Row, table=True):
     generation: int
     aliases: object = Field(sa_column=_document())
     revoked: object = Field(sa_column=_document())
+    trials: object = Field(sa_column=_document())
+
+
+class TrialRow(Row, table=True):
+    __tablename__ = "trial"
+
+    id: str = Field(primary_key=True)
+    build: str = Field(foreign_key="build.id", index=True)
+    device: str = Field(foreign_key="device.id", ondelete="CASCADE", index=True)
+    profile: str
+    recipe: str
+    bundle: str = Field(foreign_key="bundle.digest")
+    result: object = Field(default=None, sa_column=_optional_document())
+    ordered_at: float
+    ended_at: float | None = Field(default=None, index=True)
 
 
 class DeploymentRow(Row, table=True):

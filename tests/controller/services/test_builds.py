@@ -19,7 +19,9 @@ from tests.controller.scripted import (
     ScriptedBuilder,
     a_bench,
     a_card,
+    a_fleet,
     a_profile_file,
+    a_trials,
     builds_all,
     crashes,
     keeps,
@@ -105,6 +107,7 @@ class Shop:
             builder=self.builder,
             executor=self.executor,
             bench=a_bench(self.folder),
+            trials=a_trials(self.store, a_fleet(self.store, self.blobs)),
             clock=lambda: 1000.0,
             limits=Limits(),
         )
