@@ -22,8 +22,15 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from wherry.errors import Malformed
-from wherry.messages import Reason, TrialResult
-from wherry.names import DeviceId, Digest, ProfileName, TrialId, parse_device_id, parse_group_name
+from wherry.messages import Reason, Trial, TrialResult
+from wherry.names import (
+    DeviceId,
+    Digest,
+    ProfileName,
+    parse_device_id,
+    parse_group_name,
+    parse_trial_id,
+)
 from wherry_controller.core.build import Offered
 from wherry_controller.core.choice import DeviceFigures
 from wherry_controller.core.rollout import devices_of
@@ -259,10 +266,12 @@ def _fitting(
 
 
 def _order(tx: Transaction, build: str, wishes: Iterable[_Wish], now: float) -> None:
+    """Keep the trials and name them in the devices' orders, each order made anew once."""
+    ordered: dict[DeviceId, list[Trial]] = {}
     for wish in wishes:
         (profile,) = known_profiles(tx, [wish.offer.profile])
         record = TrialRecord(
-            id=TrialId(f"{build}:{uuid.uuid4().hex[:12]}"),
+            id=parse_trial_id(f"{build}:{uuid.uuid4().hex[:12]}"),
             build=build,
             device=wish.device,
             profile=wish.offer.profile,
@@ -271,7 +280,9 @@ def _order(tx: Transaction, build: str, wishes: Iterable[_Wish], now: float) -> 
             ordered_at=now,
         )
         trials.save_trials(tx, [record])
-        order_trials(tx, wish.device, [trial_of(record.id, record.bundle, profile)])
+        ordered.setdefault(wish.device, []).append(trial_of(record.id, record.bundle, profile))
+    for device, wanted in ordered.items():
+        order_trials(tx, device, wanted)
 
 
 def _withdraw(tx: Transaction, records: Sequence[TrialRecord], now: float) -> None:
