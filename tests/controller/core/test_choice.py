@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from tests.builders import a_profile
 from wherry.profile import Objective, Precision, Runtime
 from wherry_controller.core.choice import (
+    EXPECTED,
     LARGEST_FLOAT_SHARE,
     Candidate,
     Goals,
@@ -181,11 +182,26 @@ def test_the_objective_decides_among_the_good(prefer: Objective) -> None:
     assert why
 
 
-def test_without_a_latency_the_size_decides_and_the_reason_says_so() -> None:
-    base, small = replace(FLOAT, latency=None), replace(INT8, latency=None)
-    chosen, why = choose([base, small], the_goals())
-    assert chosen == small
-    assert "no latency was measured on the profile's hardware" in why
+def test_without_a_latency_the_precision_decides_and_the_reason_says_so() -> None:
+    untimed = [
+        a_candidate(precision, size=size, speed=None)
+        for precision, size in (
+            (Precision.FP32, FLOAT_BYTES),
+            (Precision.INT4, 600_000),
+            (Precision.INT8, 1_000_000),
+            (Precision.INT8_WEIGHTS, 1_000_000),
+        )
+    ]
+    chosen, why = choose(untimed, the_goals())
+    assert chosen is not None
+    assert chosen.recipe.precision is Precision.INT8
+    assert "none was measured on the profile's hardware" in why
+    smallest, _ = choose(untimed, the_goals(prefer=Objective.SIZE))
+    assert smallest == untimed[1]
+
+
+def test_every_precision_has_a_place_among_the_expected() -> None:
+    assert sorted(EXPECTED) == sorted(Precision)
 
 
 def test_float_is_an_answer_and_is_stated_as_one() -> None:
