@@ -25,7 +25,7 @@ from wherry.blobs import describe
 from wherry.files import make_folder, write_whole
 from wherry.manifest import Manifest, blobs_of
 from wherry.names import ProfileName
-from wherry.profile import Profile
+from wherry.profile import Profile, Runtime
 from wherry_controller.builder.cache import Cache, copy_file, copy_into, struct_facts
 from wherry_controller.builder.jobs import Job, Jobs, Say
 from wherry_controller.builder.stages import Explored, Offer, Outcome, Task
@@ -50,6 +50,7 @@ T = TypeVar("T")
 
 WEIGHTS = "weights.safetensors"
 OUTCOME = "outcome.json"
+PASSES = "wherry_controller.builder.passes"
 PARALLEL_STAGES = 2
 
 
@@ -121,7 +122,7 @@ class _Build:
     said: queue.SimpleQueue[Progress | None] = field(default_factory=queue.SimpleQueue)
 
     def run(self) -> Iterator[BuildMessage]:
-        with Jobs(self.request.limits.processes) as jobs:
+        with Jobs(self.request.limits.processes, _passes(self.profiles)) as jobs:
             version = self._start(jobs, functools.partial(_load, self.request, self.profiles))
             yield from self._follow([version])
             try:
@@ -231,6 +232,12 @@ class _Build:
                 copy_file(output / BLOBS / blob.digest, folder / BLOBS / blob.digest)
 
         Cache(Path(self.request.cache)).made("outcome", _facts(self.request, profile), lay_out)
+
+
+def _passes(profiles: Sequence[Profile]) -> Sequence[str]:
+    """Return the modules that make candidates for those profiles; an extra may be missing."""
+    names = {"onnx" if one.runtime is Runtime.ONNXRUNTIME else "litert" for one in profiles}
+    return [f"{PASSES}.{name}" for name in sorted(names)]
 
 
 # The stages are imported where they run: a build that finds all in the cache loads no runtime.

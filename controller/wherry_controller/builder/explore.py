@@ -23,10 +23,12 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
+from wherry import codec
+from wherry.files import write_whole
 from wherry.names import Digest
 from wherry.profile import Profile, Runtime, is_release_of
 from wherry_controller.builder.cache import Cache, digest_of_file, struct_facts
-from wherry_controller.builder.data.rows import Tensors
+from wherry_controller.builder.data.rows import Tensors, open_rows, write_rows
 from wherry_controller.builder.faults import refuse, refusing
 from wherry_controller.builder.jobs import Say
 from wherry_controller.builder.judging import metrics
@@ -55,6 +57,8 @@ from wherry_controller.core.recipe import Recipe, baseline, candidates, improvem
 PARITY = 1e-3  # Of the outputs' spread; exports of five kinds of nets were within 4e-6.
 RANKING_ROWS = 64
 MOST_RANKED = 64  # Beyond, neighbours are ranked together.
+KEPT_OUTPUTS = 1000  # Rows; they show how the outputs are distributed.
+SCORE, OUTPUTS = "score.json", "outputs"
 RUINED = 1000.0  # Stands for NaN and all that is worse, in spreads of the outputs.
 
 
@@ -184,22 +188,33 @@ def try_out(shop: Workshop, recipe: Recipe) -> Candidate:
 
 def score(shop: Workshop, variant: Variant, part: str) -> Scored:
     """Run the variant on all rows of `search` or `final` and compare it with the net."""
+    return codec.decode(Scored, (_scored(shop, variant, part) / SCORE).read_bytes())
+
+
+def final_outputs(shop: Workshop, variant: Variant) -> Tensors:
+    """Return the variant's outputs for the first of the final rows."""
+    return open_rows(_scored(shop, variant, "final") / OUTPUTS).inputs
+
+
+def _scored(shop: Workshop, variant: Variant, part: str) -> Path:
+    """Return the folder with the variant's score, and for `final` with some of its outputs."""
     facts = (digest_of_file(variant.file), shop.place, part, _settings(shop.profile))
     rows = shop.loaded.data.search if part == "search" else shop.loaded.data.final
 
-    def find() -> Scored:
+    def make(to: Path) -> None:
         with _scratch(shop) as folder:
             ran = shop.runners.run(shop.place, variant, shop.profile, rows, folder)
             _refuse_not_finite(ran.outputs)
             found = _compare(shop, shop.loaded.reference(part), ran.outputs, rows.labels)
-            return Scored(
-                score=found,
-                load_ms=ran.load_ms,
-                memory_bytes=ran.memory_bytes,
-                on=_on(shop.profile, ran.on),
+            scored = Scored(
+                score=found, load_ms=ran.load_ms, memory_bytes=ran.memory_bytes, on=ran.on
             )
+            if part == "final":
+                kept = {name: array[:KEPT_OUTPUTS] for name, array in ran.outputs.items()}
+                write_rows(to / OUTPUTS, kept, {})
+            write_whole(to / SCORE, codec.encode(scored))
 
-    return shop.cache.value("score", facts, Scored, find)
+    return shop.cache.made("score", facts, make)
 
 
 def _baseline(shop: Workshop) -> Candidate:

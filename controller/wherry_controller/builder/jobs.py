@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from wherry_controller.core.fault import BuildReason, BuildRefused, Fault
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-PRELOADED = ["numpy", "onnx", "onnxruntime.quantization", "wherry_controller.builder.explore"]
+PRELOADED = ("numpy", "onnx", "onnxruntime.quantization", "wherry_controller.builder.explore")
 LONGEST_LINE = 300
 
 
@@ -53,11 +54,14 @@ class _Ended:
 
 
 class Jobs:
-    """Runs jobs, `processes` of them at once; a context manager that ends what still runs."""
+    """Runs jobs, `processes` of them at once; a context manager that ends what still runs.
 
-    def __init__(self, processes: int) -> None:
+    `preloaded` are modules that several of the jobs import: the server loads them once for all.
+    """
+
+    def __init__(self, processes: int, preloaded: Sequence[str] = ()) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOADED)
+        self._context.set_forkserver_preload([*PRELOADED, *preloaded])
         self._threads: Executor = ThreadPoolExecutor(processes, thread_name_prefix="job")
         self._running: set[multiprocessing.process.BaseProcess] = set()
 

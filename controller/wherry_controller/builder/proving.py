@@ -13,7 +13,7 @@ from pathlib import Path
 from wherry import codec
 from wherry.manifest import MODEL_FILE, Manifest
 from wherry_controller.builder.data.rows import Rows, Tensors
-from wherry_controller.builder.explore import Workshop
+from wherry_controller.builder.explore import Workshop, final_outputs
 from wherry_controller.builder.faults import refuse_if
 from wherry_controller.builder.judging import proof
 from wherry_controller.builder.judging.damage import damages_of
@@ -26,7 +26,6 @@ from wherry_controller.core.build import BLOBS, PREVIOUS_MANIFEST
 from wherry_controller.core.choice import Candidate
 
 ORDINARY_ROWS = 64
-REFERENCE_ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +131,6 @@ def _previous(shop: Workshop, run: _Runs, golden: Golden) -> proof.Previous | No
 
 def _reference(shop: Workshop, run: _Runs) -> bytes:
     """Return what inputs and outputs look like on the final rows, to see drift by."""
-    outputs = run.ordinary(run.variant, REFERENCE_ROWS)
+    outputs = final_outputs(shop, run.variant)
     card = shop.task.request.card
     return reference_of(shop.loaded.data.final, outputs, card.signature, card.task.class_output)
