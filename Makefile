@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv test-packages emulation-packages test test-arm arm-roots check format demo wheels test-py310 clean
+.PHONY: help venv test-packages emulation-packages test test-arm arm-roots check format demo bench-build wheels test-py310 clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -90,6 +90,9 @@ format: venv ## format the code and mend what ruff can mend
 
 demo: venv ## run the main job end to end on this machine; the report is build/demo/report.json
 	@$(BIN)/wherry demo --output build/demo
+
+bench-build: venv ## build real nets for six profiles; figures and their bars, and build/bench/build.json
+	@$(BIN)/python -m tests.bench.build
 
 wheels: venv ## fill dist/ with the three wheels
 	@rm -rf dist

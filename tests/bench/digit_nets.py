@@ -84,7 +84,8 @@ class Encoder(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         patches = image.reshape(-1, 4, 7, 4, 7).transpose(2, 3).reshape(-1, 16, 49)
-        return self.head(self.layers(self.embed(patches) + self.place).mean(1))
+        scores: torch.Tensor = self.head(self.layers(self.embed(patches) + self.place).mean(1))
+        return scores
 
 
 def encoder() -> nn.Module:
@@ -100,7 +101,8 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(width, CLASSES)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.head(self.cell(image[:, 0])[0][:, -1])
+        scores: torch.Tensor = self.head(self.cell(image[:, 0])[0][:, -1])
+        return scores
 
 
 def lstm() -> nn.Module:

@@ -46,9 +46,7 @@ def a_card(net: str, calibration: str = "calibration.npz") -> Card:
     return Card(
         model=parse_model_name(net.replace("_", "-")),
         version=parse_version_name("v1"),
-        source=Source(
-            kind=SourceKind.STATE_DICT, file="weights.pt", factory=f"{FACTORY}:{net}"
-        ),
+        source=Source(kind=SourceKind.STATE_DICT, file="weights.pt", factory=f"{FACTORY}:{net}"),
         signature=SIGNATURE,
         task=Task(output="scores"),
         data=Data(evaluation="evaluation.npz", calibration=calibration),
