@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Response, status
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from wherry.messages import Reason
 from wherry.names import ProfileName, parse_model_name, parse_profile_name, parse_version_name
 from wherry_controller.api.context import PREFIX, Context, Here
 from wherry_controller.api.models import Variant, variant
@@ -17,6 +18,7 @@ from wherry_controller.services.missing import UnknownLog
 from wherry_controller.store import models, records
 from wherry_controller.store.database import Transaction
 from wherry_controller.store.records import BuildStatus
+from wherry_controller.store.trials import trials_of_build
 
 router = APIRouter(tags=["builds"])
 
@@ -105,8 +107,50 @@ class Build(BaseModel):
     ended_at: float | None
 
 
+class TrialFigures(BaseModel):
+    """One row's compute time, and the worker's memory: before the model, and at most."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    runtime_version: str
+    runs: int
+    p50_ms: float
+    p99_ms: float
+    load_ms: float
+    memory_bytes: int
+    base_bytes: int
+    temperature_before_c: float | None
+    temperature_after_c: float | None
+
+
+class TrialResult(BaseModel):
+    """A device that gives the golden outputs is faithful; null: it did not come so far."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    faithful: bool | None
+    figures: TrialFigures | None
+    reason: Reason | None
+    detail: str
+
+
+class Trial(BaseModel):
+    """A candidate that one device was asked to measure; no result: it has not answered."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    device: str = Field(examples=["pi-1"])
+    profile: str
+    recipe: str
+    bundle: str
+    result: TrialResult | None
+    ordered_at: float
+    ended_at: float | None
+
+
 class BuildDetail(Build):
     variants: list[Variant] = Field(description="Those of the build's profiles that stand so far")
+    trials: list[Trial] = Field(description="What devices were asked to measure of its candidates")
 
 
 @router.post("/builds", operation_id="order_build", status_code=status.HTTP_202_ACCEPTED)
@@ -192,4 +236,6 @@ def _log(here: Context, build: str, profile: ProfileName | None) -> Response:
 def _detail(tx: Transaction, build: records.Build) -> BuildDetail:
     made = models.list_variants(tx, build.model, build.version)
     variants = [variant(tx, one) for one in made if one.profile in build.profiles]
-    return BuildDetail(**Build.model_validate(build).model_dump(), variants=variants)
+    asked = [Trial.model_validate(one) for one in trials_of_build(tx, build.id)]
+    known = Build.model_validate(build).model_dump()
+    return BuildDetail(**known, variants=variants, trials=asked)

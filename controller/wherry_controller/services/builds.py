@@ -51,7 +51,6 @@ from wherry_controller.services.previous import lay_out_previous
 from wherry_controller.services.told import (
     advanced,
     sentence_of,
-    unmeasured,
     where_log,
     why_failed,
 )
@@ -254,7 +253,7 @@ class Builds:
             return
         try:
             refused, measured = self._follow(build)
-            self._finish(build, refused, unmeasured(build, measured))
+            self._finish(build, refused, self._measuring.note(build, measured))
         except BuildCanceled:
             pass  # Its end was written when it was asked for.
         except BuildStopped:

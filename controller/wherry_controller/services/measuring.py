@@ -20,11 +20,13 @@ from wherry_controller.core.build import BuildRequest, Offered
 from wherry_controller.core.choice import DeviceFigures
 from wherry_controller.services.child import BuildCanceled, Builder
 from wherry_controller.services.harvest import keep_offer
+from wherry_controller.services.told import unmeasured
 from wherry_controller.services.trials import Trials
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
 from wherry_controller.store.records import Build, BuildStatus, Progress
+from wherry_controller.store.trials import trials_of_build
 
 Advance = Callable[[Build, said.Progress], None]
 
@@ -67,6 +69,11 @@ class Measuring:
         )
         self._turn(build, BuildStatus.MEASURING, BuildStatus.RUNNING)
         return figures
+
+    def note(self, build: Build, measured: Sequence[DeviceFigures]) -> str:
+        """Say what an operator should know of a build that devices were to judge."""
+        with self._store.reading() as tx:
+            return unmeasured(build, measured, trials_of_build(tx, build.id))
 
     def _offers(self, build: Build, request: BuildRequest) -> Sequence[Offered]:
         """Keep a build's candidates as bundles; what it refuses is refused again at its end."""

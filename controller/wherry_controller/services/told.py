@@ -8,7 +8,7 @@ from wherry.names import ProfileName
 from wherry_controller.core import build as said
 from wherry_controller.core.build import Refused
 from wherry_controller.core.choice import DeviceFigures
-from wherry_controller.store.records import Build, ProfileProgress, Progress
+from wherry_controller.store.records import Build, ProfileProgress, Progress, TrialRecord
 
 
 def advanced(progress: Progress, message: said.Progress) -> Progress:
@@ -30,13 +30,21 @@ def where_log(build: Build, profiles: Sequence[ProfileName] = ()) -> str:
     return f"Its log: `wherry model log {build.id}{which}`."
 
 
-def unmeasured(build: Build, measured: Sequence[DeviceFigures]) -> str:
-    """Say of which profiles no device measured anything though some were asked to."""
+def unmeasured(
+    build: Build, measured: Sequence[DeviceFigures], trials: Sequence[TrialRecord]
+) -> str:
+    """Say of which profiles no device measured anything though some were asked to, and why."""
     silent = sorted(set(build.profiles) - {one.profile for one in measured})
     if build.measure_on is None or not silent:
         return ""
+    said = {
+        one.device: f"{one.device}: {one.result.reason.value}, {one.result.detail}"
+        for one in trials
+        if one.result is not None and one.result.reason is not None and one.profile in silent
+    }
+    why = f" ({'; '.join(said[device] for device in sorted(said))})" if said else ""
     return (
-        f"No device in {build.measure_on!r} measured for {', '.join(silent)}, so no device judged: "
+        f"No device in {build.measure_on!r} measured for {', '.join(silent)}{why}, so none judged: "
         "see with `wherry device list` that one of the profile is online and idle."
     )
 

@@ -8,7 +8,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.builders import a_reported, a_telemetry, an_event
+from tests.builders import (
+    a_device_id,
+    a_profile,
+    a_reported,
+    a_telemetry,
+    a_trial_result,
+    an_event,
+)
 from tests.controller.scripted import (
     FILES,
     a_card,
@@ -28,7 +35,9 @@ from wherry.signing import keyring, parse_public_pem
 from wherry_controller.core.build import BuildMessage, BuildRequest, BuildStep, Progress
 from wherry_controller.core.fault import BuildReason
 from wherry_controller.services.telemetry import window_of
-from wherry_controller.store import telemetry
+from wherry_controller.store import models, telemetry
+from wherry_controller.store.records import TrialRecord
+from wherry_controller.store.trials import save_trials
 
 PROFILE = "x86-onnx-fp32"
 GATE = {"soak_s": 0, "min_labels": 0, "latency": {"window_requests": 0}}
@@ -470,6 +479,33 @@ def order_all(api: httpx.Client, **wish: str) -> list[str]:
     answer = api.post("/builds/batch", json=wish)
     assert answer.status_code == 202
     return sorted(one["version"] for one in answer.json()["items"])
+
+
+def test_a_build_shows_what_devices_found_of_its_candidates(
+    ready: httpx.Client, served: Served
+) -> None:
+    order = {"model": "digits", "version": "v1", "measure_on": "canary"}
+    build = ready.post("/builds", json=order).json()
+    assert (build["measure_on"], build["trials"]) == ("canary", [])
+    result = a_trial_result("b:1")
+    with served.store.transaction() as tx:
+        (bundle,) = (one.bundle for one in models.list_bundles(tx))
+        record = TrialRecord(
+            id=result.trial,
+            build=build["id"],
+            device=a_device_id("pi-1"),
+            profile=a_profile().name,
+            recipe="int8",
+            bundle=bundle,
+            result=result,
+            ordered_at=1.0,
+            ended_at=2.0,
+        )
+        save_trials(tx, [record])
+    (trial,) = ready.get(f"/builds/{build['id']}").json()["trials"]
+    assert (trial["device"], trial["recipe"]) == ("pi-1", "int8")
+    assert trial["result"]["figures"]["p50_ms"] == 2.0
+    assert trial["result"]["faithful"]
 
 
 def test_a_build_that_is_over_cannot_be_canceled(ready: httpx.Client) -> None:

@@ -191,6 +191,19 @@ def test_a_group_of_one_holds_one_device(ready: Wherry) -> None:
     assert "holds 2 devices." in ready("group", "set", "both", "pi-1", "pi-2").out
 
 
+def test_a_build_says_which_profiles_no_device_could_judge(ready: Wherry) -> None:
+    ran = ready("build", "digits:v1", "-p", PROFILE, "--measure-on", "canary")
+    assert ran.status == 0
+    assert f"No device in 'canary' measured for {PROFILE}" in ran.out
+    ran = ready("build", "--all", "--measure-on", "canary")
+    assert f"No device in 'canary' measured for {PROFILE}" in ran.out
+
+
+def test_devices_of_an_unknown_place_cannot_judge(ready: Wherry) -> None:
+    ran = ready("build", "digits:v1", "-p", PROFILE, "--measure-on", "attic")
+    ends(ran, Exit.MISSING, "no group or device 'attic'", "wherry group list")
+
+
 def test_a_build_may_be_left_alone(ready: Wherry) -> None:
     ordered = ready("build", "digits:v1", "-p", PROFILE, "--detach", "--json")
     assert ordered.json["profiles"] == [PROFILE]

@@ -76,7 +76,13 @@ def fails(reason: Reason, *, times: int = 1000) -> Answer:
         if left[0] < 0:
             return measures(device, trial)
         faithful = False if reason is Reason.GOLDEN_MISMATCH else None
-        return a_trial_result(trial.trial, bundle=trial.bundle, reason=reason, faithful=faithful)
+        return a_trial_result(
+            trial.trial,
+            bundle=trial.bundle,
+            reason=reason,
+            faithful=faithful,
+            detail="200 MiB are free",
+        )
 
     return answer
 
@@ -367,6 +373,14 @@ def test_a_device_that_is_always_busy_is_let_be(lab: Lab) -> None:
     assert lab.measured()["int8"].devices == 1
     mine = [one for one in lab.records(build) if one.device == PI_1 and one.recipe == "int8"]
     assert len(mine) == MOST_TIMES
+
+
+def test_a_build_tells_why_the_devices_that_it_asked_measured_nothing(lab: Lab) -> None:
+    lab.answers[PI_1] = lab.answers[PI_2] = fails(Reason.OVER_BUDGET)
+    build = lab.build()
+    assert build.status is BuildStatus.SUCCEEDED
+    assert "No device in 'lab' measured" in build.detail
+    assert "pi-1: over_budget, 200 MiB are free; pi-2: over_budget" in build.detail
 
 
 def test_a_device_that_fails_otherwise_is_not_asked_again(lab: Lab) -> None:
