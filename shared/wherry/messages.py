@@ -112,7 +112,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     bundle: Digest
     runs: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
     deadline_s: float = 600.0
-    core_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25
+    core_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
     niceness: Annotated[int, msgspec.Meta(ge=0, le=19)] = 10
     memory_bytes: Count = 1 << 30
 
