@@ -148,7 +148,13 @@ class _Build:
         found = [explored[task.profile.name] for task in sound]
         timing = self._start(jobs, functools.partial(_time, sound, found))
         yield from self._follow([timing])
-        timed = dict(zip((task.profile.name for task in sound), timing.result(), strict=True))
+        names = [task.profile.name for task in sound]
+        try:
+            timed = dict(zip(names, timing.result(), strict=True))
+        except BuildRefused as refusal:
+            fault = refusal.fault
+            yield from (Refused(fault.reason, fault.sentence, name) for name in names)
+            return
         if self.request.offers:
             yield from self._offer(jobs, sound, timed)
         else:

@@ -28,6 +28,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 PRELOADED = ("numpy", "onnx", "onnxruntime.quantization", "wherry_controller.builder.explore")
 LONGEST_LINE = 300
+LINGER_S = 5.0
 
 
 class Say(Protocol):
@@ -85,6 +86,8 @@ class Jobs:
         self._running.add(process)
         try:
             ended = _listen(here, say)
+            process.join(LINGER_S if ended else None)
+            process.kill()  # A thread that a net's code left running would keep it for ever.
             process.join()
         finally:
             self._running.discard(process)
@@ -117,10 +120,16 @@ def _work(job: Job[object], log: Path, connection: Connection) -> None:
     try:
         connection.send(_Ended(job(say), None))
     except BuildRefused as refusal:
-        # The sentence goes to people, what led to it to the log where that sentence sends them.
-        traceback.print_exception(refusal)
+        tell(refusal)
         connection.send(_Ended(None, refusal.fault))
     # Whatever else is raised goes to the log as a traceback, and the process ends with status 1.
+
+
+def tell(refusal: BuildRefused) -> None:
+    """Print a refusal to the job's log, with what foreign code raised before it."""
+    sys.stdout.write(f"{refusal.fault.sentence}\n")
+    if refusal.__cause__ is not None:
+        traceback.print_exception(refusal.__cause__, file=sys.stdout)
 
 
 def _print_to(log: Path) -> None:
@@ -138,4 +147,4 @@ def _death(status: int | None, log: Path) -> str:
         how = f"ended with status {status}"
     lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
     last = f" ({lines[-1][:LONGEST_LINE]})" if lines else ""
-    return f"the process that made it {how}{last}; its log is {log.name}"
+    return f"the process that did it {how}{last}; its log is {log.name}"

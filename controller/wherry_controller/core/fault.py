@@ -93,7 +93,7 @@ REMEDIES = {
         "`wherry profile check --install` makes its environment, or widen the profile's range"
     ),
     BuildReason.CONVERTER_CRASHED: (
-        "look into the variant's log, and choose another runtime or precision"
+        "look into its log and mend what died there, or choose another runtime or precision"
     ),
     BuildReason.OUT_OF_MEMORY: (
         "raise build.memory_bytes in the controller's settings, or make the net or its "

@@ -216,7 +216,10 @@ def _too_large(run: _Run) -> Fault | None:
 
 def _has_ended(pid: int) -> bool:
     # What it forked may hold its stdout open, and no message comes any more.
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    except ChildProcessError:
+        return False  # It was waited for meanwhile, and its number may be another's.
 
 
 def _messages(child: subprocess.Popen[bytes]) -> Iterator[BuildMessage]:

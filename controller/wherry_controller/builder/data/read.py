@@ -151,6 +151,8 @@ def _parts(card: Card, name: str, folder: Path, purpose: Purpose) -> Iterator[Te
     if form is None:
         problem = f"{name} ends in none of {', '.join(FORMS)}, the last of which is of images"
         refuse(BuildReason.MALFORMED_DATA, problem)
+    if not (folder / name).is_file():
+        refuse(BuildReason.MALFORMED_DATA, f"{name} cannot be read, since there is no such file")
     return form(folder / name, card, purpose)
 
 

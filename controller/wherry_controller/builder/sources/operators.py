@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 
 from torch.export import ExportedProgram
 
@@ -20,6 +21,8 @@ UNKNOWN = (
     re.compile(r"failed to legalize operation '([\w.]+)'"),
 )
 
+LINE = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
+
 
 @contextmanager
 def exporting(form: str, layer_of: Callable[[str], str]) -> Iterator[None]:
@@ -33,6 +36,9 @@ def exporting(form: str, layer_of: Callable[[str], str]) -> Iterator[None]:
     except BuildRefused as refusal:
         operator = unknown_in(refusal)
         if operator is None:
+            place = place_in(refusal)
+            if place:
+                refuse(BuildReason.NOT_EXPORTABLE, f"{refusal.fault.problem} at {place}")
             raise
         with quiet():
             layer = layer_of(operator)
@@ -53,8 +59,27 @@ def unknown_in(error: BaseException) -> str | None:
     return None
 
 
+def place_in(error: BaseException) -> str | None:
+    """Return the line of the net's own code that an error, or one that caused it, names last."""
+    cause: BaseException | None = error
+    found = None
+    while cause is not None:
+        for file, line, function in LINE.findall(str(cause)):
+            if "site-packages" not in file:
+                found = f"{PurePath(file).name}, line {line}, in {function}"
+        cause = cause.__cause__ or cause.__context__
+    return found
+
+
 def layer_in(program: ExportedProgram, operator: str) -> str:
-    """Return the path of the first layer with that operator, which may have lost a prefix."""
+    """Return the path of the first layer with that operator, which may have lost a prefix.
+
+    Converters name what an operator is made of, so its parts are looked for where it is not there.
+    """
+    return _layer_with(program, operator) or _layer_with(program.run_decompositions(), operator)
+
+
+def _layer_with(program: ExportedProgram, operator: str) -> str:
     name = _bare(operator)
     for node in program.graph.nodes:
         if node.op == "call_function" and _bare(str(node.target)).endswith(name):
