@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,9 +29,9 @@ from wherry.profile import Profile, Runtime, is_release_of
 from wherry_controller.builder.cache import Cache, digest_of_file, struct_facts
 from wherry_controller.builder.data.rows import Tensors, open_rows, write_rows
 from wherry_controller.builder.faults import refuse, refusing
-from wherry_controller.builder.jobs import Say
+from wherry_controller.builder.jobs import Say, tell
 from wherry_controller.builder.judging import metrics
-from wherry_controller.builder.judging.outputs import output_error_of
+from wherry_controller.builder.judging.outputs import output_error_of, refuse_not_finite
 from wherry_controller.builder.passes.base import Operator
 from wherry_controller.builder.running.place import Place, places_of
 from wherry_controller.builder.running.runner import inward
@@ -51,7 +50,7 @@ from wherry_controller.core.choice import (
     judge_score,
     next_kept,
 )
-from wherry_controller.core.fault import BuildReason, BuildRefused
+from wherry_controller.core.fault import BuildReason, BuildRefused, Fault
 from wherry_controller.core.recipe import Recipe, baseline, candidates, improvements
 
 PARITY = 1e-3  # Of the outputs' spread; exports of five kinds of nets were within 4e-6.
@@ -170,11 +169,11 @@ def try_out(shop: Workshop, recipe: Recipe) -> Candidate:
         _load_on_the_oldest(shop, variant)
         scored = score(shop, variant, "search")
     except BuildRefused as refusal:
-        if refusal.__cause__ is not None:
-            traceback.print_exception(refusal)
+        tell(refusal)
         return replace(untried, fault=refusal.fault.reason, problem=refusal.fault.problem)
     except RunFailed as error:
-        return replace(untried, fault=BuildReason.NO_RECIPE, problem=str(error))
+        fault = fault_of(error)
+        return replace(untried, fault=fault.reason, problem=fault.problem)
     return replace(
         untried,
         digest=Digest(digest_of_file(file)),
@@ -182,8 +181,13 @@ def try_out(shop: Workshop, recipe: Recipe) -> Candidate:
         searched=scored.score,
         load_ms=scored.load_ms,
         memory_bytes=scored.memory_bytes,
-        evaluated_on=scored.on,
+        evaluated_on=_on(shop.profile, scored.on),
     )
+
+
+def fault_of(error: RunFailed) -> Fault:
+    """Return the fault of a variant that its runtime does not run."""
+    return Fault(BuildReason.NO_RECIPE, f"the runtime fails with it ({error.problem})")
 
 
 def score(shop: Workshop, variant: Variant, part: str) -> Scored:
@@ -204,7 +208,7 @@ def _scored(shop: Workshop, variant: Variant, part: str) -> Path:
     def make(to: Path) -> None:
         with _scratch(shop) as folder:
             ran = shop.runners.run(shop.place, variant, shop.profile, rows, folder)
-            _refuse_not_finite(ran.outputs)
+            refuse_not_finite("it", ran.outputs)
             found = _compare(shop, shop.loaded.reference(part), ran.outputs, rows.labels)
             scored = Scored(
                 score=found, load_ms=ran.load_ms, memory_bytes=ran.memory_bytes, on=ran.on
@@ -289,7 +293,7 @@ def rank(shop: Workshop, recipe: Recipe) -> list[Sensitivity]:
     sensitivity. Of a large graph, neighbours are quantized together and share one figure.
     """
     operators: Sequence[Operator] = shop.passes.operators_of(shop.export, recipe)
-    facts = (shop.export_digest, struct_facts(recipe), _settings(shop.profile))
+    facts = (shop.export_digest, struct_facts(recipe), shop.place, _settings(shop.profile))
 
     def find() -> list[Sensitivity]:
         ranked = [
@@ -301,7 +305,7 @@ def rank(shop: Workshop, recipe: Recipe) -> list[Sensitivity]:
 
 
 def _groups(operators: Sequence[Operator]) -> Iterator[Sequence[Operator]]:
-    size = -(-len(operators) // MOST_RANKED)
+    size = max(1, -(-len(operators) // MOST_RANKED))
     return (operators[start : start + size] for start in range(0, len(operators), size))
 
 
@@ -369,7 +373,8 @@ def _ranges(shop: Workshop, recipe: Recipe) -> Path:
     facts = (shop.export_digest, recipe.max_opset)
 
     def make(folder: Path) -> None:
-        shop.passes.calibrate(shop.export, recipe, calibration_rows(shop), folder / "ranges.json")
+        whole = replace(recipe, kept_float=())
+        shop.passes.calibrate(shop.export, whole, calibration_rows(shop), folder / "ranges.json")
 
     return shop.cache.made("ranges", facts, make) / "ranges.json"
 
@@ -394,15 +399,15 @@ def _scratch(shop: Workshop) -> Iterator[Path]:
 
 
 def _settings(profile: Profile) -> tuple[object, ...]:
-    return (profile.provider, profile.threads, profile.spinning, profile.max_batch)
+    return (
+        profile.provider,
+        profile.verified,
+        profile.threads,
+        profile.spinning,
+        profile.max_batch,
+    )
 
 
 def _on(profile: Profile, place: str) -> str:
     """Return what a variant was run on, and that it is not what the profile has, where it is so."""
     return place if profile.verified else f"{place}, unverified: {profile.provider} was not run"
-
-
-def _refuse_not_finite(outputs: Tensors) -> None:
-    for name, array in outputs.items():
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            refuse(BuildReason.OUTPUT_NOT_FINITE, f"it gives NaN or infinity in {name!r}")

@@ -6,16 +6,23 @@ choose --> golden set: holds on every processor, misses every damage --> pack
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from wherry_controller.builder.explore import Workshop, open_workshop, variant_of
+from wherry_controller.builder.explore import (
+    Workshop,
+    fault_of,
+    open_workshop,
+    variant_of,
+)
 from wherry_controller.builder.jobs import Say
 from wherry_controller.builder.pack import pack, pack_for_measuring
 from wherry_controller.builder.proving import Proved, prove
 from wherry_controller.builder.running.runners import Runners
+from wherry_controller.builder.running.server import RunFailed
 from wherry_controller.builder.stages import Explored, Offer, Outcome, Task
 from wherry_controller.core.build import BuildStep
 from wherry_controller.core.choice import (
@@ -44,6 +51,8 @@ def finish(task: Task, explored: Explored, say: Say) -> Outcome:
             try:
                 proof = _prove(shop, explored, chosen)
             except BuildRefused as refusal:
+                if refusal.fault.reason is BuildReason.RUNTIME_MISSING:
+                    raise  # That says nothing of the candidate, and the next has no other runtime.
                 found = [_out(one, refusal.fault) if one == chosen else one for one in found]
                 continue
             proved = replace(chosen, emulated_on=proof.emulated_on)
@@ -66,7 +75,18 @@ def offer(task: Task, explored: Explored, say: Say) -> tuple[Offer, ...]:
         front = pareto(good)
         offered = [one for one in untimed if one.name in front or one.name == base.name]
         say(BuildStep.PROVING)
-        return tuple(_offer(shop, explored, one) for one in offered)
+        return tuple(_offers(shop, explored, offered))
+
+
+def _offers(shop: Workshop, explored: Explored, offered: Sequence[Candidate]) -> Iterator[Offer]:
+    """Yield float, without which nothing can be compared, and the others that can be proved."""
+    base, *others = offered
+    yield _offer(shop, explored, base)
+    for one in others:
+        try:
+            yield _offer(shop, explored, one)
+        except BuildRefused as refusal:
+            traceback.print_exception(refusal)
 
 
 def _offer(shop: Workshop, explored: Explored, candidate: Candidate) -> Offer:
@@ -76,7 +96,10 @@ def _offer(shop: Workshop, explored: Explored, candidate: Candidate) -> Offer:
 
 
 def _prove(shop: Workshop, explored: Explored, candidate: Candidate) -> Proved:
-    return prove(shop, candidate, variant_of(shop, Path(explored.files[candidate.name])))
+    try:
+        return prove(shop, candidate, variant_of(shop, Path(explored.files[candidate.name])))
+    except RunFailed as error:
+        raise BuildRefused(fault_of(error)) from error
 
 
 def _out(candidate: Candidate, fault: Fault) -> Candidate:

@@ -7,14 +7,14 @@ golden inputs --> the variant's own outputs --> again, on each emulated processo
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wherry import codec
 from wherry.manifest import MODEL_FILE, Manifest
 from wherry_controller.builder.data.rows import Rows, Tensors
 from wherry_controller.builder.explore import Workshop, final_outputs
-from wherry_controller.builder.faults import refuse_if
+from wherry_controller.builder.faults import refuse, refuse_if
 from wherry_controller.builder.judging import proof
 from wherry_controller.builder.judging.damage import damages_of
 from wherry_controller.builder.judging.distribution import reference_of
@@ -24,6 +24,7 @@ from wherry_controller.builder.running.server import RunFailed
 from wherry_controller.builder.variant import Variant
 from wherry_controller.core.build import BLOBS, PREVIOUS_MANIFEST
 from wherry_controller.core.choice import Candidate
+from wherry_controller.core.fault import BuildReason
 
 ORDINARY_ROWS = 64
 
@@ -81,20 +82,20 @@ class _Runs:
             if obstacle:
                 missing.append(f"{place.cpu}: {obstacle}")
             else:
-                found[f"{place.cpu} (emulated)"] = self.on(place)
+                found[f"{place.cpu} (emulated)"] = self._emulated(place)
         return found, tuple(missing)
+
+    def _emulated(self, place: Place) -> Tensors:
+        try:
+            return self.on(place)
+        except RunFailed as error:
+            problem = f"on {place.cpu} (emulated) the variant does not run ({error.problem})"
+            refuse(BuildReason.DIFFERS_ON_CPU, problem)
 
     def of_file(self, file: Path) -> Tensors | None:
         """Return the golden outputs of a damaged copy; None where the runtime refuses it."""
-        damaged = Variant(
-            file,
-            self.variant.signature,
-            self.variant.inputs,
-            self.variant.outputs,
-            self.variant.static_batch,
-        )
         try:
-            return self.of_variant(damaged)
+            return self.of_variant(replace(self.variant, file=file))
         except RunFailed:
             return None
 
@@ -124,8 +125,11 @@ def _previous(shop: Workshop, run: _Runs, golden: Golden) -> proof.Previous | No
     before = Variant(
         file, document.signature, document.inputs, document.outputs, document.static_batch
     )
-    mine, others = (run.ordinary(one, ORDINARY_ROWS) for one in (run.variant, before))
-    outputs = run.of_variant(before)
+    mine = run.ordinary(run.variant, ORDINARY_ROWS)
+    try:
+        others, outputs = run.ordinary(before, ORDINARY_ROWS), run.of_variant(before)
+    except RunFailed:  # It was made for what the profile had then: another runtime, an older floor.
+        return None
     return proof.Previous(outputs, proof.strays(golden, mine, others))
 
 

@@ -13,6 +13,8 @@ from wherry_controller.core.build import BuildRequest
 from wherry_controller.core.choice import Candidate, ProfileReport, Sensitivity
 from wherry_controller.core.fault import Fault
 
+WEIGHTS = "weights.safetensors"  # In the folder of the version's stage.
+
 
 @dataclass(frozen=True, slots=True)
 class Task:

@@ -13,13 +13,22 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from wherry.profile import Profile
-from wherry_controller.builder.explore import Workshop, open_workshop, variant_of
+from wherry.cpuinfo import features_in, lines_of
+from wherry.profile import Facts, Profile, find_wrong_processor
+from wherry_controller.builder.explore import (
+    Workshop,
+    fault_of,
+    open_workshop,
+    variant_of,
+)
 from wherry_controller.builder.jobs import Say
+from wherry_controller.builder.running.place import this_arch
 from wherry_controller.builder.running.runners import Runners
+from wherry_controller.builder.running.server import RunFailed
 from wherry_controller.builder.stages import Explored, Task
 from wherry_controller.core.build import BuildStep
 from wherry_controller.core.choice import Candidate, Latency, judge
+from wherry_controller.core.fault import Fault
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -46,18 +55,13 @@ def time_all(tasks: Sequence[Task], explored: Sequence[Explored], say: Say) -> l
 
 def is_here(profile: Profile, cpuinfo: str) -> bool:
     """Say whether this machine is of the profile's hardware, as far as it can be seen."""
-    words = set(cpuinfo.split())
-    has_features = all(words & set(feature.split("|")) for feature in profile.cpu_features)
-    return platform.machine() == profile.arch.value and has_features and profile.verified
+    facts = Facts(arch=this_arch().value, cpu_features=features_in(cpuinfo))
+    return profile.verified and find_wrong_processor(profile, facts) is None
 
 
 def processor(cpuinfo: str) -> str:
     """Return the processor's name as Linux gives it; ARM kernels give none."""
-    names = (
-        line.partition(":")[2].strip()
-        for line in cpuinfo.splitlines()
-        if line.startswith("model name")
-    )
+    names = (words for key, words in lines_of(cpuinfo) if key == "model name")
     return next(names, "unnamed processor")
 
 
@@ -66,9 +70,11 @@ def _timed(shop: Workshop, explored: Explored) -> Explored:
     worth = [base] + [
         one for one in explored.candidates[1:] if judge(one, base, shop.goals) is None
     ]
-    latencies = dict(
-        zip((one.name for one in worth), _latencies(shop, explored, worth), strict=True)
-    )
+    try:
+        found = _latencies(shop, explored, worth)
+    except RunFailed as error:  # No other profile's candidates were in that process.
+        return _failed(explored, fault_of(error))
+    latencies = dict(zip((one.name for one in worth), found, strict=True))
     return replace(
         explored,
         candidates=tuple(
@@ -77,12 +83,21 @@ def _timed(shop: Workshop, explored: Explored) -> Explored:
     )
 
 
+def _failed(explored: Explored, fault: Fault) -> Explored:
+    """Return what was explored with no candidate that may be chosen."""
+    candidates = (
+        one if one.fault is not None else replace(one, fault=fault.reason, problem=fault.problem)
+        for one in explored.candidates
+    )
+    return replace(explored, candidates=tuple(candidates))
+
+
 def _latencies(
     shop: Workshop, explored: Explored, candidates: Sequence[Candidate]
 ) -> tuple[Latency, ...]:
     name = processor(CPUINFO.read_text())
     profile = shop.profile
-    settings = (profile.provider, profile.threads, profile.spinning)
+    settings = (shop.place, profile.provider, profile.threads, profile.spinning)
     facts = ([one.digest for one in candidates], name, settings)
 
     def find() -> Timings:

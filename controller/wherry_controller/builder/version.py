@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from wherry import codec
-from wherry.files import make_folder, write_whole
+from wherry.files import write_whole
 from wherry.profile import Profile, Runtime
 from wherry.signature import Signature
 from wherry_controller.builder.data.read import Datasets, read_datasets
@@ -35,7 +35,9 @@ from wherry_controller.builder.jobs import Say
 from wherry_controller.builder.judging import metrics
 from wherry_controller.builder.judging.golden import golden_inputs
 from wherry_controller.builder.judging.metrics import Measured
+from wherry_controller.builder.judging.outputs import refuse_not_finite
 from wherry_controller.builder.sources import Source, open_source
+from wherry_controller.builder.stages import WEIGHTS
 from wherry_controller.core.build import BuildRequest, BuildStep
 from wherry_controller.core.card import Card
 from wherry_controller.core.choice import is_below
@@ -45,9 +47,9 @@ EXPORT_OPSET = 20
 SAMPLE_ROWS = 2  # With one row torch.export takes the batch for a constant.
 LITE_ROWS = 1
 FACTS = "version.json"
-WEIGHTS = "weights.safetensors"
 ONNX, LITE = "float.onnx", "float.tflite"
 GOLDEN = "golden"
+REFERENCE = "reference"
 STEPS = "steps"
 MOST_STEPS = 2000
 
@@ -83,10 +85,7 @@ class Loaded:
 
     def reference(self, part: str) -> Tensors:
         """Return the net's own outputs for the rows of `search` or `final`."""
-        return {
-            file.stem: np.load(file, mmap_mode="r")
-            for file in sorted((self.folder / "reference" / part).glob("*.npy"))
-        }
+        return open_rows(self.folder / REFERENCE / part).inputs
 
 
 def file_for(runtime: Runtime) -> str:
@@ -99,10 +98,10 @@ def load_version(request: BuildRequest, to: Path, say: Say) -> None:
     say(BuildStep.LOADING)
     data = read_datasets(card, folder, to / "data")
     source = open_source(card, folder)
-    final = _run_all(source, card, data.final, to / "reference" / "final")
+    final = _run_all(source, card, data.final, to / REFERENCE / "final")
     measured = metrics.measure(card.task, final, data.final.labels, folder)
     _judge(card, measured)
-    _run_all(source, card, data.search, to / "reference" / "search")
+    _run_all(source, card, data.search, to / REFERENCE / "search")
     say(BuildStep.EXPORTING)
     refused = _export(source, card, request.profiles, data.search, to)
     source.to_safetensors(to / WEIGHTS)
@@ -145,22 +144,12 @@ def _judge(card: Card, measured: Measured) -> None:
 
 def _run_all(source: Source, card: Card, rows: Rows, folder: Path) -> Tensors:
     """Write the net's outputs for all rows; sequences step by step, their state carried."""
-    make_folder(folder)
-    steps = steps_in(card.signature, rows)
-    batches = _batches(source, card.signature, rows, steps)
-    files: dict[str, Array] = {}
-    at = 0
-    for given in batches:
-        for name, array in given.items():
-            if name not in files:
-                shape = (len(rows), *array.shape[1:])
-                files[name] = np.lib.format.open_memmap(
-                    folder / f"{name}.npy", mode="w+", dtype=array.dtype, shape=shape
-                )
-            files[name][at : at + len(array)] = array
-        at += len(next(iter(given.values())))
-    _refuse_not_finite(files)
-    return files
+    writer = Writer(folder)
+    for given in _batches(source, card.signature, rows, steps_in(card.signature, rows)):
+        writer.append(given, {})
+    outputs = writer.finish().inputs
+    refuse_not_finite("the net", outputs)
+    return outputs
 
 
 def _batches(
@@ -221,19 +210,6 @@ def initial_states(signature: Signature, part: Tensors) -> dict[str, Array]:
 
 def _zeros(axes: Iterable[int | str], dtype: np.dtype[np.generic], rows: int) -> Array:
     return np.zeros((rows, *(axis if isinstance(axis, int) else 1 for axis in axes)), dtype)
-
-
-def _refuse_not_finite(files: Tensors) -> None:
-    for name, array in files.items():
-        if not np.issubdtype(array.dtype, np.floating):
-            continue
-        pieces = (array[start : start + 256] for start in range(0, len(array), 256))
-        sick = sum(
-            int(np.sum(~np.isfinite(piece.reshape(len(piece), -1)).all(axis=1))) for piece in pieces
-        )
-        if sick:
-            problem = f"the net gives NaN or infinity in {name!r} for {sick} rows"
-            refuse(BuildReason.OUTPUT_NOT_FINITE, problem)
 
 
 def _export(
