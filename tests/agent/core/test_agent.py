@@ -564,6 +564,14 @@ def test_a_deployment_that_arrives_stops_a_trial_and_is_not_held_up() -> None:
     assert len(device.answers) == 1
 
 
+def test_a_trial_that_takes_too_long_ends_at_its_deadline() -> None:
+    device = on_trial(deaf=(trial.Run,))
+    device.tick(TRIAL.deadline_s)
+    assert device.answers == []
+    device.tick(1.0)
+    assert [one.reason for one in device.answers] == [Reason.DEADLINE]
+
+
 def test_a_bundle_for_measuring_is_not_deployed() -> None:
     device = online(for_measuring=MEASURING)
     device.order(an_order_for(1, {DEFAULT: CANDIDATE}))

@@ -31,6 +31,7 @@ from tests.controller.scripted import (
     the_files,
 )
 from tests.controller.services.brokers import MemoryBroker
+from tests.controller.services.test_rollouts import CANARY, a_wish
 from tests.controller.stores import DIGITS, a_store, add_built_version, add_devices
 from wherry import codec, signing
 from wherry.bundle import open_manifest
@@ -47,6 +48,7 @@ from wherry_controller.services.ingest import Ingest, Message
 from wherry_controller.services.missing import UnknownPlace
 from wherry_controller.services.models import register
 from wherry_controller.services.publisher import Pace, Publisher
+from wherry_controller.services.rollouts import Rollouts
 from wherry_controller.services.trials import MOST_TIMES, Trials
 from wherry_controller.store import devices, models, trials
 from wherry_controller.store.blobs import BlobFolder
@@ -99,6 +101,7 @@ class Lab:
     answered: set[str] = field(default_factory=set)
     on_pause: list[Callable[[], None]] = field(default_factory=list)
     is_stopping: bool = False
+    is_killed: bool = False
 
     def __post_init__(self) -> None:
         self.store = a_store(self.folder)
@@ -145,8 +148,9 @@ class Lab:
         )
 
     def at_desk(self, work: Callable[[Fleet], None]) -> None:
-        work(self.fleet)
-        self.settle()
+        if not self.is_killed:
+            work(self.fleet)
+            self.settle()
 
     def settle(self) -> None:
         self.now = self.broker.answer(self.publisher, self.now)
@@ -336,6 +340,15 @@ def test_a_device_on_its_way_to_a_bundle_is_not_asked(lab: Lab) -> None:
     assert {one.device for one in lab.records(lab.build())} == {PI_2}
 
 
+def test_a_device_that_an_open_rollout_reaches_is_not_asked(lab: Lab) -> None:
+    with lab.store.transaction() as tx:
+        add_built_version(tx, lab.blobs, "v0")
+        devices.save_group(tx, Group(CANARY, (PI_2,)))
+    rollouts = Rollouts(lab.store, lab.fleet, incumbent_span_s=1.0, budget_bytes=1 << 30)
+    rollouts.create(a_wish("v0", groups=(CANARY,)), lab.now)
+    assert {one.device for one in lab.records(lab.build())} == {PI_1}
+
+
 def test_without_a_device_of_a_profile_the_build_says_so_and_goes_on(lab: Lab) -> None:
     for device in (PI_1, PI_2):
         lab.change(device, online=False)
@@ -464,24 +477,44 @@ def test_trials_that_a_killed_controller_left_are_withdrawn_at_its_next_start(la
         pass
 
     def die() -> None:
+        lab.is_killed = True
         raise Killed
 
     lab.on_pause.append(die)
     with pytest.raises(Killed):
         lab.build()
+    left = {one.id for one in open_trials(lab)}
+    assert len(left) == 4
     lab.on_pause.clear()
+    lab.is_killed = False
+    lab.on_pause.append(lambda: still_named.extend(named(lab) & left))
+    still_named: list[str] = []
     lab.started()
+    assert still_named == []
     assert open_trials(lab) == []
     assert lab.measured()["int8"].devices == 2
 
 
-def test_an_answer_counts_only_from_the_device_that_was_asked_and_once(lab: Lab) -> None:
+def named(lab: Lab) -> set[str]:
+    return {one.trial for device in (PI_1, PI_2) for one in lab.order_for(device).trials}
+
+
+def test_an_answer_counts_only_from_the_device_that_was_asked(lab: Lab) -> None:
+    def lie() -> None:
+        for one in lab.order_for(PI_1).trials:
+            lie = trial_figures(99.0)
+            lab.hear(PI_2, a_trial_result(one.trial, bundle=one.bundle, figures=lie))
+
+    lab.on_pause.append(lie)
+    lab.build()
+    assert lab.measured()["int8"].p50_ms == 1.5
+
+
+def test_an_answer_counts_once(lab: Lab) -> None:
     build = lab.build()
     record = lab.records(build)[0]
-    other = PI_2 if record.device == PI_1 else PI_1
     late = a_trial_result(record.id, bundle=record.bundle, figures=trial_figures(99.0))
-    for device in (other, record.device):
-        lab.hear(device, late)
+    lab.hear(record.device, late)
     assert lab.records(build)[0] == record
 
 
