@@ -11,6 +11,7 @@ of a variant ends that profile only, also where the process that made it died.
 from __future__ import annotations
 
 import functools
+import itertools
 import queue
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -28,7 +29,9 @@ from wherry.names import ProfileName
 from wherry.profile import Profile, Runtime
 from wherry_controller.builder.cache import Cache, copy_file, copy_into, struct_facts
 from wherry_controller.builder.jobs import Job, Jobs, Say
-from wherry_controller.builder.stages import Explored, Offer, Outcome, Task
+from wherry_controller.builder.running import emulation
+from wherry_controller.builder.running.place import places_of
+from wherry_controller.builder.stages import WEIGHTS, Explored, Offer, Outcome, Task
 from wherry_controller.core.build import (
     BLOBS,
     LOGS,
@@ -48,7 +51,6 @@ from wherry_controller.core.fault import BuildRefused
 
 T = TypeVar("T")
 
-WEIGHTS = "weights.safetensors"
 OUTCOME = "outcome.json"
 PASSES = "wherry_controller.builder.passes"
 PARALLEL_STAGES = 2
@@ -109,7 +111,11 @@ def _known(request: BuildRequest) -> tuple[list[Outcome], list[Profile]]:
 def _facts(request: BuildRequest, profile: Profile) -> object:
     """Return what an outcome depends on beside the version, whose cache it stands in."""
     measured = [struct_facts(one) for one in request.measured if one.profile == profile.name]
-    return (request.lineage, struct_facts(profile), measured, request.previous.get(profile.name))
+    # What could not be emulated was not proved there, and is once it can be.
+    runtimes = Path(request.runtimes)
+    obstacles = [emulation.why_not(place, runtimes) for place in places_of(profile).emulated]
+    previous = request.previous.get(profile.name)
+    return (request.lineage, struct_facts(profile), measured, previous, obstacles)
 
 
 @dataclass(slots=True)
@@ -131,7 +137,7 @@ class _Build:
                 yield Refused(refusal.fault.reason, refusal.fault.sentence)
                 return
             yield self._keep(folder / WEIGHTS)
-            tasks = [Task(self.request, profile, folder) for profile in self.profiles]
+            tasks = [Task(self.request, one, folder) for one in _in_turn(self.profiles)]
             yield from self._make(jobs, tasks)
 
     def _make(self, jobs: Jobs, tasks: Sequence[Task]) -> Iterator[BuildMessage]:
@@ -219,8 +225,9 @@ class _Build:
                 yield said
 
     def _keep(self, weights: Path) -> Kept:
-        blob = describe(weights.read_bytes())
-        write_whole(Path(self.request.output) / BLOBS / blob.digest, weights.read_bytes())
+        data = weights.read_bytes()
+        blob = describe(data)
+        write_whole(Path(self.request.output) / BLOBS / blob.digest, data)
         return Kept(blob)
 
     def _remember(self, profile: Profile, outcome: Outcome) -> None:
@@ -238,6 +245,15 @@ class _Build:
                 copy_file(output / BLOBS / blob.digest, folder / BLOBS / blob.digest)
 
         Cache(Path(self.request.cache)).made("outcome", _facts(self.request, profile), lay_out)
+
+
+def _in_turn(profiles: Sequence[Profile]) -> list[Profile]:
+    """Return the profiles with their runtimes in turn: those of one want the same steps, and wait."""
+    kinds: dict[Runtime, list[Profile]] = {}
+    for profile in profiles:
+        kinds.setdefault(profile.runtime, []).append(profile)
+    rounds = itertools.zip_longest(*kinds.values())
+    return [one for turn in rounds for one in turn if one is not None]
 
 
 def _passes(profiles: Sequence[Profile]) -> Sequence[str]:

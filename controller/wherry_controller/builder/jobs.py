@@ -28,6 +28,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 PRELOADED = ("numpy", "onnx", "onnxruntime.quantization", "wherry_controller.builder.explore")
 LONGEST_LINE = 300
+LAST_BYTES = 64 << 10
 LINGER_S = 5.0
 
 
@@ -70,9 +71,11 @@ class Jobs:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Else what waits would start in the place of what is killed.
+        self._threads.shutdown(wait=False, cancel_futures=True)
         for process in list(self._running):
             process.kill()
-        self._threads.shutdown(cancel_futures=True)
+        self._threads.shutdown()
 
     def submit(self, job: Job[T], *, log: Path, say: Say) -> Future[T]:
         """Start a job when a process is free; its refusal is raised by the future's `result`."""
@@ -145,6 +148,15 @@ def _death(status: int | None, log: Path) -> str:
         how = f"was ended by {signal.Signals(-status).name}"
     else:
         how = f"ended with status {status}"
-    lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+    lines = _end_of(log).strip().splitlines()
     last = f" ({lines[-1][:LONGEST_LINE]})" if lines else ""
     return f"the process that did it {how}{last}; its log is {log.name}"
+
+
+def _end_of(log: Path) -> str:
+    """Return the last of what a job printed, which has no bound of its own."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - LAST_BYTES))
+        return stream.read(LAST_BYTES).decode(errors="replace")
