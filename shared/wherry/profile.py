@@ -13,6 +13,8 @@ import msgspec
 from wherry.errors import Malformed
 from wherry.names import ProfileName
 
+CPU_PROVIDER = "CPUExecutionProvider"
+
 
 class Arch(str, Enum):
     X86_64 = "x86_64"
@@ -96,7 +98,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     prefer: Objective = Objective.LATENCY
     metric_floor: float | None = None
     largest_drop: float | None = None
-    provider: str = "CPUExecutionProvider"
+    provider: str = CPU_PROVIDER
     verified: bool = True
     cpu_features: tuple[str, ...] = ()
     emulated_cpus: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from itertools import product
 import msgspec
 from msgspec.structs import replace
 
-from wherry.profile import Activation, Arch, Precision, Profile, Runtime
+from wherry.profile import CPU_PROVIDER, Activation, Arch, Precision, Profile, Runtime
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 PRODUCTS = frozenset({"MatMul", "Gemm"})
@@ -146,7 +146,7 @@ def _is_of_use(precision: Precision, profile: Profile, graph: Graph) -> bool:
             return True
         case Precision.FP16:
             # LiteRT stores fp16 and computes in fp32; onnxruntime casts to and fro on ARM.
-            on_cpu = profile.provider == "CPUExecutionProvider"
+            on_cpu = profile.provider == CPU_PROVIDER
             return not (is_onnx and on_cpu) or profile.arch is Arch.X86_64
         case Precision.INT8:
             return graph.share(CONVOLUTIONS | PRODUCTS) > 0 or not is_onnx

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wherry.manifest import Binding
-from wherry.profile import Precision, Profile, Runtime
+from wherry.profile import CPU_PROVIDER, Precision, Profile, Runtime
 from wherry.signature import Signature
 from wherry_controller.builder.data.rows import NUMPY, Array, Indices, Rows, Tensors
 from wherry_controller.builder.judging.outputs import SMALLEST_RANGE, farthest_of, pieces, range_of
@@ -26,7 +26,6 @@ LONGEST_WAY = 64  # Steps; by then a state is what it is.
 MODEL_SHARE = 0.05
 FEWEST_BYTES = 1_000_000
 
-CPU = "CPUExecutionProvider"
 FLOAT = 2e-5  # Between ARM and x86 fp32 was within 5e-6 of the range; four times that has room.
 HALF = 5e-3  # A processor with half-precision arithmetic adds up in it, the others do not.
 STEP = 1 / 255
@@ -127,7 +126,7 @@ def golden_of(
     bindings: Sequence[Binding],
 ) -> Golden:
     """Return the golden set with the tolerance of each output; `bindings` are the outputs'."""
-    share = TOLERANCES[profile.runtime, profile.provider == CPU, precision]
+    share = TOLERANCES[profile.runtime, profile.provider == CPU_PROVIDER, precision]
     scales = {binding.name: binding.scale for binding in bindings}
     tolerances = {
         name: _tolerance(share, scales.get(name), array) for name, array in outputs.items()

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
+from wherry.profile import CPU_PROVIDER
 from wherry_controller.builder.faults import refusing
 from wherry_controller.builder.onnx_file import graphs_of, size_of
 from wherry_controller.core.fault import BuildReason
@@ -139,6 +140,6 @@ def _computed(
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     with refusing(BuildReason.UNSUPPORTED_OPERATOR, "onnxruntime cannot compute a constant"):
         session = onnxruntime.InferenceSession(
-            part.SerializeToString(), quiet_options(), providers=["CPUExecutionProvider"]
+            part.SerializeToString(), quiet_options(), providers=[CPU_PROVIDER]
         )
         return [np.asarray(value) for value in session.run(list(wanted), {})]

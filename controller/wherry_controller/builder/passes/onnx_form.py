@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 from onnx import helper, inliner, numpy_helper, version_converter
 
+from wherry.profile import CPU_PROVIDER
 from wherry_controller.builder.faults import refuse, refusing
 from wherry_controller.builder.onnx_file import ONNX_DOMAINS, graphs_of, nodes_of, opset_of
 from wherry_controller.builder.passes.onnx_fold import fold, quiet_options
@@ -78,7 +79,7 @@ def refuse_unloadable(file: Path, reason: BuildReason) -> None:
     options = quiet_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     with refusing(reason, "onnxruntime does not load the model"):
-        onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(str(file), options, providers=[CPU_PROVIDER])
 
 
 def _last_scope(text: str) -> str:

@@ -18,6 +18,7 @@ import onnxruntime
 from onnx import shape_inference
 from onnxruntime.quantization.quant_utils import add_infer_metadata
 
+from wherry.profile import CPU_PROVIDER
 from wherry_controller.builder.faults import refusing
 from wherry_controller.builder.onnx_file import graphs_of, nodes_of, read, size_of
 from wherry_controller.builder.passes.base import Operator
@@ -92,9 +93,7 @@ def _optimised(model: onnx.ModelProto) -> onnx.ModelProto:
         options = quiet_options()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(file)
-        onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU_PROVIDER])
         return onnx.load(file)
 
 
@@ -111,7 +110,7 @@ def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
     asked = copy(model)
     asked.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unknown)
     session = onnxruntime.InferenceSession(
-        asked.SerializeToString(), quiet_options(), providers=["CPUExecutionProvider"]
+        asked.SerializeToString(), quiet_options(), providers=[CPU_PROVIDER]
     )
     found = {one.name: TYPES.get(one.type) for one in session.get_outputs()}
     for name in unknown:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+from wherry.profile import CPU_PROVIDER
 from wherry_controller.builder.faults import refuse, refusing
 from wherry_controller.builder.passes.onnx_fold import quiet_options
 from wherry_controller.builder.passes.onnx_prepared import Prepared, copy
@@ -191,5 +192,5 @@ def _session(prepared: Prepared, names: list[str]) -> onnxruntime.InferenceSessi
     options = quiet_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        model.SerializeToString(), options, providers=[CPU_PROVIDER]
     )

@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from wherry.manifest import Binding
-from wherry.profile import Profile
+from wherry.profile import CPU_PROVIDER, Profile
 from wherry.signature import Tensor
 from wherry_controller.builder.data.rows import Rows, Tensors
 from wherry_controller.builder.running import emulation
@@ -19,7 +19,6 @@ from wherry_controller.builder.running.place import Place, this_arch
 from wherry_controller.builder.running.server import RunFailed, Server
 from wherry_controller.builder.variant import Variant
 
-CPU_PROVIDER = "CPUExecutionProvider"
 DEADLINE_S = 900.0
 EMULATED_DEADLINE_S = 1800.0
 TIMING_LOCK = "timing.lock"

@@ -18,6 +18,7 @@ import onnx_ir
 import onnxruntime
 from safetensors.numpy import save_file
 
+from wherry.profile import CPU_PROVIDER
 from wherry.signature import Signature
 from wherry_controller.builder.data.rows import Array, Tensors
 from wherry_controller.builder.faults import refuse, refusing
@@ -148,9 +149,7 @@ def _session(file: Path) -> onnxruntime.InferenceSession:
     try:
         with base.quiet(), refusing(BuildReason.SOURCE_UNREADABLE, f"{file.name} does not load"):
             # By its path: external data is found beside it, and loading holds no lock.
-            return onnxruntime.InferenceSession(
-                str(file), options, providers=["CPUExecutionProvider"]
-            )
+            return onnxruntime.InferenceSession(str(file), options, providers=[CPU_PROVIDER])
     except BuildRefused as refusal:
         unknown = UNKNOWN.search(str(refusal.__cause__))
         if unknown is None:
