@@ -248,7 +248,7 @@ class _Build:
 
 
 def _in_turn(profiles: Sequence[Profile]) -> list[Profile]:
-    """Return the profiles with their runtimes in turn: those of one want the same steps, and wait."""
+    """Return the profiles, their runtimes in turn: those of one wait for one another's steps."""
     kinds: dict[Runtime, list[Profile]] = {}
     for profile in profiles:
         kinds.setdefault(profile.runtime, []).append(profile)

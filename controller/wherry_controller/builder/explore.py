@@ -11,6 +11,7 @@ Decisions look at the `search` rows only. A candidate that is good on them is sc
 from __future__ import annotations
 
 import importlib
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -265,8 +266,17 @@ def _search(
             return found, []
     runs = [one for one in (first, *found) if one.searched is not None]
     best = min(runs, key=_drop, default=first)
-    more, ranked = _return_to_float(shop, best.recipe)
-    return found + more, ranked
+    # Ranges that are best while all is int8 may be coarse where the worst is back in float.
+    starts = dict.fromkeys((recipe, best.recipe))
+    searches = [_return_to_float(shop, start) for start in starts]
+    _, ranked = min(searches, key=lambda search: _fewest_kept(search[0], shop.goals))
+    return found + [one for made, _ in searches for one in made], ranked
+
+
+def _fewest_kept(made: Sequence[Candidate], goals: Goals) -> float:
+    """Return how few operators in float are enough; infinity where none of these holds the goal."""
+    good = [one for one in made if one.searched is not None and not _misses(one, goals)]
+    return min((len(one.recipe.kept_float) for one in good), default=math.inf)
 
 
 def _drop(candidate: Candidate) -> float:
