@@ -6,13 +6,9 @@ leave stack traces with this machine's paths in the metadata.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
@@ -25,34 +21,6 @@ PRODUCER = "wherry"
 ONNX_DOMAINS = ("", "ai.onnx")
 LARGEST_BYTES = 2**31 - 1  # One protobuf message holds no more.
 FEWEST_IR = 4  # From it on a constant need not be an input as well.
-
-# Which input holds a layer's weights, and the axis of its output channels there.
-WEIGHTS = {
-    "Conv": (1, 0),
-    "ConvInteger": (1, 0),
-    "ConvTranspose": (1, 1),
-    "MatMul": (1, -1),
-    "MatMulInteger": (1, -1),
-    "LSTM": (1, 1),
-    "GRU": (1, 1),
-    "RNN": (1, 1),
-    "DynamicQuantizeLSTM": (1, 2),
-    # Its weights are packed and stand for themselves minus a zero point; its scales can be zeroed.
-    "MatMulNBits": (2, 0),
-}
-UNCHANGED_AXES = frozenset({"DequantizeLinear", "Cast", "Identity"})
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """A layer's weights by their name in the file; `axis` is that of the output channels.
-
-    Zero is zero, also where the values are integers.
-    """
-
-    name: str
-    values: npt.NDArray[np.generic]
-    axis: int
 
 
 def read(file: Path) -> onnx.ModelProto:
@@ -105,11 +73,6 @@ def finish(model: onnx.ModelProto, bounds: Recipe | Profile, file: Path) -> Path
     return file
 
 
-def operators(file: Path) -> Counter[str]:
-    """Return how many nodes of each operator the model has."""
-    return Counter(node.op_type for node in nodes_of(onnx.load(file)))
-
-
 def weight_bytes(model: onnx.ModelProto) -> int:
     """Return how many bytes the model's constants have."""
     return sum(size_of(one) for graph in graphs_of(model.graph) for one in graph.initializer)
@@ -124,33 +87,6 @@ def size_of(constant: onnx.TensorProto) -> int:
     return int(numpy_helper.to_array(constant).nbytes)
 
 
-def weights(file: Path) -> list[Weights]:
-    """Return the weights of the model's layers in order, quantized ones as they are stored."""
-    graph = onnx.load(file).graph
-    sources = {
-        node.output[0]: node.input[0] for node in graph.node if node.op_type in UNCHANGED_AXES
-    }
-    constants = {constant.name: constant for constant in graph.initializer}
-    found: dict[str, Weights] = {}
-    for node in graph.node:
-        place = _weights_of(node)
-        if place is not None and place[0] < len(node.input):
-            name = _source(node.input[place[0]], sources)
-            if name in constants:
-                values = numpy_helper.to_array(constants[name])
-                found.setdefault(name, Weights(name, values, place[1]))
-    return list(found.values())
-
-
-def with_weights(file: Path, name: str, values: npt.NDArray[np.generic], to: Path) -> Path:
-    """Write the model in `file` to `to` with other values for one of its weights."""
-    model = onnx.load(file)
-    constant = next(constant for constant in model.graph.initializer if constant.name == name)
-    constant.CopyFrom(numpy_helper.from_array(values, name))
-    to.write_bytes(model.SerializeToString(deterministic=True))
-    return to
-
-
 def _external_bytes(model: onnx.ModelProto, folder: Path) -> Iterator[int]:
     """Yield the bytes of each constant that stands in another file."""
     for graph in graphs_of(model.graph):
@@ -159,20 +95,6 @@ def _external_bytes(model: onnx.ModelProto, folder: Path) -> Iterator[int]:
                 facts = {entry.key: entry.value for entry in constant.external_data}
                 whole = folder / facts.get("location", "")
                 yield int(facts.get("length") or whole.stat().st_size)
-
-
-def _source(name: str, sources: dict[str, str]) -> str:
-    while name in sources:
-        name = sources[name]
-    return name
-
-
-def _weights_of(node: onnx.NodeProto) -> tuple[int, int] | None:
-    """Return which input holds the node's weights and their axis of channels, or None."""
-    if node.op_type == "Gemm":
-        turned = any(entry.name == "transB" and entry.i for entry in node.attribute)
-        return (1, 0 if turned else 1)
-    return WEIGHTS.get(node.op_type)
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -32,10 +32,6 @@ DataName = Annotated[
         r"(?:[A-Za-z0-9._-]{0,4}|\.py:[A-Za-z_][A-Za-z0-9_]*)\Z"
     ),
 ]
-RowsName = Annotated[
-    str,
-    msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,99}(\.py:[A-Za-z_][A-Za-z0-9_]*)?\Z"),
-]
 AssetName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Number: TypeAlias = int | float

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from msgspec.structs import replace
 
+from tests.controller.builder.passes import onnx_weights
 from tests.controller.builder.versions import (
     SIGNATURE,
     Build,
@@ -23,7 +24,6 @@ from wherry.names import parse_profile_name
 from wherry.profile import Precision, Runtime
 from wherry.reference import Reference
 from wherry.signature import Datatype
-from wherry_controller.builder import onnx_file
 from wherry_controller.core.build import Kept, Progress
 from wherry_controller.core.fault import BuildReason
 
@@ -137,7 +137,7 @@ def test_onnx_files_import_what_they_use_and_name_the_batch(build: Build) -> Non
 def test_a_reduced_range_leaves_weights_seven_bits(build: Build, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(build.blob(build.manifest(INT8).files[MODEL_FILE].digest))
-    values = [layer.values.astype(int) for layer in onnx_file.weights(file)]
+    values = [layer.values.astype(int) for layer in onnx_weights.weights(file)]
     assert len(values) == 4
     assert all(32 < abs(array).max() <= 64 for array in values)
 

@@ -13,7 +13,6 @@ from wherry_controller.builder.faults import refuse
 from wherry_controller.core.fault import BuildReason
 
 PIECE_BYTES = 16 << 20
-PARITY = 1e-4  # Of the range: exports of five kinds of nets were within 4e-6.
 SMALLEST_RANGE = 1e-6
 
 
@@ -31,19 +30,6 @@ def refuse_not_finite(what: str, outputs: Tensors) -> None:
         if sick:
             problem = f"{what} gives NaN or infinity in {name!r} for {sick} rows"
             refuse(BuildReason.OUTPUT_NOT_FINITE, problem)
-
-
-def refuse_astray(given: Tensors, reference: Tensors) -> None:
-    """Refuse a float export whose outputs are not those of the net, to within rounding.
-
-    `reference` may have more rows than `given`.
-    """
-    for name, array in given.items():
-        expected = reference[name][: len(array)]
-        farthest = farthest_of(array, expected)
-        if not farthest <= PARITY * max(range_of(expected), SMALLEST_RANGE):
-            problem = f"the export's {name!r} strays from the net's by {farthest:.2g}"
-            refuse(BuildReason.EXPORT_DIFFERS, problem)
 
 
 def farthest_of(left: Array, right: Array) -> float:

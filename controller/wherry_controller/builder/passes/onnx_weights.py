@@ -153,7 +153,7 @@ def _with_products(model: onnx.ModelProto, wanted: frozenset[str]) -> onnx.Model
 
 
 def _forget_shapes_of_weights(graph: onnx.GraphProto) -> None:
-    """Drop what the file says of its weights' shapes: onnxruntime turns those of a Gemm in place."""
+    """Drop what the file says of weights' shapes: onnxruntime turns those of a Gemm in place."""
     weights = {constant.name for constant in graph.initializer}
     kept = [value for value in graph.value_info if value.name not in weights]
     del graph.value_info[:]

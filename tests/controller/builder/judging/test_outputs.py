@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wherry_controller.builder.data.rows import Tensors
 from wherry_controller.builder.judging import outputs
 from wherry_controller.builder.judging.outputs import (
     agreement_of,
@@ -13,17 +12,12 @@ from wherry_controller.builder.judging.outputs import (
     output_error_of,
     pieces,
     range_of,
-    refuse_astray,
     refuse_not_finite,
 )
-from wherry_controller.core.fault import BuildReason, BuildRefused
+from wherry_controller.core.fault import BuildRefused
 
 RANDOM = np.random.default_rng(5)
 SCORES = RANDOM.normal(100, 2, (500, 3)).astype(np.float32)
-
-
-def times(factor: float) -> Tensors:
-    return {"scores": np.array([[0.0], [1.0]], np.float32) * np.float32(factor)}
 
 
 def test_the_output_error_is_a_share_of_the_spread_and_not_of_the_size() -> None:
@@ -72,15 +66,6 @@ def test_agreement_is_the_share_of_equal_answers() -> None:
 def test_a_range_reaches_to_zero() -> None:
     assert range_of(np.array([[290.0, 300.0]])) == 300.0
     assert range_of(np.array([[-1.0, 3.0]])) == 4.0
-
-
-def test_an_export_may_round_and_must_not_stray() -> None:
-    net = {"scores": np.array([[0.0], [1.0], [5.0]], np.float32)}
-    refuse_astray(times(1.00001), net)
-    for factor in (1.01, float("nan")):
-        with pytest.raises(BuildRefused) as refusal:
-            refuse_astray(times(factor), net)
-        assert refusal.value.fault.reason is BuildReason.EXPORT_DIFFERS
 
 
 def test_an_output_that_is_not_finite_is_refused_with_its_rows() -> None:

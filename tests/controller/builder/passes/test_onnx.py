@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.controller.builder.passes import onnx_weights
 from tests.controller.builder.passes.onnx_nets import (
     a_model,
     a_recipe,
@@ -90,8 +91,8 @@ def test_zeroing_a_layer_of_a_candidate_changes_what_it_answers(
 ) -> None:
     model = net()
     candidate = the_candidate(model, recipe, tmp_path)
-    for layer in onnx_file.weights(candidate):
-        damaged = onnx_file.with_weights(
+    for layer in onnx_weights.weights(candidate):
+        damaged = onnx_weights.with_weights(
             candidate, layer.name, np.zeros_like(layer.values), tmp_path / "damaged.onnx"
         )
         given = rows(model, 2)
@@ -103,7 +104,7 @@ def test_every_layer_of_a_candidate_is_found_with_its_channels(
     tmp_path: Path, net: Callable[[], onnx.ModelProto], recipe: Recipe
 ) -> None:
     channels = {conv_net: [16, 32, 10], product_net: [64, 32], lstm_net: [64]}[net]
-    found = onnx_file.weights(the_candidate(net(), recipe, tmp_path))
+    found = onnx_weights.weights(the_candidate(net(), recipe, tmp_path))
     assert [layer.values.shape[layer.axis] for layer in found] == channels
 
 
@@ -155,13 +156,13 @@ def test_one_calibration_serves_every_method(tmp_path: Path) -> None:
 
 def test_a_reduced_range_leaves_out_the_highest_bit_of_weights(tmp_path: Path) -> None:
     candidate = the_candidate(conv_net(), replace(INT8, reduced_range=True), tmp_path)
-    assert all(np.abs(layer.values).max() <= 64 for layer in onnx_file.weights(candidate))
+    assert all(np.abs(layer.values).max() <= 64 for layer in onnx_weights.weights(candidate))
 
 
 @pytest.mark.parametrize("kept", ["first", "second", "head"])
 def test_a_kept_operator_stays_in_float(tmp_path: Path, kept: str) -> None:
     candidate = the_candidate(conv_net(), a_recipe(Precision.INT8, kept), tmp_path)
-    types = {layer.name: layer.values.dtype for layer in onnx_file.weights(candidate)}
+    types = {layer.name: layer.values.dtype for layer in onnx_weights.weights(candidate)}
     assert types.pop(f"{kept}.weight") == np.float32
     assert set(types.values()) == {np.dtype(np.int8)}
 
@@ -170,7 +171,7 @@ def test_a_kept_operator_stays_in_float(tmp_path: Path, kept: str) -> None:
 @pytest.mark.parametrize("kept", ["first", "second"])
 def test_a_kept_product_stays_in_float(tmp_path: Path, precision: Precision, kept: str) -> None:
     candidate = the_candidate(product_net(), a_recipe(precision, kept), tmp_path)
-    names = {layer.name for layer in onnx_file.weights(candidate)}
+    names = {layer.name for layer in onnx_weights.weights(candidate)}
     assert f"{kept}.weight" in names
     assert is_quantized(candidate)
 
@@ -250,7 +251,7 @@ def test_nodes_without_names_get_names_of_their_own(tmp_path: Path) -> None:
     names = [operator.name for operator in operators_of(file, INT8)]
     assert len(set(names)) == len(names)
     candidate = the_candidate(model, a_recipe(Precision.INT8, names[0]), tmp_path)
-    assert onnx_file.weights(candidate)[0].values.dtype == np.float32
+    assert onnx_weights.weights(candidate)[0].values.dtype == np.float32
 
 
 def test_what_a_branch_takes_is_what_the_activation_gave(tmp_path: Path) -> None:
@@ -372,4 +373,4 @@ def test_a_float_net_is_written_for_its_devices(tmp_path: Path) -> None:
     to = tmp_path / "float.onnx"
     finish_float(saved(conv_net(), tmp_path), a_recipe(Precision.FP32), to)
     assert not is_quantized(to)
-    assert onnx_file.operators(to)["Conv"] == 2
+    assert onnx_weights.operators(to)["Conv"] == 2

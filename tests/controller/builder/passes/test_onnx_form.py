@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from tests.controller.builder.passes import onnx_weights
 from tests.controller.builder.passes.onnx_nets import (
     a_model,
     a_recipe,
@@ -20,7 +21,6 @@ from tests.controller.builder.passes.onnx_nets import (
 )
 from wherry.profile import Precision
 from wherry.signature import Datatype, Signature, Tensor
-from wherry_controller.builder import onnx_file
 from wherry_controller.builder.passes.onnx import bindings_of, calibrate, finish_float, make
 from wherry_controller.core.fault import BuildReason, BuildRefused, Fault
 
@@ -109,7 +109,7 @@ def test_constants_of_old_exporters_are_no_inputs(tmp_path: Path) -> None:
         )
     to = finished(model, tmp_path)
     assert [value.name for value in onnx.load(to).graph.input] == ["x"]
-    assert len(onnx_file.weights(to)) == 3
+    assert len(onnx_weights.weights(to)) == 3
 
 
 def test_weights_that_are_computed_from_constants_are_folded(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_weights_that_are_computed_from_constants_are_folded(tmp_path: Path) -> 
         helper.make_node("MatMul", ["x", "turned"], ["y"], name="product"),
     ]
     model = a_model(nodes, [weights("w", 8, 32)], ("batch", 32), ("batch", 8))
-    (layer,) = onnx_file.weights(finished(model, tmp_path))
+    (layer,) = onnx_weights.weights(finished(model, tmp_path))
     assert layer.values.shape == (32, 8)
 
 

@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+from tests.controller.builder.passes import onnx_weights
 from tests.controller.builder.passes.onnx_nets import (
     OPSET,
     Row,
@@ -24,7 +25,6 @@ from tests.controller.builder.passes.onnx_nets import (
     weights,
 )
 from wherry.profile import Precision
-from wherry_controller.builder import onnx_file
 from wherry_controller.builder.passes.onnx import calibrate, make
 from wherry_controller.builder.passes.onnx_prepared import prepare
 from wherry_controller.builder.passes.onnx_ranges import Ranges, _Seen, read_ranges, write_ranges
@@ -111,7 +111,7 @@ def test_a_mask_has_no_range_and_leaves_its_operator_in_float(tmp_path: Path) ->
     make(saved(model, tmp_path), INT8, tmp_path / "ranges.json", tmp_path / "made.onnx")
     nodes_by_name = {node.name: node for node in onnx.load(tmp_path / "made.onnx").graph.node}
     assert list(nodes_by_name["soft"].input) == ["b"]
-    assert onnx_file.weights(tmp_path / "made.onnx")[1].values.dtype == np.int8
+    assert onnx_weights.weights(tmp_path / "made.onnx")[1].values.dtype == np.int8
 
 
 def test_no_rows_and_rows_of_another_shape_are_refused(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""LiteRT files opened for their weights.
+"""LiteRT files opened for their weights: tests look at how they are stored, and change them.
 
-The one module beside the passes that touches flatbuffers, which have no types. What the reader
-gives of a memoryview are views of it (of a bytearray it copies large tensors), so a weight is
-changed in place and the rest of the file stays as it was.
+What the reader gives of a memoryview are views of it (of a bytearray it copies large tensors), so
+a weight is changed in place and the rest of the file stays as it was.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from wherry_controller.builder.onnx_file import Weights
+from tests.controller.builder.passes.onnx_weights import Weights
 
 if TYPE_CHECKING:
     from ai_edge_litert.schema_py_generated import ModelT, OperatorT, TensorT
