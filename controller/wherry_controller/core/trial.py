@@ -21,6 +21,7 @@ from wherry_controller.core.choice import DeviceFigures
 RUNS = 200
 DEADLINE_S = 600.0
 MEMORY_BYTES = 512 << 20  # Where the profile sets no budget.
+WORKER_BYTES = 96 << 20  # Of a worker without a model: Python, numpy and the largest runtime.
 MOST_DEVICES = 5  # Of a profile: more than that change no median by much.
 
 
@@ -33,13 +34,15 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def trial_of(trial: TrialId, bundle: Digest, profile: Profile) -> Trial:
-    """Return a trial within what the profile leaves a bundle."""
+    """Return a trial within what the profile leaves one of two bundles, and the worker itself."""
+    budget_bytes = profile.memory_bytes
+    memory_bytes = MEMORY_BYTES if budget_bytes is None else budget_bytes // 2 + WORKER_BYTES
     return Trial(
         trial=trial,
         bundle=bundle,
         runs=RUNS,
         deadline_s=DEADLINE_S,
-        memory_bytes=profile.memory_bytes or MEMORY_BYTES,
+        memory_bytes=memory_bytes,
     )
 
 

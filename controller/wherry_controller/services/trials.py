@@ -269,6 +269,8 @@ def _order(tx: Transaction, build: str, wishes: Iterable[_Wish], now: float) -> 
     """Keep the trials and name them in the devices' orders, each order made anew once."""
     ordered: dict[DeviceId, list[Trial]] = {}
     for wish in wishes:
+        if devices.get_device(tx, wish.device) is None:
+            continue  # It was removed since it was chosen.
         (profile,) = known_profiles(tx, [wish.offer.profile])
         record = TrialRecord(
             id=parse_trial_id(f"{build}:{uuid.uuid4().hex[:12]}"),

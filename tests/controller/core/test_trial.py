@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from tests.builders import a_device_id, a_digest, a_profile, a_trial_result, trial_figures
 from wherry.messages import Reason, TrialFigures
 from wherry.names import parse_trial_id
-from wherry_controller.core.trial import MEMORY_BYTES, Found, figures_of, trial_of
+from wherry_controller.core.trial import MEMORY_BYTES, WORKER_BYTES, Found, figures_of, trial_of
 
 PROFILE = a_profile().name
 MB = 1_000_000
@@ -102,7 +102,9 @@ def test_devices_that_measured_nothing_give_no_figures() -> None:
     assert figures_of(PROFILE, "fp32", []) == ()
 
 
-@pytest.mark.parametrize(("budget", "allowed"), [(None, MEMORY_BYTES), (100 * MB, 100 * MB)])
+@pytest.mark.parametrize(
+    ("budget", "allowed"), [(None, MEMORY_BYTES), (100 * MB, 50 * MB + WORKER_BYTES)]
+)
 def test_a_trial_keeps_within_the_profiles_memory(budget: int | None, allowed: int) -> None:
     profile = a_profile(memory_bytes=budget)
     trial = trial_of(parse_trial_id("build:1"), a_digest("int8"), profile)

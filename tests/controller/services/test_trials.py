@@ -39,7 +39,7 @@ from wherry.messages import Order, Reason, Status, Trial, TrialResult
 from wherry.names import DeviceId, Digest, parse_device_id, parse_group_name, parse_version_name
 from wherry.profile import Facts
 from wherry.topics import BundleTopic, DesiredTopic, text
-from wherry_controller.core.build import Limits
+from wherry_controller.core.build import BuildMessage, BuildRequest, Limits
 from wherry_controller.core.choice import DeviceFigures
 from wherry_controller.core.fault import BuildReason
 from wherry_controller.services.builds import Builds, build_of
@@ -378,6 +378,30 @@ def test_a_busy_device_is_asked_again(lab: Lab) -> None:
     build = lab.build()
     assert lab.measured()["int8"].devices == 2
     assert len(lab.records(build)) == 6
+
+
+def test_a_device_that_is_removed_before_it_is_asked_is_left_out(lab: Lab) -> None:
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        if request.offers:
+            lab.fleet.remove_device(PI_1, now=lab.now)
+        yield from offers("int8")(request)
+
+    build = lab.build(script=script)
+    assert build.status is BuildStatus.SUCCEEDED
+    assert lab.measured()["int8"].devices == 1
+
+
+def test_a_device_that_is_removed_while_it_measures_is_not_waited_for(lab: Lab) -> None:
+    lab.answers[PI_1] = lambda *_: None
+
+    def remove() -> None:
+        lab.fleet.remove_device(PI_1, now=lab.now)
+        lab.on_pause.clear()
+
+    lab.on_pause.append(remove)
+    lab.build()
+    assert lab.measured()["int8"].devices == 1
+    assert lab.now < 1000.0 + SILENCE_S
 
 
 def test_a_device_that_is_always_busy_is_let_be(lab: Lab) -> None:
