@@ -20,7 +20,7 @@ from wherry import codec
 from wherry.messages import Reason, Trial, TrialFigures, detail
 from wherry_agent import frames, host
 from wherry_agent.core.trial import Ran
-from wherry_agent.link import BundlePlace, worker_command
+from wherry_agent.link import GRACE_S, BundlePlace, worker_command
 from wherry_agent.measuring import Bounds, memory_bytes
 
 WATCH_S = 0.05
@@ -124,7 +124,7 @@ class _Run(threading.Thread):
             except OSError:
                 data = b""
             if not data:
-                return self._failed(Reason.WORKER_DIED, f"its worker ended ({worker.wait()})")
+                return self._failed(Reason.WORKER_DIED, _how_it_ended(worker))
             try:
                 for head, _ in reader.feed(data):
                     return self._read(head, before_c)
@@ -152,6 +152,13 @@ class _Run(threading.Thread):
 
     def _failed(self, reason: Reason, why: str) -> Ran:
         return Ran(self.trial.trial, None, reason, detail(why))
+
+
+def _how_it_ended(worker: subprocess.Popen[bytes]) -> str:
+    try:
+        return f"its worker ended with status {worker.wait(GRACE_S)}"
+    except subprocess.TimeoutExpired:
+        return "its worker closed the socket"
 
 
 def _with_heat(figures: TrialFigures, before_c: float | None) -> TrialFigures:

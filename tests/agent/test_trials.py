@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,6 +153,18 @@ def test_a_deployment_stops_a_trial_and_succeeds(controller: Controller, agent: 
     found = result(controller, agent)
     assert (found.reason, found.figures) == (Reason.BUSY, None)
     assert worker_of(agent) is None
+
+
+def test_a_worker_that_dies_ends_its_trial_and_not_the_agent(
+    controller: Controller, agent: Agent
+) -> None:
+    controller.publish_bundle(SLOW)
+    order(controller, agent, 2, a_trial_of(SLOW, runs=100_000))
+    os.kill(until(lambda: worker_of(agent)), signal.SIGKILL)
+    found = result(controller, agent)
+    assert (found.reason, found.detail) == (Reason.WORKER_DIED, "its worker ended with status -9")
+    with agent.client() as client:
+        assert ask(client, images(1))[0] == SERVING.digest
 
 
 def test_what_is_for_measuring_is_not_served_and_what_is_to_serve_not_measured(
