@@ -209,7 +209,7 @@ def judge(candidate: Candidate, baseline: Candidate, goals: Goals) -> Fault | No
     if candidate.fault is not None:
         return Fault(candidate.fault, candidate.problem)
     if candidate.recipe.precision not in goals.precisions:
-        return Fault(BuildReason.NO_RECIPE, "the profile does not take it, it is compared with")
+        return Fault(BuildReason.NO_RECIPE, "it is only compared with: the profile does not take this precision")
     for score in (candidate.searched, candidate.judged):
         fault = judge_score(score, goals) if score is not None else None
         if fault is not None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from tests.controller.builder.versions import (
+    RUNTIMES,
     SIGNATURE,
     a_card,
     a_profile_named,
@@ -92,6 +95,26 @@ def test_a_profile_gets_its_next_precision_where_the_first_one_fails(
     assert refused.reason is BuildReason.PASS_CHANGED_NOTHING
     assert refused.report is not None
     assert [one.fault for one in refused.report.candidates][1:] == [refused.reason]
+
+
+def test_a_versions_code_cannot_change_the_runtimes_of_others(
+    version: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(version, tmp_path / "nosy")
+    planted = RUNTIMES / "planted.py"
+    code = f"def make_net():\n    open({str(planted)!r}, 'w').write('evil')\n"
+    (folder / "nosy.py").write_text(code)
+    build = run_build(a_card(factory="nosy.py:make_net"), folder, tmp_path / "output", [FP32])
+    (refused,) = build.refused
+    assert refused.reason is BuildReason.FACTORY_NOT_IMPORTABLE
+    assert "PermissionError" in refused.detail
+    assert not planted.exists()
+
+
+def test_a_build_leaves_no_temporary_folder(version: Path, tmp_path: Path) -> None:
+    before = set(Path(tempfile.gettempdir()).glob("wherry-*"))
+    run_build(a_card(state_dict="garbage.pt"), version, tmp_path / "output", [FP32])
+    assert set(Path(tempfile.gettempdir()).glob("wherry-*")) <= before
 
 
 def test_a_request_that_is_none_ends_the_process_and_says_nothing_on_stdout(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def install(place: Place, runtimes: Path) -> None:
     problem = emulation.why_not(place, runtimes)
     if problem:
         refuse(BuildReason.RUNTIME_MISSING, problem)
-    if _is_this(place):
+    if _is_this(place) or _is_made(place, runtimes):
         return
     runtimes.mkdir(parents=True, exist_ok=True)
     with locked(runtimes / f"{_folder(place, runtimes).name}.lock"):
@@ -109,9 +109,10 @@ def python_at(place: Place, runtimes: Path) -> Python:
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold the machine's lock of that name; it falls with the process."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+def locked(place: Path) -> Iterator[None]:
+    """Hold the machine's lock on a folder, or on a file, which is made; it falls with us."""
+    flags = os.O_RDONLY if place.is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(place, flags, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

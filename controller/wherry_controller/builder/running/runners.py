@@ -14,14 +14,18 @@ from wherry.profile import CPU_PROVIDER, Profile
 from wherry.signature import Tensor
 from wherry_controller.builder.data.rows import Rows, Tensors
 from wherry_controller.builder.running import emulation
-from wherry_controller.builder.running.environments import locked, python_at
+from wherry_controller.builder.running.environments import (
+    Readiness,
+    locked,
+    python_at,
+    state_of,
+)
 from wherry_controller.builder.running.place import Place, this_arch
 from wherry_controller.builder.running.server import RunFailed, Server
 from wherry_controller.builder.variant import Variant
 
 DEADLINE_S = 900.0
 EMULATED_DEADLINE_S = 1800.0
-TIMING_LOCK = "timing.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +124,17 @@ class Runners:
             "models": [_model_of(variant, profile) for variant in variants],
             "files": _files_of(rows),
         }
-        with locked(self._runtimes / TIMING_LOCK):
+        with locked(self._runtimes):
             answer = server.ask(job | self._bounds(place), deadline_s=self._deadline_s)
         pairs = zip(answer.p50_ms, answer.p99_ms, strict=True)
         return tuple(Timing(p50, p99, _on(place, server)) for p50, p99 in pairs)
 
     def can_emulate(self, place: Place) -> str:
         """Return "" where the place's processor can be emulated, or why not."""
-        return emulation.why_not(place, self._runtimes)
+        problem = emulation.why_not(place, self._runtimes)
+        if problem or state_of(place, self._runtimes) is Readiness.READY:
+            return problem
+        return f"{place.runtime.value} {place.version} is not installed for {place.cpu}"
 
     def processes(self) -> dict[Place, int]:
         """Return the process of each place that was asked so far."""
