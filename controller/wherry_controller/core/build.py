@@ -66,6 +66,7 @@ TOOLS = (
     "torch",
     "wherry-controller",
 )
+LARGEST_MESSAGE_BYTES = 16 << 20
 BLOBS = "blobs"
 PREVIOUS_MANIFEST = "manifest.json"
 LOGS = "logs"
@@ -141,6 +142,8 @@ BuildMessage: TypeAlias = Progress | Kept | Offered | Built | Refused
 
 def parse_message(line: bytes) -> BuildMessage:
     """Return the message that a build printed; raise `BadDocument` for any other line."""
+    if len(line) > LARGEST_MESSAGE_BYTES:
+        raise codec.BadDocument("build message", f"it has more than {LARGEST_MESSAGE_BYTES} bytes")
     try:
         message: BuildMessage = msgspec.json.decode(line, type=BuildMessage)
     except msgspec.DecodeError as error:

@@ -21,12 +21,19 @@ from typing import Protocol
 
 from wherry import codec
 from wherry.errors import Unavailable
-from wherry_controller.core.build import BuildMessage, BuildRequest, Limits, parse_message
+from wherry_controller.core.build import (
+    LARGEST_MESSAGE_BYTES,
+    BuildMessage,
+    BuildRequest,
+    Limits,
+    parse_message,
+)
 from wherry_controller.core.fault import BuildReason, BuildRefused, Fault
-from wherry_controller.services.processes import kill_tree, memory_of, started
+from wherry_controller.services.processes import boot, kill_tree, memory_of, started
 
 COMMAND = (sys.executable, "-P", "-m", "wherry_controller.builder")
 LONGEST_LINE = 300
+LARGEST_END_BYTES = 64 << 10  # Of stderr, where its last line is looked for.
 WATCH_S = 0.25
 PID_FILE = "pid"
 STDERR_FILE = "stderr.txt"
@@ -104,6 +111,7 @@ class ChildBuilder:
         watcher = threading.Thread(target=_watch, args=(run,), name=f"watch {build}")
         watcher.start()
         try:
+            (folder / PID_FILE).write_text(pid_line(run.child.pid))
             yield from _messages(run.child)
         except BaseException:
             kill_tree(run.child.pid)  # Nobody listens any more.
@@ -145,7 +153,6 @@ class ChildBuilder:
                 env=scrubbed(os.environ),
                 start_new_session=True,
             )
-            (folder / PID_FILE).write_text(f"{child.pid} {started(child.pid)}")
             self._runs[build] = _Run(child, limits)
             return self._runs[build]
 
@@ -176,12 +183,18 @@ def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith(OWN)}
 
 
+def pid_line(pid: int) -> str:
+    """Return what tells a process from every other that had or will have its number."""
+    return f"{pid} {started(pid)} {boot()}"
+
+
 def end_leftovers(workspace: Path) -> None:
     """Kill the builds of a controller that was killed itself, by what stands in `workspace`."""
     for file in workspace.glob(f"*/{PID_FILE}"):
-        pid, _, since = file.read_text().partition(" ")
-        # A torn file says nothing, and what started at another time is another's.
-        if pid.isdecimal() and since.isdecimal() and started(int(pid)) in (int(since), None):
+        pid, since, booted = (*file.read_text().split(), "", "", "")[:3]
+        # A torn file says nothing, and what started at another time or boot is another's.
+        is_said = pid.isdecimal() and since.isdecimal() and booted == boot()
+        if is_said and started(int(pid)) in (int(since), None):
             kill_tree(int(pid))
 
 
@@ -224,11 +237,13 @@ def _has_ended(pid: int) -> bool:
 
 def _messages(child: subprocess.Popen[bytes]) -> Iterator[BuildMessage]:
     assert child.stdout is not None
-    for line in child.stdout:
+    while line := child.stdout.readline(LARGEST_MESSAGE_BYTES + 1):
         if line.strip():
             yield parse_message(line)
 
 
 def _last_line(stderr: Path, returncode: int) -> str:
-    lines = stderr.read_text(errors="replace").strip().splitlines()
+    with stderr.open("rb") as file:
+        file.seek(max(0, stderr.stat().st_size - LARGEST_END_BYTES))
+        lines = file.read(LARGEST_END_BYTES).decode(errors="replace").strip().splitlines()
     return lines[-1][:LONGEST_LINE] if lines else f"exit status {returncode}"

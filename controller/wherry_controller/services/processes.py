@@ -58,6 +58,14 @@ def started(pid: int) -> int | None:
     return None if process is None else process.started
 
 
+def boot() -> str:
+    """Return what tells this boot of the machine from every other; nothing where nobody says."""
+    try:
+        return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 def kill_tree(root: int) -> None:
     """Kill the session that `root` leads, and all that its members started."""
     tree = tree_of(root, processes())
@@ -78,8 +86,8 @@ def _processes() -> Iterator[tuple[int, Process]]:
 def _process(pid: int) -> Process | None:
     try:
         text = (PROC / str(pid) / "stat").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return None  # It is gone, or another user's where those are hidden.
     # The second field is the program's name in parentheses, and may hold anything.
     fields = text.rpartition(")")[2].split()
     return Process(

@@ -16,7 +16,13 @@ from msgspec.structs import replace
 from tests.builders import a_digest
 from tests.controller.scripted import a_card
 from wherry import codec
-from wherry_controller.core.build import BuildRequest, BuildStep, Limits, Progress
+from wherry_controller.core.build import (
+    LARGEST_MESSAGE_BYTES,
+    BuildRequest,
+    BuildStep,
+    Limits,
+    Progress,
+)
 from wherry_controller.core.card import parse_card
 from wherry_controller.core.fault import BuildReason, BuildRefused
 from wherry_controller.services.child import (
@@ -25,8 +31,9 @@ from wherry_controller.services.child import (
     BuildStopped,
     ChildBuilder,
     end_leftovers,
+    pid_line,
 )
-from wherry_controller.services.processes import memory_of, started
+from wherry_controller.services.processes import boot, memory_of
 
 PROGRESS = Progress(BuildStep.LOADING, 0, 4)
 SAYS = f"print({codec.encode(PROGRESS).decode()!r}, flush=True)"
@@ -73,6 +80,14 @@ def test_a_silent_crash_is_told_by_its_exit_status(request_for_build: BuildReque
 def test_a_line_that_is_no_message_is_refused(request_for_build: BuildRequest) -> None:
     with pytest.raises(codec.BadDocument, match="build message"):
         list(a_child("print('torch says hello')").run("b1", request_for_build))
+
+
+def test_a_message_without_an_end_is_refused_before_it_fills_the_memory(
+    request_for_build: BuildRequest,
+) -> None:
+    code = f"import sys; sys.stdout.write(' ' * {LARGEST_MESSAGE_BYTES} + 'x'); sys.stdout.flush()"
+    with pytest.raises(codec.BadDocument, match="more than"):
+        list(a_child(f"{code}; import time; time.sleep(600)").run("b1", request_for_build))
 
 
 def test_a_stop_ends_the_child_that_runs(request_for_build: BuildRequest) -> None:
@@ -193,7 +208,7 @@ def test_the_child_learns_nothing_that_the_environment_tells_the_controller(
 def test_the_build_of_a_controller_that_was_killed_ends_at_its_next_start(tmp_path: Path) -> None:
     (tmp_path / "b1").mkdir()
     with subprocess.Popen(("sleep", "600"), start_new_session=True) as left:
-        (tmp_path / "b1" / "pid").write_text(f"{left.pid} {started(left.pid)}")
+        (tmp_path / "b1" / "pid").write_text(pid_line(left.pid))
         end_leftovers(tmp_path)
         assert left.wait(10) == -signal.SIGKILL
 
@@ -201,7 +216,26 @@ def test_the_build_of_a_controller_that_was_killed_ends_at_its_next_start(tmp_pa
 def test_a_process_that_took_over_the_number_of_a_build_is_let_alone(tmp_path: Path) -> None:
     (tmp_path / "b1").mkdir()
     with subprocess.Popen(("sleep", "600"), start_new_session=True) as other:
-        (tmp_path / "b1" / "pid").write_text(f"{other.pid} 1")
+        (tmp_path / "b1" / "pid").write_text(f"{other.pid} 1 {boot()}")
         end_leftovers(tmp_path)
         assert other.poll() is None
         other.kill()
+
+
+def test_a_session_of_the_number_of_a_build_before_the_last_boot_is_let_alone(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "b1").mkdir()
+    code = "import os; pid = os.fork(); pid or os.execlp('sleep', 'sleep', '600'); print(pid)"
+    command = (sys.executable, "-c", code)
+    leader = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    assert leader.stdout is not None
+    member = int(leader.stdout.readline())
+    leader.wait()
+    (tmp_path / "b1" / "pid").write_text(f"{leader.pid} 1 another")
+    end_leftovers(tmp_path)
+    assert state_of(member) not in ("", "Z")
+    (tmp_path / "b1" / "pid").write_text(f"{leader.pid} 1 {boot()}")
+    end_leftovers(tmp_path)
+    assert is_gone(member)
+    leader.stdout.close()
