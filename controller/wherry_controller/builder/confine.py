@@ -2,10 +2,10 @@
 
 The builder runs code that came with a version, so it gives up for good what it does not need:
 reading but the system's libraries and the folders it is given, writing but to its own folders,
-and from Linux 6.12 on also signals and abstract sockets to processes outside. The kernel then
-refuses it the memory and the environment of such processes too. The network stays: an environment
-is installed over it. Only the calling thread and what it starts later are confined, so this comes
-before the first thread. (Landlock: Documentation/userspace-api/landlock.rst.)
+from Linux 6.7 on TCP, and from 6.12 on signals and abstract sockets to processes outside. The
+kernel then refuses it the memory and the environment of such processes too. Only the calling
+thread and what it starts later are confined, so this comes before the first thread. (Landlock:
+Documentation/userspace-api/landlock.rst.)
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ SINCE = {1: EXECUTE | WRITE_FILE | READ_FILE | READ_DIR | REMOVE_AND_MAKE, 2: RE
 READING = EXECUTE | READ_FILE | READ_DIR
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
 NET_SINCE, SCOPES_SINCE = 4, 6
+BIND_TCP, CONNECT_TCP = 1 << 0, 1 << 1
 ABSTRACT_SOCKETS, SIGNALS = 1 << 0, 1 << 1
 
-# What interpreters, torch, QEMU and pip read. Of /etc only what is named: keys may lie beside it.
+# What interpreters, torch and QEMU read. Of /etc only what is named: keys may lie beside it.
 SYSTEM = (
     "/usr",
     "/bin",
@@ -54,33 +55,17 @@ SYSTEM = (
     "/lib64",
     "/proc",
     "/sys",
-    "/run/systemd/resolve",
     "/opt",
     "/etc/alternatives",
-    "/etc/ca-certificates",
-    "/etc/debian_version",
-    "/etc/gai.conf",
     "/etc/group",
-    "/etc/host.conf",
-    "/etc/hosts",
     "/etc/ld.so.cache",
     "/etc/ld.so.conf",
     "/etc/ld.so.conf.d",
     "/etc/ld.so.preload",
     "/etc/localtime",
-    "/etc/lsb-release",
-    "/etc/mime.types",
     "/etc/nsswitch.conf",
     "/etc/os-release",
     "/etc/passwd",
-    "/etc/pip.conf",
-    "/etc/pki",
-    "/etc/protocols",
-    "/etc/redhat-release",
-    "/etc/resolv.conf",
-    "/etc/services",
-    "/etc/ssl",
-    "/etc/xdg/pip",
 )
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/shm")
 
@@ -166,7 +151,8 @@ def _existing(paths: Iterable[str]) -> list[Path]:
 
 def _create_ruleset(call: Syscall, version: int, handled: int) -> int:
     scopes = ABSTRACT_SOCKETS | SIGNALS if version >= SCOPES_SINCE else 0
-    fields = (handled, 0, scopes)
+    net = BIND_TCP | CONNECT_TCP if version >= NET_SINCE else 0
+    fields = (handled, net, scopes)
     count = 3 if version >= SCOPES_SINCE else 2 if version >= NET_SINCE else 1
     attributes = struct.pack(f"={count}Q", *fields[:count])
     return _checked(call(CREATE_RULESET, attributes, len(attributes), 0), "landlock")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.system
 
 # Each attempt answers "done" or what it was refused with.
 CHILD = """
-import json, os, signal, subprocess, sys, tempfile
+import json, os, signal, socket, subprocess, sys, tempfile
 from pathlib import Path
 from wherry_controller.builder.confine import confine
 
@@ -50,6 +50,8 @@ print(json.dumps({
     "read the parent's environment": tried(
         lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes()),
     "kill the parent": tried(lambda: os.kill(os.getppid(), signal.SIGCONT)),
+    "connect": tried(lambda: socket.create_connection(("127.0.0.1", 9), 1)),
+    "listen": tried(lambda: socket.create_server(("127.0.0.1", 0))),
     "write outside": tried(lambda: (outside / "file").write_bytes(b"x")),
     "write what is only read": tried(lambda: (folder / "read" / "file").write_bytes(b"x")),
     "cut what is only read": tried(lambda: os.truncate(folder / "read" / "given", 0)),
@@ -86,6 +88,8 @@ def test_a_confined_process_and_its_children_reach_no_key_and_write_nowhere_else
         "read a key through proc": REFUSED,
         "read the parent's environment": REFUSED,
         "kill the parent": REFUSED,
+        "connect": REFUSED,
+        "listen": REFUSED,
         "write outside": REFUSED,
         "write what is only read": REFUSED,
         "cut what is only read": REFUSED,
@@ -128,7 +132,9 @@ def test_an_older_kernel_is_asked_only_for_what_it_knows(version: int, size: int
 
     assert confining._create_ruleset(create, version, handled_by(version)) == 3
     assert len(given[0]) == size
-    assert struct.unpack_from("=Q", given[0])[0] == handled_by(version)
+    handled, *more = struct.unpack(f"={size // 8}Q", given[0])
+    assert handled == handled_by(version)
+    assert more[:1] == [confining.BIND_TCP | confining.CONNECT_TCP][: len(more)]
 
 
 def test_rights_are_withheld_from_the_version_that_knows_them() -> None:
