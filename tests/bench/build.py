@@ -272,6 +272,7 @@ def _median(costs: Sequence[Cost]) -> Cost:
 
 def _cost(work: Callable[[], object]) -> Cost:
     """Do the work and return what it took, all processes that it started together."""
+    _await_orphans()  # Of the work before: what they took is no part of this.
     started, before = time.monotonic(), _cpu_of_children_s()
     work()
     wall_s = time.monotonic() - started
@@ -280,6 +281,7 @@ def _cost(work: Callable[[], object]) -> Cost:
 
 
 def _await_orphans() -> None:
+    """Wait for every process that is left: only then is it known what it took."""
     while True:
         try:
             os.waitpid(-1, 0)
