@@ -29,7 +29,7 @@ from wherry.names import ProfileName
 from wherry.profile import Profile, Runtime
 from wherry_controller.builder.cache import Cache, copy_file, copy_into, struct_facts
 from wherry_controller.builder.jobs import Job, Jobs, Say
-from wherry_controller.builder.running import emulation
+from wherry_controller.builder.running.environments import state_of
 from wherry_controller.builder.running.place import places_of
 from wherry_controller.builder.stages import WEIGHTS, Explored, Offer, Outcome, Task
 from wherry_controller.core.build import (
@@ -113,9 +113,9 @@ def _facts(request: BuildRequest, profile: Profile) -> object:
     measured = [struct_facts(one) for one in request.measured if one.profile == profile.name]
     # What could not be emulated was not proved there, and is once it can be.
     runtimes = Path(request.runtimes)
-    obstacles = [emulation.why_not(place, runtimes) for place in places_of(profile).emulated]
+    emulated = [state_of(place, runtimes) for place in places_of(profile).emulated]
     previous = request.previous.get(profile.name)
-    return (request.lineage, struct_facts(profile), measured, previous, obstacles)
+    return (request.lineage, struct_facts(profile), measured, previous, emulated)
 
 
 @dataclass(slots=True)

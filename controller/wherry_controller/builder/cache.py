@@ -16,9 +16,9 @@ import importlib.metadata
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +39,7 @@ class Cache:
     """The steps below `folder`, which is of one version: no other version's build writes there."""
 
     folder: Path
+    made_by: Mapping[str, str] = field(default_factory=lambda: tools())
 
     def made(self, kind: str, facts: object, make: Callable[[Path], None]) -> Path:
         """Return the folder of a step; `make` fills an empty one if there is none yet."""
@@ -66,14 +67,14 @@ class Cache:
         return place if place.is_dir() else None
 
     def _place(self, kind: str, facts: object) -> Path:
-        return self.folder / kind / digest_of(codec.encode((kind, facts, tools())))[:32]
+        return self.folder / kind / digest_of(codec.encode((kind, facts, self.made_by)))[:32]
 
 
 @functools.cache
 def tools() -> dict[str, str]:
     """Return the versions of everything that has a hand in a build, by name."""
     found = {name: version for name in TOOLS if (version := _version(name))}
-    return found | {"builder": _code_digest()}
+    return found | {"builder": code_digest(Path(__file__).parents[1])}
 
 
 def digest_of_file(file: Path) -> str:
@@ -89,9 +90,8 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _code_digest() -> str:
+def code_digest(package: Path) -> str:
     """Return the digest of the builder's and the cores' source, so that a change makes all anew."""
-    package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for file in sorted((*package.glob("builder/**/*.py"), *package.glob("core/*.py"))):
         digest.update(file.read_bytes())

@@ -209,7 +209,9 @@ def judge(candidate: Candidate, baseline: Candidate, goals: Goals) -> Fault | No
     if candidate.fault is not None:
         return Fault(candidate.fault, candidate.problem)
     if candidate.recipe.precision not in goals.precisions:
-        return Fault(BuildReason.NO_RECIPE, "it is only compared with: the profile does not take this precision")
+        what = candidate.recipe.precision.value
+        problem = f"the profile does not take {what}, which is only compared with here"
+        return Fault(BuildReason.NO_RECIPE, problem)
     for score in (candidate.searched, candidate.judged):
         fault = judge_score(score, goals) if score is not None else None
         if fault is not None:

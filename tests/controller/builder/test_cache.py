@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from wherry_controller.builder.cache import Cache, copy_into, tools
+import wherry_controller
+from wherry_controller.builder.cache import Cache, code_digest, copy_into, tools
 
 
 def test_a_step_is_made_once_for_the_same_facts(tmp_path: Path) -> None:
@@ -73,6 +74,27 @@ def test_two_that_want_one_step_take_turns_and_it_is_made_once(tmp_path: Path) -
 
 def test_the_tools_are_named_with_their_versions_and_the_builders_code() -> None:
     assert {"onnxruntime", "torch", "numpy", "builder"} <= tools().keys()
+
+
+def test_a_step_is_made_anew_by_other_tools(tmp_path: Path) -> None:
+    made = [
+        Cache(tmp_path, {"torch": version}).made("model", "facts", lambda folder: None)
+        for version in ("2.13", "2.13", "2.14")
+    ]
+    assert made[0] == made[1] != made[2]
+
+
+def test_a_change_of_the_builder_or_of_a_core_is_another_tool(tmp_path: Path) -> None:
+    files = [tmp_path / "builder" / "passes" / "onnx.py", tmp_path / "core" / "recipe.py"]
+    seen = {code_digest(tmp_path)}
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("LARGEST_SHARE = 0.9\n")
+        seen.add(code_digest(tmp_path))
+    (tmp_path / "api.py").write_text("")
+    assert code_digest(tmp_path) in seen
+    assert len(seen) == 3
+    assert tools()["builder"] == code_digest(Path(wherry_controller.__file__).parent)
 
 
 def test_a_folder_is_laid_out_beside_what_is_there(tmp_path: Path) -> None:

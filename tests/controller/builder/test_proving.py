@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from wherry.profile import Precision, Profile
 from wherry_controller.builder.cache import digest_of_file
 from wherry_controller.builder.data.rows import Rows
 from wherry_controller.builder.explore import explore, file_of, open_workshop, try_out, variant_of
-from wherry_controller.builder.finish import finish, offer
+from wherry_controller.builder.finish import finish, offer, on_devices
 from wherry_controller.builder.proving import Proved, prove
 from wherry_controller.builder.running.place import Place
 from wherry_controller.builder.running.runners import Ran, Runners
@@ -24,6 +25,7 @@ from wherry_controller.builder.stages import Explored, Task
 from wherry_controller.builder.timing import time_all
 from wherry_controller.builder.variant import Variant
 from wherry_controller.core.build import BLOBS, PREVIOUS_MANIFEST, manifest_file
+from wherry_controller.core.choice import DeviceFigures
 from wherry_controller.core.fault import BuildReason, BuildRefused
 from wherry_controller.core.recipe import baseline
 
@@ -114,6 +116,23 @@ def a_version_before(shipped: Path, folder: Path) -> Path:
     shutil.copytree(shipped / BLOBS, before / BLOBS)
     shutil.copy(shipped / PREVIOUS_MANIFEST, before)
     return before
+
+
+def figures(recipe: str, p50_ms: float) -> DeviceFigures:
+    return DeviceFigures(
+        profile=FP32.name,
+        recipe=recipe,
+        devices=2,
+        faithful=True,
+        p50_ms=p50_ms,
+        p99_ms=2 * p50_ms,
+        memory_bytes=5_000_000,
+    )
+
+
+def measured(folder: Path, *found: DeviceFigures) -> Task:
+    task = a_task(folder, FP32)
+    return dataclasses.replace(task, request=replace(task.request, measured=found))
 
 
 def unloadable(folder: Path) -> Path:
@@ -210,3 +229,42 @@ def test_what_crashes_while_it_is_timed_leaves_its_profile_without_a_choice(
     assert {one.fault for one in sick.candidates} == {BuildReason.NO_RECIPE}
     assert good.candidates[0].fault is None
     assert good.candidates[0].latency is not None
+
+
+def test_what_devices_found_takes_the_place_of_what_was_timed_here(tmp_path: Path) -> None:
+    explored = with_another(explore(a_task(tmp_path, FP32), say), unloadable(tmp_path))
+    base, other = explored.candidates
+    found = on_devices(explored.candidates, measured(tmp_path, figures("fp32", 4.0)))
+    assert found[0].latency is not None
+    assert (found[0].latency.p50_ms, found[0].latency.speed_ratio) == (4.0, 1.0)
+    assert found[0].memory_bytes == 5_000_000
+    assert found[1] == other
+    found = on_devices(
+        explored.candidates, measured(tmp_path, figures("fp32", 4.0), figures(other.name, 1.0))
+    )
+    assert found[1].latency is not None
+    assert (found[1].latency.speed_ratio, found[1].fault) == (4.0, None)
+    assert found[1].latency.measured_on == "2 devices of x86-onnx-fp32"
+    assert on_devices(explored.candidates, measured(tmp_path, figures(other.name, 1.0))) == [
+        base,
+        other,
+    ]
+
+
+def test_a_candidate_that_devices_answer_otherwise_with_is_out(tmp_path: Path) -> None:
+    explored = with_another(explore(a_task(tmp_path, FP32), say), unloadable(tmp_path))
+    name = explored.candidates[1].name
+    unfaithful = replace(figures(name, 1.0), faithful=False)
+    task = measured(tmp_path, figures("fp32", 4.0), unfaithful)
+    base, other = on_devices(explored.candidates, task)
+    assert (base.fault, other.fault) == (None, BuildReason.DIFFERS_ON_CPU)
+
+
+def test_latencies_are_of_the_runtime_that_they_name(tmp_path: Path) -> None:
+    task = a_task(tmp_path, FP32)
+    explored = explore(task, say)
+    line = FP32.runtime_floor.rpartition(".")[0]
+    other = replace(FP32, runtime_floor=line)
+    for profile in (FP32, FP32, other):
+        time_all([dataclasses.replace(task, profile=profile)], [explored], say)
+    assert len([one for one in (tmp_path / "cache" / "timing").iterdir() if one.is_dir()]) == 2

@@ -62,10 +62,10 @@ def a_task(
     make_folder(output / BLOBS)
     images = np.random.default_rng(5).random((ROWS, WIDTH), np.float32)
     scores = images @ WEIGHTS
-    for part in ("search", "final"):
-        labels = {"labels": np.argmax(scores, axis=1)}
-        write_rows(version / "data" / part, {"image": images}, labels)
-        write_rows(version / REFERENCE / part, {"scores": scores}, {})
+    for part, rows in (("search", ROWS - 10), ("final", ROWS)):
+        labels = {"labels": np.argmax(scores[:rows], axis=1)}
+        write_rows(version / "data" / part, {"image": images[:rows]}, labels)
+        write_rows(version / REFERENCE / part, {"scores": scores[:rows]}, {})
     write_rows(version / GOLDEN, {"image": images[:8] if golden is None else golden}, {})
     write_whole(version / FACTS, codec.encode(VersionFacts(value=1.0)))
     a_net(version / ONNX)
