@@ -34,12 +34,19 @@ T = TypeVar("T")
 VALUE = "value.json"
 
 
+@functools.cache
+def tools() -> dict[str, str]:
+    """Return the versions of everything that has a hand in a build, by name."""
+    found = {name: version for name in TOOLS if (version := _version(name))}
+    return found | {"builder": code_digest(Path(__file__).parents[1])}
+
+
 @dataclass(frozen=True, slots=True)
 class Cache:
     """The steps below `folder`, which is of one version: no other version's build writes there."""
 
     folder: Path
-    made_by: Mapping[str, str] = field(default_factory=lambda: tools())
+    made_by: Mapping[str, str] = field(default_factory=tools)
 
     def made(self, kind: str, facts: object, make: Callable[[Path], None]) -> Path:
         """Return the folder of a step; `make` fills an empty one if there is none yet."""
@@ -68,13 +75,6 @@ class Cache:
 
     def _place(self, kind: str, facts: object) -> Path:
         return self.folder / kind / digest_of(codec.encode((kind, facts, self.made_by)))[:32]
-
-
-@functools.cache
-def tools() -> dict[str, str]:
-    """Return the versions of everything that has a hand in a build, by name."""
-    found = {name: version for name in TOOLS if (version := _version(name))}
-    return found | {"builder": code_digest(Path(__file__).parents[1])}
 
 
 def digest_of_file(file: Path) -> str:
