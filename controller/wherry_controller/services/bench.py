@@ -52,6 +52,7 @@ class Bench:
     def place_for(self, build: str, profiles: Sequence[ProfileName]) -> Iterator[Path]:
         """Make a build's folder; at the end keep its logs and remove it."""
         folder = self.builds / build
+        shutil.rmtree(self.logs / build, ignore_errors=True)  # Of a run that a stop cut short.
         for name in (SOURCE, OUTPUT):
             make_folder(folder / name)
         try:
@@ -68,7 +69,7 @@ class Bench:
 
     def bound_cache(self, in_use: Set[Digest]) -> None:
         """Remove the steps of versions, the longest unused first, down to `cache_bytes`."""
-        folders = sorted(self.cache.iterdir(), key=lambda folder: folder.stat().st_mtime)
+        folders = _oldest_first(self.cache)
         sizes = {folder: _size_of(folder) for folder in folders}
         for folder in folders:
             if sum(sizes.values()) <= self.cache_bytes:
@@ -94,8 +95,7 @@ class Bench:
             log = _live_log(self.builds / build, log_file(profile))
             if log is not None:
                 write_whole(folder / log_file(profile), log)
-        every = sorted(self.logs.iterdir(), key=lambda one: one.stat().st_mtime)
-        for old in every[:-KEPT_LOGS]:
+        for old in _oldest_first(self.logs)[:-KEPT_LOGS]:
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -118,5 +118,26 @@ def _end_of(file: Path) -> bytes:
         return log.read(LARGEST_LOG_BYTES)
 
 
+def _oldest_first(folder: Path) -> Sequence[Path]:
+    """Return the entries of a folder by age; other builds make and remove some meanwhile."""
+    return sorted(folder.iterdir(), key=_changed_at)
+
+
+def _changed_at(file: Path) -> float:
+    try:
+        return file.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 def _size_of(folder: Path) -> int:
-    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
+    """Return the bytes of the files below a folder, without those that go meanwhile."""
+    places = os.walk(folder)  # It passes over folders that are gone.
+    return sum(_bytes_of(Path(place, name)) for place, _, names in places for name in names)
+
+
+def _bytes_of(file: Path) -> int:
+    try:
+        return file.lstat().st_size
+    except FileNotFoundError:
+        return 0

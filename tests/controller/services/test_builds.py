@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,7 +51,7 @@ from wherry_controller.core.build import (
 )
 from wherry_controller.core.fault import BuildReason, BuildRefused, Fault
 from wherry_controller.core.written import parse_profile
-from wherry_controller.services.bench import LARGEST_LOG_BYTES
+from wherry_controller.services.bench import LARGEST_LOG_BYTES, OUTPUT
 from wherry_controller.services.builds import (
     BuildOver,
     Builds,
@@ -466,6 +468,17 @@ def test_logs_are_kept_and_the_end_of_a_refused_build_says_where(shop: Shop) -> 
     assert shop.builds.log(build, FP32) is None
 
 
+def test_a_build_that_runs_again_shows_no_log_of_the_run_before(shop: Shop) -> None:
+    bench = a_bench(shop.folder)
+    for run in ("first", "second"):
+        with bench.place_for("b1", [FP32]) as place:
+            assert bench.log("b1", FP32) is None
+            (place / OUTPUT / LOGS).mkdir()
+            (place / OUTPUT / LOGS / log_file(FP32)).write_text(run)
+            assert bench.log("b1", FP32) == run.encode()
+    assert bench.log("b1", FP32) == b"second"
+
+
 def test_a_link_among_the_logs_shows_nothing_of_the_controllers_files(
     shop: Shop, tmp_path: Path
 ) -> None:
@@ -490,6 +503,26 @@ def test_the_steps_of_versions_are_bounded_and_the_oldest_go_first(tmp_path: Pat
         os.utime(bench.cache / lineage, (age, age))
     bench.bound_cache(in_use={lineages[0]})
     assert {folder.name for folder in bench.cache.iterdir()} == {lineages[0], lineages[2]}
+
+
+def test_steps_that_another_build_removes_meanwhile_are_not_counted(tmp_path: Path) -> None:
+    bench = a_bench(tmp_path, cache_bytes=1 << 30)
+    bench.clear()
+    is_over = threading.Event()
+
+    def make_and_remove() -> None:
+        while not is_over.is_set():
+            folder = bench.cache_of(a_digest("first"))
+            (folder / "step").write_bytes(b"x")
+            shutil.rmtree(folder)
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(make_and_remove)
+        try:
+            for _ in range(5000):
+                bench.bound_cache(in_use=frozenset())
+        finally:
+            is_over.set()
 
 
 def test_a_build_is_told_where_the_version_before_stands(shop: Shop) -> None:
