@@ -51,8 +51,6 @@ def finish(task: Task, explored: Explored, say: Say) -> Outcome:
             try:
                 proof = _prove(shop, explored, chosen)
             except BuildRefused as refusal:
-                if refusal.fault.reason is BuildReason.RUNTIME_MISSING:
-                    raise  # That says nothing of the candidate, and the next has no other runtime.
                 found = [_out(one, refusal.fault) if one == chosen else one for one in found]
                 continue
             proved = replace(chosen, emulated_on=proof.emulated_on)

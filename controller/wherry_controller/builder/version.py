@@ -9,7 +9,7 @@ and of no other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import numpy as np
 from wherry import codec
 from wherry.files import write_whole
 from wherry.profile import Profile, Runtime
-from wherry.signature import Signature
+from wherry.signature import Signature, Tensor
 from wherry_controller.builder.data.read import Datasets, read_datasets
 from wherry_controller.builder.data.rows import (
     NUMPY,
@@ -201,15 +201,18 @@ def initial_states(signature: Signature, part: Tensors) -> dict[str, Array]:
     tensors = {tensor.name: tensor for tensor in signature.inputs}
     rows = len(next(iter(part.values())))
     return {
-        pair.input: part[pair.input]
-        if pair.input in part
-        else _zeros(tensors[pair.input].shape[1:], NUMPY[tensors[pair.input].datatype], rows)
+        pair.input: part[pair.input] if pair.input in part else _zeros(tensors[pair.input], rows)
         for pair in signature.states
     }
 
 
-def _zeros(axes: Iterable[int | str], dtype: np.dtype[np.generic], rows: int) -> Array:
-    return np.zeros((rows, *(axis if isinstance(axis, int) else 1 for axis in axes)), dtype)
+def _zeros(tensor: Tensor, rows: int) -> Array:
+    lengths = [axis for axis in tensor.shape[1:] if isinstance(axis, int)]
+    varying = [axis for axis in tensor.shape[1:] if isinstance(axis, str)]
+    if varying:
+        problem = f"nothing says how long {varying[0]!r} of the state {tensor.name!r} is at first"
+        refuse(BuildReason.MALFORMED_DATA, problem)
+    return np.zeros((rows, *lengths), NUMPY[tensor.datatype])
 
 
 def _export(
