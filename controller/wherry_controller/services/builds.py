@@ -17,9 +17,10 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import closing
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import assert_never
 
@@ -30,41 +31,27 @@ from wherry.errors import REFUSALS, Unsuitable
 from wherry.names import Digest, ModelName, ProfileName, VersionName
 from wherry.profile import Profile
 from wherry_controller.core import build as said
-from wherry_controller.core.build import BuildMessage, BuildRequest, Limits, Refused
+from wherry_controller.core.build import BuildMessage, Limits, Refused
 from wherry_controller.core.choice import DeviceFigures
 from wherry_controller.core.fault import BuildReason, BuildRefused
-from wherry_controller.services.bench import OUTPUT, SOURCE, Bench
+from wherry_controller.services.bench import OUTPUT, Bench
 from wherry_controller.services.child import BuildCanceled, Builder, BuildStopped
 from wherry_controller.services.harvest import keep_reference, keep_report, keep_variant
 from wherry_controller.services.measuring import Measuring
 from wherry_controller.services.missing import UnknownBuild
 from wherry_controller.services.models import (
-    card_of,
-    digests_of,
-    known_profiles,
     sound_version_of,
     sound_versions_of,
     version_of,
     wanted_profiles,
 )
-from wherry_controller.services.previous import lay_out_previous
-from wherry_controller.services.told import (
-    advanced,
-    sentence_of,
-    where_log,
-    why_failed,
-)
+from wherry_controller.services.request import lay_out
+from wherry_controller.services.told import advanced, sentence_of, where_log, why_failed
 from wherry_controller.services.trials import Trials, check_place, withdraw_all
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, Transaction
-from wherry_controller.store.records import (
-    Build,
-    BuildStatus,
-    Progress,
-    Version,
-    VersionStatus,
-)
+from wherry_controller.store.records import Build, BuildStatus, Progress, Version, VersionStatus
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +135,7 @@ class Builds:
                 self._end(build, BuildStatus.FAILED, INTERRUPTED, why_failed(build))
             else:
                 self._queue_again(build, attempts=build.attempts)
-                self._executor.submit(self._run, build)
+                self._submit(build)
 
     def stop(self) -> None:
         """End what runs; it and those that wait are queued again at the next start."""
@@ -172,7 +159,7 @@ class Builds:
         with self._store.transaction() as tx:
             found = sound_version_of(tx, model, version)
             build = self._queue(tx, found, wanted_profiles(tx, profiles), measure_on)
-        self._executor.submit(self._run, build)
+        self._submit(build)
         return build
 
     def order_all(
@@ -197,7 +184,7 @@ class Builds:
         if not builds:
             raise NothingToBuild
         for build in builds:
-            self._executor.submit(self._run, build)
+            self._submit(build)
         return builds
 
     def cancel(self, build: str) -> Build:
@@ -246,6 +233,9 @@ class Builds:
         )
         models.save_build(tx, build)
         return build
+
+    def _submit(self, build: Build) -> None:
+        self._executor.submit(self._run, build).add_done_callback(partial(_log_fault, build))
 
     def _run(self, build: Build) -> None:
         """Build from beginning to end: the outermost call of the executor's thread."""
@@ -302,7 +292,9 @@ class Builds:
         """Run the build, keep what it makes, and return what it refused and devices measured."""
         refused: list[Refused] = []
         with self._bench.place_for(build.id, build.profiles) as place:
-            request = self._request(build, place)
+            request = lay_out(
+                self._store, self._blobs, self._bench, build=build, place=place, limits=self._limits
+            )
             try:
                 if build.measure_on is not None:
                     figures = self._measuring.figures(build, request, build.measure_on)
@@ -348,32 +340,6 @@ class Builds:
             found = build_of(tx, build.id)
             progress = advanced(found.progress, message)
             models.save_build(tx, replace(found, progress=progress))
-
-    def _request(self, build: Build, place: Path) -> BuildRequest:
-        """Lay the version's files out in `place`, verified, and return what the build is told."""
-        with self._store.transaction() as tx:
-            version = version_of(tx, build.model, build.version)
-            digests = digests_of(tx, build.model, build.version)
-            profiles = known_profiles(tx, build.profiles)
-        for name, digest in digests.items():
-            (place / SOURCE / name).write_bytes(self._blobs.get(digest))
-        return BuildRequest(
-            card=card_of(version),
-            folder=str(place / SOURCE),
-            output=str(place / OUTPUT),
-            cache=str(self._bench.cache_of(version.lineage)),
-            runtimes=str(self._bench.runtimes),
-            lineage=version.lineage,
-            profiles=profiles,
-            limits=self._limits,
-            previous=lay_out_previous(
-                self._store,
-                self._blobs,
-                self._bench.previous,
-                version=version,
-                profiles=build.profiles,
-            ),
-        )
 
     def _lineages_in_use(self, build: Build) -> frozenset[Digest]:
         """Return the lineages of the other versions that are being built."""
@@ -421,3 +387,9 @@ def build_of(tx: Transaction, build: str) -> Build:
     if found is None:
         raise UnknownBuild(build)
     return found
+
+
+def _log_fault(build: Build, ended: Future[None]) -> None:
+    """Log what kept a build from ending: it stays open, and the next start takes it up."""
+    if not ended.cancelled() and (fault := ended.exception()) is not None:
+        log.error("build.left_open", exc_info=fault, extra={"build": build.id})

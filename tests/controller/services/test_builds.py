@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import pytest
+from sqlmodel import select
 
 from tests.builders import a_digest, a_key
 from tests.controller.scripted import (
@@ -78,6 +79,7 @@ from wherry_controller.store import models, records
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
 from wherry_controller.store.records import Build, BuildStatus, Variant, Version, VersionStatus
+from wherry_controller.store.tables import BuildRow
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -356,6 +358,21 @@ def test_orderly_stops_of_the_controller_fail_no_build(shop: Shop) -> None:
     shop.builder.script = builds_all
     shop.restarted()
     assert shop.only_build().status is BuildStatus.SUCCEEDED
+
+
+def test_a_build_that_the_database_keeps_from_beginning_is_told_in_the_log(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.register()
+    is_broken = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(is_broken.wait)
+        shop.executor = executor
+        shop.restarted().order(DIGITS, V1, [FP32])
+        with shop.store.transaction() as tx:
+            tx.delete(tx.exec(select(BuildRow)).one())
+        is_broken.set()
+    assert "build.left_open" in caplog.text
 
 
 def test_a_build_that_waits_and_is_canceled_never_begins(shop: Shop) -> None:
