@@ -102,10 +102,11 @@ def explore(task: Task, say: Say) -> Explored:
         base = _baseline(shop)
         tried = [base]
         ranked: list[Sensitivity] = []
+        is_hopeless = _misses(base, shop.goals)  # Nothing is better than float by search.
         for recipe in candidates(shop.profile, shop.passes.graph_of(shop.export))[1:]:
             say(BuildStep.QUANTIZING)
             found = [try_out(shop, recipe)]
-            if _misses(found[0], shop.goals) or _is_ruined(found[0]):
+            if not is_hopeless and (_misses(found[0], shop.goals) or _is_ruined(found[0])):
                 say(BuildStep.SEARCHING)
                 more, sensitivities = _search(shop, recipe, found[0])
                 found += more

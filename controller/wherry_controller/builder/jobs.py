@@ -29,7 +29,7 @@ T_co = TypeVar("T_co", covariant=True)
 PRELOADED = ("numpy", "onnx", "onnxruntime.quantization", "wherry_controller.builder.explore")
 LONGEST_LINE = 300
 LAST_BYTES = 64 << 10
-LINGER_S = 5.0
+LINGER_S = 2.0
 
 
 class Say(Protocol):
