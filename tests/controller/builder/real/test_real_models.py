@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +20,12 @@ from tests.controller.builder.real.tables import (
     write_wine_version,
 )
 from tests.controller.builder.sources.cards import silero
-from tests.controller.builder.versions import Build, a_profile_named, run_build
+from tests.controller.builder.versions import REPOSITORY, Build, a_profile_named, run_build
 from wherry.manifest import MODEL_FILE
-from wherry.names import parse_profile_name
+from wherry.names import parse_model_name, parse_profile_name, parse_version_name
 from wherry.profile import Arch, Objective, Precision, Profile
-from wherry_controller.core.card import Card, SourceKind
+from wherry.signature import BATCH, Datatype, Signature, Tensor
+from wherry_controller.core.card import Card, Data, Goal, Source, SourceKind, Task
 from wherry_controller.core.fault import BuildReason
 
 pytestmark = pytest.mark.system
@@ -117,3 +120,21 @@ def test_a_script_that_keeps_its_state_inside_is_refused_by_name(tmp_path: Path)
     build = run_build(replace(card, source=source), tmp_path, tmp_path / "output", [FP32])
     (refused,) = build.refused
     assert refused.reason is BuildReason.SIGNATURE_MISFIT
+
+
+def test_a_mapping_of_answers_is_taken_by_name_though_all_of_them_are_alike(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.controller.builder.real.two_heads", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, cwd=REPOSITORY)
+    heads = tuple(Tensor(name, Datatype.FP32, (BATCH, 5)) for name in ("size", "kind"))
+    card = Card(
+        model=parse_model_name("heads"),
+        version=parse_version_name("v1"),
+        source=Source(kind=SourceKind.EXPORTED_PROGRAM, file="net.pt2"),
+        signature=Signature((Tensor("image", Datatype.FP32, (BATCH, 8)),), heads),
+        task=Task(output="kind"),
+        data=Data(evaluation="evaluation.npz"),
+        goal=Goal(floor=1.0),
+    )
+    build = run_build(card, tmp_path, tmp_path / "output", [FP32])
+    assert build.refused == []
+    assert build.manifest(FP32.name).report.value == 1.0
