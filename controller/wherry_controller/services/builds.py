@@ -127,8 +127,8 @@ class Builds:
     def start(self) -> None:
         """Take up what an earlier process left: queue it again, or fail what keeps killing it."""
         self._bench.clear()
-        withdraw_all(self._store, self._clock())
         with self._store.transaction() as tx:
+            withdraw_all(tx, self._clock())
             left = models.open_builds(tx)
         for build in left:
             if build.attempts >= MOST_ATTEMPTS:

@@ -204,10 +204,14 @@ class Trials:
             self._at_desk(withdraw)
 
 
-def withdraw_all(store: Store, now: float) -> None:
-    """Withdraw what an earlier process left ordered: its builds ask anew."""
-    with store.transaction() as tx:
-        _withdraw(tx, trials.open_trials(tx), now)
+def withdraw_all(tx: Transaction, now: float) -> None:
+    """Take every trial out of every order: of an earlier process, or where the broker is needed.
+
+    A build that waits for one of them goes on without it.
+    """
+    _withdraw(tx, trials.open_trials(tx), now)
+    for desired in devices.list_desired(tx):  # Those that were answered stand there, too.
+        end_trials(tx, desired.device, {one.trial for one in desired.trials})
 
 
 def check_place(tx: Transaction, place: str) -> None:

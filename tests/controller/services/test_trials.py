@@ -43,7 +43,7 @@ from wherry_controller.core.build import BuildMessage, BuildRequest, Limits
 from wherry_controller.core.choice import DeviceFigures
 from wherry_controller.core.fault import BuildReason
 from wherry_controller.services.builds import Builds, build_of
-from wherry_controller.services.fleet import Fleet
+from wherry_controller.services.fleet import Fleet, needed_bundles
 from wherry_controller.services.ingest import Ingest, Message
 from wherry_controller.services.missing import UnknownPlace
 from wherry_controller.services.models import register
@@ -496,10 +496,11 @@ def test_a_controller_that_stops_while_devices_measure_queues_the_build_again(la
     assert [one.device for one in lab.records(build)].count(PI_1) == 2
 
 
-def test_trials_that_a_killed_controller_left_are_withdrawn_at_its_next_start(lab: Lab) -> None:
-    class Killed(BaseException):
-        pass
+class Killed(BaseException):
+    pass
 
+
+def test_trials_that_a_killed_controller_left_are_withdrawn_at_its_next_start(lab: Lab) -> None:
     def die() -> None:
         lab.is_killed = True
         raise Killed
@@ -517,6 +518,24 @@ def test_trials_that_a_killed_controller_left_are_withdrawn_at_its_next_start(la
     assert still_named == []
     assert open_trials(lab) == []
     assert lab.measured()["int8"].devices == 2
+
+
+def test_answered_trials_that_a_killed_controller_left_leave_the_orders_too(lab: Lab) -> None:
+    def die() -> None:
+        if lab.answered:
+            lab.is_killed = True
+            raise Killed
+
+    lab.answers[PI_2] = lambda *_: None
+    lab.on_pause.append(die)
+    with pytest.raises(Killed):
+        lab.build()
+    lab.is_killed = False
+    lab.change(PI_1, online=False)  # So that the build, taken up again, asks nobody.
+    lab.change(PI_2, online=False)
+    lab.started()
+    with lab.store.reading() as tx:
+        assert needed_bundles(tx) == frozenset()
 
 
 def named(lab: Lab) -> set[str]:
