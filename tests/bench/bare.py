@@ -6,11 +6,11 @@ loaded, the net run, one export a runtime that all profiles share, and every can
 libraries' own calls, once where two profiles want the same.
 
 The evaluations are the pipeline's. The candidates are those that its rules name for such a net.
-Each is run over the search rows and over the final rows with the profile's threads and batch, once
-where two profiles' settings are the same. Profiles of this machine get as many rounds of timing,
-interleaved. For each profile the golden rows go twice through the chosen variant, and through
-copies that are hurt in three ways; inputs and answers get histograms. There is no isolation, no
-cache, no check of what a pass did, no packing and no report.
+Each is run over the search rows with the profile's threads and batch, once where two profiles'
+settings are the same, and once over the final rows. Profiles of this machine get as many rounds
+of timing, interleaved. For each profile the golden rows go twice through the chosen variant, and
+through copies that are hurt in three ways; inputs and answers get histograms. There is no
+isolation, no cache, no check of what a pass did, no packing and no report.
 """
 
 from __future__ import annotations
@@ -169,16 +169,21 @@ class Bench:
 
     def score(self, file: Path, profile: Profile) -> float:
         """Return the loss of accuracy on the final rows; the answers are kept for histograms."""
-        key = (file, profile.threads, profile.max_batch)
+        self._run("search", file, profile, (profile.threads, profile.max_batch))
+        return self._run("final", file, profile, ())[0]
+
+    def _run(
+        self, part: str, file: Path, profile: Profile, settings: tuple[int, ...]
+    ) -> tuple[float, Pixels]:
+        key = (part, file, *settings)
         if key not in self.scores:
-            for part in ("search", "final"):
-                rows, labels = self.parts[part]
-                answers = _by_batch(_runner(file, profile), rows, profile.max_batch)
-                error = float(np.sqrt(np.mean((answers - self.reference[part]) ** 2)))
-                was, now = (_accuracy(one, labels) for one in (self.reference[part], answers))
-                assert np.isfinite(error)
-                self.scores[key] = (was - now, answers)
-        return self.scores[key][0]
+            rows, labels = self.parts[part]
+            answers = _by_batch(_runner(file, profile), rows, profile.max_batch)
+            error = float(np.sqrt(np.mean((answers - self.reference[part]) ** 2)))
+            was, now = (_accuracy(one, labels) for one in (self.reference[part], answers))
+            assert np.isfinite(error)
+            self.scores[key] = (was - now, answers)
+        return self.scores[key]
 
 
 FP16_RECIPE = [
@@ -235,7 +240,7 @@ def _prove(bench: Bench, file: Path, profile: Profile) -> None:
         if hurt.read_bytes() != file.read_bytes():  # Only a calibrated one has ranges.
             answers = _by_batch(_runner(hurt, profile), bench.golden, profile.max_batch)
             assert not np.array_equal(golden, answers)
-    _, answers = bench.scores[file, profile.threads, profile.max_batch]
+    _, answers = bench.scores["final", file]
     for values in (bench.parts["final"][0][:REFERENCE_ROWS], answers[:REFERENCE_ROWS]):
         np.histogram(values, BINS)
 

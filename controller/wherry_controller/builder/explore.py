@@ -26,8 +26,9 @@ from msgspec.structs import replace
 from wherry import codec
 from wherry.files import write_whole
 from wherry.names import Digest
-from wherry.profile import Profile, Runtime, is_release_of
+from wherry.profile import Precision, Profile, Runtime, is_release_of
 from wherry_controller.builder.cache import Cache, digest_of_file, struct_facts
+from wherry_controller.builder.data.read import FINAL, SEARCH
 from wherry_controller.builder.data.rows import Tensors, open_rows, write_rows
 from wherry_controller.builder.faults import refuse, refusing
 from wherry_controller.builder.jobs import Say, tell
@@ -42,6 +43,7 @@ from wherry_controller.builder.stages import Explored, Task
 from wherry_controller.builder.variant import Variant
 from wherry_controller.builder.version import Loaded, open_version
 from wherry_controller.core.build import BuildStep
+from wherry_controller.core.card import SourceKind
 from wherry_controller.core.choice import (
     Candidate,
     Goals,
@@ -55,6 +57,9 @@ from wherry_controller.core.fault import BuildReason, BuildRefused, Fault
 from wherry_controller.core.recipe import Recipe, baseline, candidates, improvements
 
 PARITY = 1e-3  # Of the outputs' spread; exports of five kinds of nets were within 4e-6.
+# Trees jump where a rounding crosses a threshold: a forest behind a scaler was off by 0.02. Their
+# drop is measured against the estimator itself, so the goal still holds them.
+ESTIMATOR_PARITY = 0.1
 RANKING_ROWS = 64
 MOST_RANKED = 64  # Beyond, neighbours are ranked together.
 KEPT_OUTPUTS = 1000  # Rows; they show how the outputs are distributed.
@@ -169,7 +174,7 @@ def try_out(shop: Workshop, recipe: Recipe) -> Candidate:
             file = file_of(shop, recipe)
         variant = variant_of(shop, file)
         _load_on_the_oldest(shop, variant)
-        scored = score(shop, variant, "search")
+        scored = score(shop, variant, recipe, SEARCH)
     except BuildRefused as refusal:
         tell(refusal)
         return replace(untried, fault=refusal.fault.reason, problem=refusal.fault.problem)
@@ -192,35 +197,49 @@ def fault_of(error: RunFailed) -> Fault:
     return Fault(BuildReason.NO_RECIPE, f"the runtime fails with it ({error.problem})")
 
 
-def score(shop: Workshop, variant: Variant, part: str) -> Scored:
+def score(shop: Workshop, variant: Variant, recipe: Recipe, part: str) -> Scored:
     """Run the variant on all rows of `search` or `final` and compare it with the net."""
-    return codec.decode(Scored, (_scored(shop, variant, part) / SCORE).read_bytes())
+    return codec.decode(Scored, (_scored(shop, variant, recipe, part) / SCORE).read_bytes())
 
 
-def final_outputs(shop: Workshop, variant: Variant) -> Tensors:
+def final_outputs(shop: Workshop, variant: Variant, recipe: Recipe) -> Tensors:
     """Return the variant's outputs for the first of the final rows."""
-    return open_rows(_scored(shop, variant, "final") / OUTPUTS).inputs
+    return open_rows(_scored(shop, variant, recipe, FINAL) / OUTPUTS).inputs
 
 
-def _scored(shop: Workshop, variant: Variant, part: str) -> Path:
+def _scored(shop: Workshop, variant: Variant, recipe: Recipe, part: str) -> Path:
     """Return the folder with the variant's score, and for `final` with some of its outputs."""
-    facts = (digest_of_file(variant.file), shop.place, part, _settings(shop.profile))
-    rows = shop.loaded.data.search if part == "search" else shop.loaded.data.final
+    profile = _run_as(shop, recipe, part)
+    facts = (digest_of_file(variant.file), shop.place, part, _settings(profile))
+    rows = shop.loaded.data.search if part == SEARCH else shop.loaded.data.final
 
     def make(to: Path) -> None:
         with _scratch(shop) as folder:
-            ran = shop.runners.run(shop.place, variant, shop.profile, rows, folder)
+            ran = shop.runners.run(shop.place, variant, profile, rows, folder)
             refuse_not_finite("it", ran.outputs)
             found = _compare(shop, shop.loaded.reference(part), ran.outputs, rows.labels)
             scored = Scored(
                 score=found, load_ms=ran.load_ms, memory_bytes=ran.memory_bytes, on=ran.on
             )
-            if part == "final":
+            if part == FINAL:
                 kept = {name: array[:KEPT_OUTPUTS] for name, array in ran.outputs.items()}
                 write_rows(to / OUTPUTS, kept, {})
             write_whole(to / SCORE, codec.encode(scored))
 
     return shop.cache.made("score", facts, make)
+
+
+def _run_as(shop: Workshop, recipe: Recipe, part: str) -> Profile:
+    """Return the profile with the settings for a run.
+
+    The search rows run as on the device. The final ones, which are many, run once for all profiles
+    that want the same file: threads and batch change no answer, but where a run finds its own
+    ranges, which are those of the batch.
+    """
+    if part == SEARCH or recipe.precision is Precision.INT8_DYNAMIC:
+        return shop.profile
+    batch = shop.task.request.card.signature.max_batch
+    return replace(shop.profile, threads=1, spinning=False, max_batch=batch)
 
 
 def _baseline(shop: Workshop) -> Candidate:
@@ -229,12 +248,13 @@ def _baseline(shop: Workshop) -> Candidate:
     if found.fault is not None:
         refuse(found.fault, f"in float, {found.problem}")
     assert found.searched is not None
-    if found.searched.output_error > PARITY:
+    is_estimator = shop.task.request.card.source.kind is SourceKind.SKLEARN
+    if found.searched.output_error > (ESTIMATOR_PARITY if is_estimator else PARITY):
         problem = (
             f"the export strays from the net by {found.searched.output_error:.2g} of its range"
         )
         refuse(BuildReason.EXPORT_DIFFERS, problem)
-    judged = score(shop, variant_of(shop, file_of(shop, found.recipe)), "final")
+    judged = score(shop, variant_of(shop, file_of(shop, found.recipe)), found.recipe, FINAL)
     return replace(found, judged=judged.score)
 
 
@@ -242,7 +262,8 @@ def _judged(shop: Workshop, candidate: Candidate) -> Candidate:
     """Score a candidate that the search found good on the final rows."""
     if candidate.fault is not None or _misses(candidate, shop.goals):
         return candidate
-    scored = score(shop, variant_of(shop, file_of(shop, candidate.recipe)), "final")
+    recipe = candidate.recipe
+    scored = score(shop, variant_of(shop, file_of(shop, recipe)), recipe, FINAL)
     return replace(candidate, judged=scored.score)
 
 

@@ -57,7 +57,7 @@ def prove(shop: Workshop, candidate: Candidate, variant: Variant) -> Proved:
             previous=_previous(shop, run, golden),
         )
     refuse_if(found.fault)
-    return Proved(golden, _reference(shop, run), tuple(emulated), missing)
+    return Proved(golden, _reference(shop, run, candidate), tuple(emulated), missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +133,8 @@ def _previous(shop: Workshop, run: _Runs, golden: Golden) -> proof.Previous | No
     return proof.Previous(outputs, proof.strays(golden, mine, others))
 
 
-def _reference(shop: Workshop, run: _Runs) -> bytes:
+def _reference(shop: Workshop, run: _Runs, candidate: Candidate) -> bytes:
     """Return what inputs and outputs look like on the final rows, to see drift by."""
-    outputs = final_outputs(shop, run.variant)
+    outputs = final_outputs(shop, run.variant, candidate.recipe)
     card = shop.task.request.card
     return reference_of(shop.loaded.data.final, outputs, card.signature, card.task.class_output)
