@@ -8,7 +8,7 @@ import joblib
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.datasets import load_digits, load_wine
-from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -50,6 +50,14 @@ def write_wine_version(folder: Path) -> Card:
     trees = GradientBoostingClassifier(n_estimators=10, random_state=1)
     _write(folder, trees, *load_wine(return_X_y=True))
     return a_table_card(13, 3)
+
+
+def write_forest_version(folder: Path) -> Card:
+    """Write a scaler before a forest, whose thresholds the scaler's rounding crosses."""
+    forest = make_pipeline(StandardScaler(), RandomForestClassifier(30, random_state=1))
+    columns, labels = load_digits(return_X_y=True)
+    _write(folder, forest, columns * 1.37 + 0.11, labels)
+    return a_table_card(64, 10)
 
 
 def write_line_version(folder: Path) -> Card:

@@ -16,6 +16,7 @@ from tests.controller.builder.real.content import a_content_card, write_content_
 from tests.controller.builder.real.speech import a_speech_card, write_speech_version
 from tests.controller.builder.real.tables import (
     write_digits_version,
+    write_forest_version,
     write_line_version,
     write_wine_version,
 )
@@ -102,7 +103,7 @@ def test_a_pipeline_is_quantized_where_it_is_a_net(tmp_path: Path) -> None:
     assert int8.size_bytes * 3 < fp32.size_bytes
 
 
-@pytest.mark.parametrize("write", [write_wine_version, write_line_version])
+@pytest.mark.parametrize("write", [write_wine_version, write_forest_version, write_line_version])
 def test_trees_and_lines_stay_in_float_and_the_report_says_so(
     tmp_path: Path, write: Callable[[Path], Card]
 ) -> None:
