@@ -127,15 +127,22 @@ def show_variants(variants: Sequence[Variant]) -> None:
 def _order(
     remote: Remote, names: Sequence[str], profiles: Sequence[str], measure_on: str | None
 ) -> list[bytes]:
-    """Order a build of each version that is named; all names are read before the first order."""
+    """Order a build of each version that is named; all names are read before the first order.
+
+    Where one is refused, the end says that those before it go on.
+    """
     if not names:
         raise Ended(Exit.USAGE, "no version is named: write MODEL:VERSION, or --all.")
     wanted = [reference(name) for name in names]
     what = {"profiles": profiles, "measure_on": measure_on}
-    return [
-        remote.post("/builds", {"model": model, "version": version, **what})
-        for model, version in wanted
-    ]
+    bodies: list[bytes] = []
+    for model, version in wanted:
+        order = {"model": model, "version": version, **what}
+        try:
+            bodies.append(remote.post("/builds", order))
+        except Ended as ended:
+            raise _after(bodies, ended) from ended
+    return bodies
 
 
 def _order_all(
@@ -216,6 +223,15 @@ def _detached(builds: Sequence[str]) -> Ended:
         f"nobody waits any more for {which}, which go on: see `wherry model builds`, "
         "or end one with `wherry model cancel`.",
     )
+
+
+def _after(ordered: Sequence[bytes], ended: Ended) -> Ended:
+    """Return the end of a command that has ordered some builds before."""
+    if not ordered:
+        return ended
+    which = ", ".join(read(Build, body).id for body in ordered)
+    going = f"Ordered before it and going on: {which}, see `wherry model builds`."
+    return Ended(ended.code, f"{ended.sentence} {going}")
 
 
 def _variant_row(variant: Variant) -> tuple[str, ...]:

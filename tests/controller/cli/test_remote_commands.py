@@ -267,6 +267,13 @@ def test_a_build_of_nothing_is_not_understood(ready: Wherry) -> None:
     ends(ready("build", "digits:v1", "--every-version"), Exit.USAGE, "add --all")
 
 
+def test_a_version_that_cannot_be_built_does_not_hide_the_builds_before_it(ready: Wherry) -> None:
+    ran = ready("build", "digits:v1", "digits:v9", "-p", PROFILE)
+    ends(ran, Exit.MISSING, "'digits:v9'", "`wherry model builds`")
+    builds = json.loads(ready("model", "builds", "--json").out)["items"]
+    assert len([build for build in builds if build["id"] in ran.err]) == 1
+
+
 def test_an_interrupt_ends_the_waiting_and_not_the_build(ready: Wherry, served: Served) -> None:
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
