@@ -81,7 +81,10 @@ class ScriptSource:
     def _refuse_memory(self, sample: Tensors) -> None:
         first, second = self.run(sample), self.run(sample)
         if not all(np.array_equal(first[name], second[name], equal_nan=True) for name in first):
-            problem = "the net keeps a state between calls and answers the same rows differently"
+            problem = (
+                "the net keeps a state between calls and answers the same rows differently; "
+                "give one that takes its state as an input and gives it back"
+            )
             refuse(BuildReason.SIGNATURE_MISFIT, problem)
 
     def _layer_of(self, operator: str) -> str:
