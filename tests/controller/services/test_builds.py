@@ -401,6 +401,21 @@ def test_a_build_that_runs_and_is_canceled_ends_and_keeps_what_it_built(shop: Sh
     assert shop.build_of(build.id).status is BuildStatus.CANCELED
 
 
+def test_a_build_that_is_canceled_at_its_very_end_stays_canceled(shop: Shop) -> None:
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        yield from builds_all(request)
+        shop.builds.cancel(shop.only_build().id)
+
+    shop.register()
+    assert shop.build(script).status is BuildStatus.CANCELED
+
+
+def test_a_fault_of_the_machine_is_none_of_the_version(shop: Shop) -> None:
+    shop.register()
+    assert shop.build(refuses(BuildReason.RUNTIME_MISSING)).status is BuildStatus.REFUSED
+    assert shop.version().status is VersionStatus.REGISTERED
+
+
 def test_a_build_that_is_over_cannot_be_canceled(shop: Shop) -> None:
     shop.register()
     build = shop.build()

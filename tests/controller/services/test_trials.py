@@ -478,6 +478,7 @@ def test_a_build_that_is_canceled_while_devices_measure_withdraws_its_trials(lab
     lab.on_pause.append(cancel)
     build = lab.build()
     assert build.status is BuildStatus.CANCELED
+    assert lab.now < 1000.0 + SILENCE_S
     assert lab.order_for(PI_1).trials == ()
     assert len(lab.builder.requests) == 1
 
