@@ -47,11 +47,12 @@ from wherry_controller.core.build import (
     manifest_file,
 )
 from wherry_controller.core.choice import judge_weights
-from wherry_controller.core.fault import BuildRefused
+from wherry_controller.core.fault import BuildReason, BuildRefused
 
 T = TypeVar("T")
 
 OUTCOME = "outcome.json"
+UNSTEADY = (BuildReason.RUN_FAILED, BuildReason.CONVERTER_CRASHED)
 PASSES = "wherry_controller.builder.passes"
 PARALLEL_STAGES = 2
 
@@ -232,6 +233,8 @@ class _Build:
 
     def _remember(self, profile: Profile, outcome: Outcome) -> None:
         """Keep an outcome with its bundle, so that it need not be made again."""
+        if any(one.fault in UNSTEADY for one in outcome.report.candidates):
+            return  # More memory or time may give another answer.
         output = Path(self.request.output)
 
         def lay_out(folder: Path) -> None:

@@ -45,6 +45,7 @@ from wherry_controller.builder.version import Loaded, open_version
 from wherry_controller.core.build import BuildStep
 from wherry_controller.core.card import SourceKind
 from wherry_controller.core.choice import (
+    RUINED,
     Candidate,
     Goals,
     Score,
@@ -64,7 +65,6 @@ RANKING_ROWS = 64
 MOST_RANKED = 64  # Beyond, neighbours are ranked together.
 KEPT_OUTPUTS = 1000  # Rows; they show how the outputs are distributed.
 SCORE, OUTPUTS = "score.json", "outputs"
-RUINED = 1000.0  # Stands for NaN and all that is worse, in spreads of the outputs.
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,6 +184,7 @@ def try_out(shop: Workshop, recipe: Recipe) -> Candidate:
     return replace(
         untried,
         digest=Digest(digest_of_file(file)),
+        float_layers=_float_layers(shop, recipe, file),
         size_bytes=file.stat().st_size,
         searched=scored.score,
         load_ms=scored.load_ms,
@@ -192,9 +193,23 @@ def try_out(shop: Workshop, recipe: Recipe) -> Candidate:
     )
 
 
+def _float_layers(shop: Workshop, recipe: Recipe, file: Path) -> tuple[str, ...]:
+    """Return the layers with weights that a quantized file still holds in float."""
+    if not recipe.is_quantized:
+        return ()
+    # A made ONNX file no longer says which layer a node comes from; its export does.
+    exported = shop.passes.operators_of(shop.export, replace(recipe, kept_float=()))
+    layers = {one.name: one.layer for one in exported}
+    found = [one for one in shop.passes.float_operators(file) if one.weight_bytes]
+    named = (
+        layers.get(one.name, one.name) if one.layer == one.name else one.layer for one in found
+    )
+    return tuple(dict.fromkeys(named))
+
+
 def fault_of(error: RunFailed) -> Fault:
     """Return the fault of a variant that its runtime does not run."""
-    return Fault(BuildReason.NO_RECIPE, f"the runtime fails with it ({error.problem})")
+    return Fault(BuildReason.RUN_FAILED, f"the runtime fails with it ({error.problem})")
 
 
 def score(shop: Workshop, variant: Variant, recipe: Recipe, part: str) -> Scored:

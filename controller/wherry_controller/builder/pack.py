@@ -82,7 +82,7 @@ def _report(candidate: Candidate, proof: Proved, metric: str) -> Report:
         samples=score.samples,
         size_bytes=candidate.size_bytes,
         evaluated_on=", ".join((candidate.evaluated_on, *proof.emulated_on)),
-        float_layers=candidate.recipe.kept_float,
+        float_layers=candidate.float_layers,
     )
 
 

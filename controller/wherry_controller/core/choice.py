@@ -76,8 +76,11 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     samples: int
 
 
+RUINED = 1000.0  # Stands for NaN too, and for what cannot be made or run.
+
+
 class Sensitivity(msgspec.Struct, frozen=True):
-    """What quantizing one operator alone does to the outputs: `Score.output_error`.
+    """What quantizing one operator alone does to the outputs: `Score.output_error`, or `RUINED`.
 
     `layer` is the net's own name for the part that the operator comes from, for people.
     """
@@ -91,6 +94,7 @@ class Sensitivity(msgspec.Struct, frozen=True):
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """A recipe that was tried, and what came of it; what was not reached is None.
 
+    `float_layers` are those with weights that the file holds in float, returned or never taken.
     `searched` is the score on the rows that the search looks at, `judged` on the final ones.
     `memory_bytes` is the peak of a process that loads and runs it above one that does not;
     `latency` is None where nothing was timed on hardware of the profile.
@@ -99,6 +103,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     recipe: Recipe
     name: str
     digest: Digest | None = None
+    float_layers: tuple[str, ...] = ()
     size_bytes: int | None = None
     searched: Score | None = None
     judged: Score | None = None

@@ -43,6 +43,7 @@ class BuildReason(StrEnum):
     OVER_BUDGET = "over_budget"
     NO_CANDIDATE = "no_candidate"
     NO_RECIPE = "no_recipe"
+    RUN_FAILED = "run_failed"
     RUNTIME_MISSING = "runtime_missing"
     CONVERTER_CRASHED = "converter_crashed"
     OUT_OF_MEMORY = "out_of_memory"
@@ -89,6 +90,7 @@ REMEDIES = {
         "relax the goal or the budget that the nearest one misses, or train further"
     ),
     BuildReason.NO_RECIPE: "choose another runtime or precision for the profile",
+    BuildReason.RUN_FAILED: "look into the variant's log, and choose another runtime or precision",
     BuildReason.RUNTIME_MISSING: (
         "`wherry profile check --install` makes its environment, or widen the profile's range"
     ),

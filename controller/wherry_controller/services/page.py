@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from wherry_controller.core.choice import Candidate, ProfileReport, Sensitivity
+from wherry_controller.core.choice import RUINED, Candidate, ProfileReport, Sensitivity
 from wherry_controller.core.report import (
     FIGURES,
     ProfilePart,
@@ -146,13 +146,17 @@ def _sensitivities(report: ProfileReport) -> str:
     return _table(caption, columns, rows) + rest
 
 
+def _error_of(one: Sensitivity) -> str:
+    return "ruined" if one.output_error >= RUINED else f"{one.output_error:.4f}"
+
+
 def _bar(one: Sensitivity, widest: float, kept: Sequence[str]) -> str:
     percent = 100 * max(0.0, min(1.0, one.output_error / widest))
     names = "".join(f"<td>{escape(name)}</td>" for name in (one.layer, one.kind))
     mark, said = ("kept", "stays in float") if one.operator in kept else ("", "")
     return (
         f'<tr class="{mark}"><th scope="row">{escape(one.operator)}</th>'
-        f'{names}<td class="n">{one.output_error:.4f}</td>'
+        f'{names}<td class="n">{_error_of(one)}</td>'
         f'<td class="wide"><span class="bar" style="width:{percent:.1f}%"></span></td>'
         f"<td>{said}</td></tr>"
     )

@@ -80,6 +80,7 @@ def test_a_report_says_what_was_tried_and_why_one_was_chosen(build: Build) -> No
     assert "times smaller" in report.why
     chosen = build.chosen(INT8)
     assert chosen.on_pareto
+    assert chosen.float_layers == ()
     assert chosen.load_ms
     assert chosen.memory_bytes
 
@@ -222,5 +223,6 @@ def test_operators_that_eight_bits_ruin_are_returned_to_float(
     errors = [one.output_error for one in report.sensitivities]
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 10 * errors[-1]
-    assert build.manifest(name).report.float_layers
+    assert "head" in build.manifest(name).report.float_layers
+    assert len(build.manifest(name).report.float_layers) < 4
     assert "back in float" in report.why

@@ -28,7 +28,7 @@ from wherry_controller.builder.onnx_file import (
     weight_bytes,
 )
 from wherry_controller.builder.passes.base import Operator
-from wherry_controller.builder.passes.onnx_form import formed, refuse_unloadable
+from wherry_controller.builder.passes.onnx_form import formed, layer_of, refuse_unloadable
 from wherry_controller.builder.passes.onnx_half import half_operators, halve
 from wherry_controller.builder.passes.onnx_prepared import Prepared, prepare
 from wherry_controller.builder.passes.onnx_ranges import read_ranges, write_ranges
@@ -40,10 +40,11 @@ from wherry_controller.builder.passes.onnx_weights import (
     quantize_dynamic,
 )
 from wherry_controller.core.fault import BuildReason, BuildRefused, Fault
-from wherry_controller.core.recipe import Graph, Recipe
+from wherry_controller.core.recipe import CONVOLUTIONS, PRODUCTS, RECURRENT, Graph, Recipe
 
 Row = Mapping[str, npt.NDArray[np.generic]]
 
+WEIGHTED = CONVOLUTIONS | PRODUCTS | RECURRENT
 LARGEST_SHARE = 0.9  # Weights that are not clearly smaller have not been quantized.
 QUANTIZED_KINDS = frozenset(
     {
@@ -100,6 +101,28 @@ def finish_float(file: Path, recipe: Recipe, to: Path) -> None:
 def operators_of(file: Path, recipe: Recipe) -> tuple[Operator, ...]:
     """Return the operators that the recipe would change, in graph order."""
     return _operators(_prepared(file, recipe), recipe)
+
+
+def float_operators(file: Path) -> tuple[Operator, ...]:
+    """Return the operators of a made file whose weights are float constants."""
+    model = read(file)
+    constants = {
+        constant.name: constant
+        for constant in model.graph.initializer
+        if constant.data_type == onnx.TensorProto.FLOAT and len(constant.dims) > 1
+    }
+    return tuple(
+        Operator(
+            node.name,
+            node.op_type,
+            layer_of(node) or node.name,
+            4 * int(np.prod(weights.dims)),
+        )
+        for node in nodes_of(model)
+        if node.op_type in WEIGHTED
+        for weights in [constants.get(node.input[1])]
+        if weights is not None
+    )
 
 
 def calibrate(file: Path, recipe: Recipe, rows: Iterable[Row], to: Path) -> Path:
