@@ -12,12 +12,14 @@ VERSIONED := shared/wherry/__init__.py hatch_build.py
 VENV310 := .venv310
 STAMP310 := $(VENV310)/.installed
 PYTEST_ARGS ?=
+# Where builds keep an environment for each runtime version, and roots for other processors.
+RUNTIMES ?= build/runtimes
 
 export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv mosquitto test check format demo wheels test-py310 clean
+.PHONY: help venv test-packages emulation-packages test test-arm arm-roots check format demo bench-build wheels test-py310 clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -36,22 +38,43 @@ $(STAMP): pyproject.toml constraints.txt $(PROJECTS) $(VERSIONED)
 	@# tflite-runtime needs numpy 1, so its extra never goes with the others.
 	@$(PIP_INSTALL) -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
 	  --no-build-isolation --group dev -e shared -e 'agent[onnx,litert,host]' \
-	  -e 'controller[builder,litert,embedded,sim]'
+	  -e 'controller[builder,litert,tables,images,embedded,sim]'
 	@touch $@
 
-mosquitto: # before anything is downloaded: a missing broker is said or installed first
-	@command -v mosquitto >/dev/null || { \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "Installing Debian's mosquitto for the system tests"; \
+# Before anything is downloaded, what is missing of Debian's is installed, or said.
+debian = { missing=; \
+	  for each in $(1); do \
+	    command -v $${each%=*} >/dev/null || missing="$$missing $${each\#*=}"; \
+	  done; \
+	  if [ -z "$$missing" ]; then :; \
+	  elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Debian's$$missing for the tests"; \
 	    apt-get update -qq >/dev/null && \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mosquitto >/dev/null; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	  else \
-	    echo "The system tests need mosquitto: sudo apt-get install mosquitto" >&2; exit 1; \
+	    echo "The tests need more: sudo apt-get install$$missing" >&2; exit 1; \
 	  fi; }
 
-test: mosquitto ## run all tests, those with the real parts too
+test-packages:
+	@$(call debian,mosquitto=mosquitto qemu-x86_64-static=qemu-user-static)
+
+emulation-packages:
+	@$(call debian,qemu-aarch64-static=qemu-user-static mmdebstrap=mmdebstrap)
+
+test: test-packages ## run all tests, those with the real parts too
 	@$(MAKE) --no-print-directory venv
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+arm-roots: emulation-packages ## make Debian's Python for 64 and 32 bit ARM in RUNTIMES, to emulate them
+	@$(MAKE) --no-print-directory venv
+	@for arch in aarch64 armv7l; do \
+	  $(BIN)/python -m wherry_controller.builder.running.roots $$arch $(RUNTIMES) || exit 1; \
+	done
+
+# By its file's name: `make test` leaves it out.
+test-arm: emulation-packages ## run the tests on emulated ARM processors
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m pytest tests/arm/answers.py $(PYTEST_ARGS)
 
 check: venv ## check format, lint, types (3.10 and 3.11) and the contracts between packages
 	@$(BIN)/ruff format --check --quiet . || \
@@ -67,6 +90,9 @@ format: venv ## format the code and mend what ruff can mend
 
 demo: venv ## run the main job end to end on this machine; the report is build/demo/report.json
 	@$(BIN)/wherry demo --output build/demo
+
+bench-build: venv ## build real nets for six profiles; figures and their bars, and build/bench/build.json
+	@$(BIN)/python -m tests.bench.build
 
 wheels: venv ## fill dist/ with the three wheels
 	@rm -rf dist

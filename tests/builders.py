@@ -30,6 +30,9 @@ from wherry.messages import (
     Status,
     Telemetry,
     Traffic,
+    Trial,
+    TrialFigures,
+    TrialResult,
     Wanted,
     Wants,
 )
@@ -48,6 +51,7 @@ from wherry.names import (
     parse_model_name,
     parse_profile_name,
     parse_store_id,
+    parse_trial_id,
     parse_version_name,
 )
 from wherry.profile import Activation, Arch, Precision, Profile, Runtime
@@ -201,10 +205,14 @@ def a_golden(
     )
 
 
-def a_report(*, accuracy: float = 0.95, size_bytes: int = len(MODEL_BYTES)) -> Report:
+def a_report(*, value: float = 0.95, size_bytes: int = len(MODEL_BYTES)) -> Report:
     return Report(
-        accuracy=accuracy,
-        reference_accuracy=0.96,
+        metric="accuracy",
+        value=value,
+        reference_value=0.96,
+        drop_low=0.0,
+        drop_high=0.02,
+        agreement=0.98,
         samples=1000,
         size_bytes=size_bytes,
         evaluated_on="onnxruntime 1.31.1",
@@ -285,6 +293,7 @@ def an_order(
     generation: int = 1,
     aliases: dict[AliasName, Wanted] | None = None,
     revoked: tuple[Digest, ...] = (),
+    trials: tuple[Trial, ...] = (),
     critical: tuple[str, ...] = (),
 ) -> Order:
     return Order(
@@ -292,7 +301,67 @@ def an_order(
         generation=generation,
         aliases={an_alias(): a_wanted()} if aliases is None else aliases,
         revoked=revoked,
+        trials=trials,
         critical=critical,
+    )
+
+
+def a_trial(
+    trial: str = "3f0c9a12b7de:1",
+    *,
+    bundle: Digest | None = None,
+    runs: int = 200,
+    deadline_s: float = 600.0,
+) -> Trial:
+    return Trial(
+        trial=parse_trial_id(trial),
+        bundle=bundle or a_digest("candidate"),
+        runs=runs,
+        deadline_s=deadline_s,
+    )
+
+
+def trial_figures(p50_ms: float = 2.0, *, p99_ms: float = 3.0, runs: int = 200) -> TrialFigures:
+    return TrialFigures(
+        runtime_version="1.27.0",
+        runs=runs,
+        p50_ms=p50_ms,
+        p99_ms=p99_ms,
+        load_ms=12.5,
+        memory_bytes=70_000_000,
+        base_bytes=50_000_000,
+        temperature_before_c=51.5,
+        temperature_after_c=53.0,
+    )
+
+
+def a_trial_result(
+    trial: str = "3f0c9a12b7de:1",
+    *,
+    bundle: Digest | None = None,
+    figures: TrialFigures | None = None,
+    faithful: bool | None = True,
+    reason: Reason | None = None,
+    detail: str = "",
+) -> TrialResult:
+    """Return the result of a trial: with figures, unless a reason is given."""
+    return TrialResult(
+        trial=parse_trial_id(trial),
+        bundle=bundle or a_digest("candidate"),
+        faithful=faithful,
+        figures=None if reason else figures or trial_figures(),
+        reason=reason,
+        detail=detail,
+    )
+
+
+def a_trial_event(seq: int = 1, result: TrialResult | None = None) -> Event:
+    return Event(
+        store_id=a_store_id(),
+        seq=seq,
+        at=1_800_000_000.0,
+        kind=EventKind.TRIAL,
+        trial=result or a_trial_result(),
     )
 
 

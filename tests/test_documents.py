@@ -6,9 +6,11 @@ import argparse
 import re
 import shlex
 import string
+import tomllib
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import pytest
 import typer
 import typer.main
@@ -17,14 +19,18 @@ from typer.core import TyperGroup
 from wherry import __version__, topics
 from wherry.names import DeviceId, Digest
 from wherry_agent import cli as agent_cli
+from wherry_controller import profiles
 from wherry_controller.cli import make_app
+from wherry_controller.core.card import Card, Data, Source
+from wherry_controller.core.fault import REMEDIES, BuildReason
+from wherry_controller.settings import Build as BuildSettings
 
 ROOT = Path(__file__).parent.parent
+FOLDERS = ("docs", "systemd", "packaging", "tests/vectors")
 DOCUMENTS = sorted(
-    path
-    for folder in (ROOT, ROOT / "systemd", ROOT / "packaging", ROOT / "tests/vectors")
-    for path in folder.glob("*.md")
+    path for folder in (ROOT, *(ROOT / name for name in FOLDERS)) for path in folder.glob("*.md")
 )
+BUILDING = ROOT / "docs/building.md"
 SOURCES = (ROOT, *(ROOT / part for part in ("shared", "agent", "controller")))
 PACKAGES = ("", "wherry", "wherry_agent", "wherry_controller", "wherry_sim")
 MADE = ("build/", "dist/")  # What commands make is not there before they ran.
@@ -100,10 +106,9 @@ def words_before_redirection(line: str) -> list[str]:
     return shlex.split(re.split(r" (?:2?>|&)", line)[0])
 
 
-def test_every_command_in_the_readme_parses() -> None:
-    commands = commands_of(ROOT / "README.md")
-    assert len(commands) > 20
-    for program, *words in commands:
+@each_document
+def test_every_command_that_is_shown_parses(document: Path) -> None:
+    for program, *words in commands_of(document):
         parses = parses_as_wherry if program == "wherry" else parses_as_agent
         assert parses(words), words
 
@@ -122,6 +127,11 @@ def parses_as_wherry(words: list[str]) -> bool:
 
 def parses_as_agent(words: list[str]) -> bool:
     return isinstance(agent_cli._parser().parse_args(words), argparse.Namespace)
+
+
+def test_the_readme_and_the_page_on_building_show_commands() -> None:
+    assert len(commands_of(ROOT / "README.md")) > 20
+    assert len(commands_of(BUILDING)) > 5
 
 
 def test_the_parser_refuses_what_is_no_option() -> None:
@@ -148,6 +158,35 @@ def test_the_architecture_names_exactly_the_topics_that_there_are() -> None:
     named = re.findall(r"^\| `(wherry/v1/[^`]+)`", document, re.MULTILINE)
     assert set(named) == spelled
     assert len(named) == len(spelled)
+
+
+def test_the_page_on_building_says_of_each_refusal_what_to_do() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", BUILDING.read_text(), re.MULTILINE)
+    told = {reason: remedy for reason, remedy in rows if reason in set(BuildReason)}
+    assert told == {reason.value: remedy for reason, remedy in REMEDIES.items()}
+
+
+def test_the_page_on_building_names_the_profiles_that_come_along() -> None:
+    table = BUILDING.read_text().partition("\n## Profiles\n")[2].partition("\n## ")[0]
+    named = re.findall(r"^\| `([\w-]+)`", table, re.MULTILINE)
+    assert sorted(named) == sorted(profiles.names())
+
+
+def test_the_card_that_is_shown_is_one_with_every_key() -> None:
+    text = re.findall(
+        r"^```toml\n(model = .+?)^```", BUILDING.read_text(), re.DOTALL | re.MULTILINE
+    )
+    shown = tomllib.loads(text[0])
+    for part, kind in ((shown, Card), (shown["source"], Source), (shown["data"], Data)):
+        assert set(part) == set(kind.__struct_fields__)
+
+
+def test_the_settings_that_are_shown_are_the_defaults() -> None:
+    text = re.findall(
+        r"^```toml\n(\[build\].+?)^```", BUILDING.read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert msgspec.convert(tomllib.loads(text[0])["build"], BuildSettings) == BuildSettings()
+    assert set(tomllib.loads(text[0])["build"]) == set(BuildSettings.__struct_fields__)
 
 
 def test_the_changelog_begins_with_this_release() -> None:

@@ -21,13 +21,15 @@ from typing import TypeAlias
 from typing_extensions import assert_never
 
 from wherry import __version__, codec, topics
-from wherry.messages import Deployment, Event, Flip, Reason, Wants, detail
+from wherry.messages import Deployment, Event, Flip, Reason, TrialResult, Wants, detail
 from wherry.names import AliasName, Digest
-from wherry_agent import engine, host
+from wherry_agent import detect, engine, host
 from wherry_agent.core import agent as machine
-from wherry_agent.core import download, install, session
+from wherry_agent.core import download, install, session, trial
+from wherry_agent.core.proposal import telling
 from wherry_agent.core.suitability import Machine
 from wherry_agent.fetch import Fetch
+from wherry_agent.gauge import Gauge
 from wherry_agent.inbox import Inbox, News, Refused
 from wherry_agent.mqtt import Callbacks, Connection, Will
 from wherry_agent.outbox import Outbox
@@ -88,7 +90,9 @@ class Stop:
     pass
 
 
-Item: TypeAlias = ControlUp | ControlDown | FetchLink | Message | Puback | Stop | engine.EngineEvent
+Item: TypeAlias = (
+    ControlUp | ControlDown | FetchLink | Message | Puback | Stop | engine.EngineEvent | trial.Ran
+)
 
 
 class App:
@@ -103,16 +107,19 @@ class App:
         self._outbox = Outbox(self._store.database, keep_windows=settings.telemetry.keep_windows)
         recorder = Recorder()
         self._engine = engine.Engine(on_event=self._queue.put, settings=engine.EngineSettings())
+        self._gauge = Gauge(self._queue.put)
         serving = ServingSettings(socket_path=socket_of(home, settings), port=settings.api.port)
         self._api = Server(self._engine, recorder, serving)
         runtimes = host.runtimes()
-        self._shelf = Shelf(self._store, builders, _machine_of(settings, runtimes))
+        this = _machine_of(settings, runtimes)
+        self._shelf = Shelf(self._store, builders, this)
         self._inbox = Inbox(settings.id, director, self._store, self._shelf)
         self._teller = Teller(
             store_id=self._store.store_id,
             profile=settings.profile,
             simulated=settings.simulate,
             versions={"wherry-agent": __version__, **runtimes},
+            facts=telling(this.facts),
         )
         self._windows = Windows(
             recorder,
@@ -203,18 +210,15 @@ class App:
 
     def _commit(self, effects: machine.Effects, *, must_save: bool) -> None:
         """Save the state together with what is to be told of it, in one write."""
-        told = [effect for effect in effects if isinstance(effect, machine.Tell)]
+        told = [one for one in effects if isinstance(one, machine.Tell | trial.Answer)]
         if not must_save and not told:
             return
         with self._store.transaction():
             self._store.save(machine.saved_of(self._agent))
             for tell in told:
-                self._outbox.add_event(
-                    self._teller.deployment(tell.alias, tell.deployment, at=time.time())
-                )
+                self._outbox.add_event(self._event_of(tell))
         for tell in told:
-            name = "deployment." + tell.deployment.status.value
-            log.info(name, extra=_fields(tell.deployment))
+            _log_told(tell)
 
     # Reading what came
 
@@ -233,6 +237,8 @@ class App:
                 yield from self._inbox.read(topic, payload, self._agent.download)
             case Puback(mid):
                 self._windows.acknowledge(mid)
+            case trial.Ran():
+                yield item
             case Stop():
                 pass
             case _:
@@ -273,7 +279,7 @@ class App:
         match effect:
             case machine.For(alias, change):
                 yield from self._perform_install(alias, change)
-            case machine.Tell():
+            case machine.Tell() | trial.Answer():
                 _, last = self._outbox.span()
                 yield session.Stored(last, time.monotonic())
                 if self._agent.session.connected:
@@ -296,6 +302,8 @@ class App:
             case download.Want(digests):
                 jitter_s = random.random() * WANT_JITTER_S
                 self._wants.append((time.monotonic() + jitter_s, digests))
+            case trial.Run() | trial.Stop() | trial.Clear():
+                yield from self._perform_trial(effect)
             case _:
                 yield from self._perform_session(effect)
 
@@ -324,6 +332,24 @@ class App:
             case _:
                 assert_never(effect)
 
+    def _perform_trial(
+        self, effect: trial.Run | trial.Stop | trial.Clear
+    ) -> Iterator[machine.Event]:
+        match effect:
+            case trial.Run(wanted, deadline_s):
+                place = self._shelf.place(wanted.bundle)
+                if place is None:
+                    gone = "its files are gone from the disk"
+                    yield trial.Ran(wanted.trial, None, Reason.LOAD_FAILED, gone)
+                else:
+                    self._gauge.run(wanted, place, deadline_s=deadline_s)
+            case trial.Stop():
+                self._gauge.stop()
+            case trial.Clear():
+                self._collect()
+            case _:
+                assert_never(effect)
+
     def _perform_session(self, effect: session.Effect) -> Iterator[machine.Event]:
         match effect:
             case session.Connect():
@@ -345,8 +371,9 @@ class App:
                 assert_never(effect)
 
     def _collect(self) -> None:
-        """Delete from the disk what no alias keeps or is on its way to."""
-        bundles: set[Digest] = set()
+        """Delete from the disk what no alias keeps or is on its way to, and no trial needs."""
+        tried = trial.bundle_of(self._agent.trials)
+        bundles = {tried} if tried else set[Digest]()
         for state in self._agent.aliases.values():
             bundles.update(state.confirmed)
             if not isinstance(state, install.Idle):
@@ -354,6 +381,11 @@ class App:
         self._shelf.keep(bundles)
 
     # Telling
+
+    def _event_of(self, told: machine.Tell | trial.Answer) -> Event:
+        if isinstance(told, trial.Answer):
+            return self._teller.trial(told.result, at=time.time())
+        return self._teller.deployment(told.alias, told.deployment, at=time.time())
 
     def _note(self, event: Event) -> machine.Event:
         """Put an event in the outbox; return the news for the session."""
@@ -431,6 +463,7 @@ class App:
         self._control.leave()
         self._fetch.close()
         self._api.close()
+        self._gauge.stop()
         self._engine.close()
         self._end_window(time.monotonic())  # What was counted since the last is told next time.
         self._store.close()
@@ -440,10 +473,25 @@ class App:
 def _machine_of(settings: Settings, runtimes: Mapping[str, str]) -> Machine:
     return Machine(
         profile=settings.profile,
-        arch=host.arch(),
+        facts=detect.facts(),
         runtimes=runtimes,
         simulates=settings.simulate,
     )
+
+
+def _log_told(told: machine.Tell | trial.Answer) -> None:
+    if isinstance(told, trial.Answer):
+        log.info("trial.answered", extra=_fields_of_trial(told.result))
+    else:
+        name = "deployment." + told.deployment.status.value
+        log.info(name, extra=_fields(told.deployment))
+
+
+def _fields_of_trial(result: TrialResult) -> dict[str, str]:
+    fields = {"trial": result.trial, "bundle": result.bundle}
+    if result.reason:
+        fields |= {"reason": result.reason.value, "why": result.detail}
+    return fields
 
 
 def _fields(deployment: Deployment) -> dict[str, str]:

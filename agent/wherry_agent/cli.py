@@ -1,4 +1,4 @@
-"""The command `wherry-agent`: enrol a device, run its agent, look at it, ask its model.
+"""The command `wherry-agent`: enrol a device, run its agent, look at both, ask its model.
 
 Exit codes: 0 done; 1 it was refused or went wrong; 2 the words of the command are off.
 A refusal is one line on standard error that ends with what to do next.
@@ -18,8 +18,10 @@ from wherry import __version__
 from wherry.errors import REFUSALS, Malformed
 from wherry.logs import log_to_stderr
 from wherry.names import parse_alias_name, parse_device_id, parse_profile_name
+from wherry_agent import detect, host
 from wherry_agent.client import Client, Input, NotReachable
 from wherry_agent.core.install import deployment_of, slots_of
+from wherry_agent.core.proposal import propose, toml_of
 from wherry_agent.settings import (
     DEFAULT_SOCKET,
     ApiSettings,
@@ -137,6 +139,13 @@ def _infer(options: argparse.Namespace) -> int:
     return 0
 
 
+def _profile(options: argparse.Namespace) -> int:
+    proposal = propose(detect.facts(), host.runtimes())
+    text = msgspec.json.encode(proposal).decode() if options.json else toml_of(proposal)
+    print(text.rstrip("\n"))
+    return 0
+
+
 class _Tensor(msgspec.Struct):
     name: str
     datatype: str
@@ -180,12 +189,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, what: str, run: object) -> argparse.ArgumentParser:
+    def homeless(name: str, what: str, run: object) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=what, description=what)
+        sub.set_defaults(run=run)
+        return sub
+
+    def command(name: str, what: str, run: object) -> argparse.ArgumentParser:
+        sub = homeless(name, what, run)
         sub.add_argument(
             "--home", type=Path, default=default_home(), help="folder of settings and state"
         )
-        sub.set_defaults(run=run)
         return sub
 
     sub = command("enrol", "Make this machine a device of a controller.", _enrol)
@@ -203,6 +216,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command("run", "Serve what was confirmed and follow the controller.", _run)
     sub = command("status", "Show what this device has.", _status)
+    sub.add_argument("--json", action="store_true", help="print JSON for scripts")
+    sub = homeless("profile", "Propose a profile from what this machine is.", _profile)
     sub.add_argument("--json", action="store_true", help="print JSON for scripts")
     sub = command("infer", "Ask the running agent's model.", _infer)
     sub.add_argument("alias", help="the name the model serves under")

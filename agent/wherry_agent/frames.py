@@ -20,7 +20,7 @@ from typing import TypeAlias
 import msgspec
 
 from wherry.errors import Malformed
-from wherry.messages import Reason
+from wherry.messages import Reason, TrialFigures
 from wherry.signature import SIZE_BYTES, Datatype
 
 LARGEST_HEAD_BYTES = 64 * 1024
@@ -88,6 +88,12 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     detail: str
 
 
+class Tried(msgspec.Struct, frozen=True, array_like=True, tag="tried"):
+    """The worker of a trial has measured its bundle, and ends."""
+
+    figures: TrialFigures
+
+
 class Answered(msgspec.Struct, frozen=True, array_like=True, tag="answered"):
     number: int
     compute_ns: int
@@ -102,7 +108,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
     detail: str
 
 
-Head: TypeAlias = Infer | Ready | Failed | Answered | Refused
+Head: TypeAlias = Infer | Ready | Failed | Tried | Answered | Refused
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Head] = msgspec.msgpack.Decoder(Head)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import time
 from importlib import metadata
@@ -15,20 +14,17 @@ from wherry.profile import Runtime
 
 _HAS_PSUTIL = find_spec("psutil") is not None
 _DISTRIBUTIONS = {
-    Runtime.ONNXRUNTIME: "onnxruntime",
-    Runtime.LITERT: "ai-edge-litert",
-    Runtime.TFLITE: "tflite-runtime",
+    "onnxruntime": Runtime.ONNXRUNTIME,
+    "onnxruntime-gpu": Runtime.ONNXRUNTIME,  # As it is called on a Jetson.
+    "ai-edge-litert": Runtime.LITERT,
+    "tflite-runtime": Runtime.TFLITE,
 }
-
-
-def arch() -> str:
-    return platform.machine()
 
 
 def runtimes() -> dict[str, str]:
     """Return the versions of the installed runtimes, without importing any."""
     found: dict[str, str] = {}
-    for runtime, distribution in _DISTRIBUTIONS.items():
+    for distribution, runtime in _DISTRIBUTIONS.items():
         try:
             found[runtime.value] = metadata.version(distribution)
         except metadata.PackageNotFoundError:
@@ -44,10 +40,15 @@ def facts(folder: Path) -> HostFacts:
         memory_available_bytes=memory.get("MemAvailable"),
         memory_total_bytes=memory.get("MemTotal"),
         disk_free_bytes=shutil.disk_usage(folder).free,
-        temperature_c=_temperature_c(),
+        temperature_c=temperature_c(),
         uptime_s=time.clock_gettime(time.CLOCK_BOOTTIME),
         agent_rss_bytes=_rss_bytes(),
     )
+
+
+def memory_available_bytes() -> int | None:
+    """Return what programs may still take without swapping, by the kernel's estimate."""
+    return _meminfo().get("MemAvailable")
 
 
 def _cpu_percent() -> float | None:
@@ -69,7 +70,7 @@ def _rss_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _temperature_c() -> float | None:
+def temperature_c() -> float | None:
     """Return the hottest thermal zone."""
     readings: list[float] = []
     for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):

@@ -92,6 +92,15 @@ class _Asked:
     timer: asyncio.TimerHandle
 
 
+def worker_command(place: BundlePlace, descriptor: int) -> list[str]:
+    """Return the command of a worker for a bundle; it inherits its end of the socket."""
+    return [
+        *(sys.executable, "-m", "wherry_agent.worker"),
+        *("--bundle", place.digest, "--manifest", str(place.manifest_path)),
+        *("--blobs", str(place.blobs_folder), "--socket", str(descriptor)),
+    ]
+
+
 class Link(asyncio.Protocol):
     def __init__(
         self,
@@ -243,11 +252,7 @@ class Link(asyncio.Protocol):
     def _start(self) -> tuple[subprocess.Popen[bytes], asyncio.Task[object]]:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [
-                *(sys.executable, "-m", "wherry_agent.worker"),
-                *("--bundle", self.bundle, "--manifest", str(self.place.manifest_path)),
-                *("--blobs", str(self.place.blobs_folder), "--socket", str(theirs.fileno())),
-            ]
+            command = worker_command(self.place, theirs.fileno())
             try:
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]

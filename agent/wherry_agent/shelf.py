@@ -44,7 +44,8 @@ class Shelf:
         except DiskFull as error:
             return BundleRefused(bundle, Reason.DISK_FULL, str(error))
         self._manifests[bundle] = manifest
-        return ManifestAccepted(bundle, self._store.missing_chunks(manifest))
+        missing = self._store.missing_chunks(manifest)
+        return ManifestAccepted(bundle, missing, manifest.measuring)
 
     def accept_again(self, bundle: Digest) -> ManifestAccepted | BundleRefused | None:
         """Accept the manifest that is on disk already; None where it must be fetched."""

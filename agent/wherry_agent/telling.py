@@ -16,9 +16,11 @@ from wherry.messages import (
     Reported,
     Telemetry,
     Traffic,
+    TrialResult,
     detail,
 )
 from wherry.names import AliasName, ProfileName, StoreId
+from wherry.profile import Facts
 from wherry_agent.core import install
 from wherry_agent.telemetry import WindowCounts
 
@@ -33,6 +35,7 @@ class Teller:
     profile: ProfileName
     simulated: bool
     versions: Mapping[str, str]
+    facts: Facts | None = None
 
     def deployment(self, alias: AliasName, deployment: Deployment, *, at: float) -> Event:
         kind = EventKind.OUTCOME if deployment.status.is_final else EventKind.PROGRESS
@@ -53,6 +56,11 @@ class Teller:
             kind=EventKind.FLIP,
             alias=alias,
             flip=flip,
+        )
+
+    def trial(self, result: TrialResult, *, at: float) -> Event:
+        return Event(
+            store_id=self.store_id, seq=UNNUMBERED, at=at, kind=EventKind.TRIAL, trial=result
         )
 
     def refusal(self, reason: Reason, why: str, *, at: float) -> Event:
@@ -89,6 +97,7 @@ class Teller:
                 if (deployment := install.deployment_of(state))
             },
             versions=dict(self.versions),
+            facts=self.facts,
             oldest_event=oldest_event,
         )
 

@@ -1,7 +1,7 @@
 """The process that runs one bundle: `python -m wherry_agent.worker`, started by the engine.
 
     check the model's digest, load, warm up, check the golden outputs: Ready, then answers;
-    or Failed with a reason, then ends
+    or Failed with a reason, then ends; with --trial: measure, Tried, then ends
 
 It loads in a thread of low priority, so that loading does not disturb what serves, and answers
 at the ordinary one. It ends when the engine's end of the socket closes, however that came, and
@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,10 +31,17 @@ import numpy as np
 from wherry import codec
 from wherry.blobs import Blob, WrongBytes, check_digest
 from wherry.errors import REFUSALS, Malformed
-from wherry.manifest import LARGEST_MANIFEST_BYTES, MODEL_FILE, BadManifest, GoldenTensor, Manifest
-from wherry.messages import Reason, detail
+from wherry.manifest import (
+    LARGEST_MANIFEST_BYTES,
+    MODEL_FILE,
+    BadManifest,
+    GoldenTensor,
+    Manifest,
+    tolerance_of,
+)
+from wherry.messages import Reason, TrialFigures, detail
 from wherry.names import Digest, parse_digest
-from wherry_agent import frames, runtimes
+from wherry_agent import frames, measuring, runtimes
 from wherry_agent.runtimes.base import DTYPES, Array, BadModel, MissingRuntime, RunFailed
 from wherry_agent.runtimes.variant import NotFinite, Variant
 
@@ -82,9 +90,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
+    """`load_ms` is the runtime's part; `base_bytes` the process's memory before it."""
+
     variant: Variant
     manifest: Manifest
     runtime_version: str
+    load_ms: float = 0.0
+    base_bytes: int = 0
 
 
 class _Envelope(msgspec.Struct):
@@ -97,11 +109,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--blobs", type=Path, required=True)
     parser.add_argument("--socket", type=int, required=True, help="an inherited descriptor")
+    parser.add_argument("--trial", type=_bounds, help="measure within these bounds, and end")
     asked = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The engine says when to end.
     _die_with_the_engine()
     with socket.socket(fileno=asked.socket) as link:
-        return _work(link, Place(asked.bundle, asked.manifest, asked.blobs))
+        place = Place(asked.bundle, asked.manifest, asked.blobs)
+        return _try(link, place, asked.trial) if asked.trial else _work(link, place)
 
 
 def read_manifest(place: Place) -> Manifest:
@@ -122,14 +136,17 @@ def load(place: Place, manifest: Manifest) -> Loaded:
     installed = runtimes.find(manifest.profile)
     path = place.blobs / manifest.files[MODEL_FILE].digest
     _check_file(path, manifest.files[MODEL_FILE])
-    variant = Variant(installed.load(path, manifest), manifest)
+    base_bytes, began_s = measuring.memory_bytes("VmRSS"), time.perf_counter()
+    model = installed.load(path, manifest)
+    load_ms = 1e3 * (time.perf_counter() - began_s)
+    variant = Variant(model, manifest)
     try:
         _try_out(variant, place, manifest)
     except NotFinite as error:
         raise GoldenNotFinite(error.output) from error
     except RunFailed as error:
         raise BadModel(error.problem) from error
-    return Loaded(variant, manifest, installed.version)
+    return Loaded(variant, manifest, installed.version, load_ms, base_bytes)
 
 
 def reason_of(error: Exception) -> Reason:
@@ -168,11 +185,13 @@ def answer(loaded: Loaded, request: frames.Infer, body: bytes) -> bytes:
     return frames.encode(head, tensors)
 
 
+def _bounds(text: str) -> measuring.Bounds:
+    return codec.decode(measuring.Bounds, text.encode())
+
+
 def _work(link: socket.socket, place: Place) -> int:
-    try:
-        loaded = _load_apart(link, place).result()
-    except (*REFUSALS, OSError) as error:
-        link.sendall(frames.encode(frames.Failed(reason_of(error), detail(str(error)))))
+    loaded = _load_or_fail(link, place)
+    if loaded is None:
         return 1
     try:
         link.sendall(frames.encode(frames.Ready(loaded.runtime_version)))
@@ -180,6 +199,46 @@ def _work(link: socket.socket, place: Place) -> int:
     except ConnectionError:
         return 0  # The engine ended; so does its worker.
     return 0
+
+
+def _try(link: socket.socket, place: Place, bounds: measuring.Bounds) -> int:
+    """Measure the bundle at `place` at a low priority, its golden inputs row by row."""
+    os.setpriority(os.PRIO_PROCESS, 0, bounds.niceness)
+    loaded = _load_or_fail(link, place)
+    if loaded is None:
+        return 1
+    try:
+        figures = _measure(loaded, place, bounds)
+    except (*REFUSALS, OSError) as error:
+        link.sendall(frames.encode(frames.Failed(reason_of(error), detail(str(error)))))
+        return 1
+    link.sendall(frames.encode(frames.Tried(figures)))
+    return 0
+
+
+def _measure(loaded: Loaded, place: Place, bounds: measuring.Bounds) -> TrialFigures:
+    inputs = [_golden(place, tensor) for tensor in loaded.manifest.golden.inputs]
+    rows = [[array[row : row + 1] for array in inputs] for row in range(len(inputs[0]))]
+    taken_ns = measuring.run_rows(
+        lambda number: loaded.variant.run(rows[number % len(rows)]).compute_ns,
+        bounds,
+        measuring.Clock(),
+    )
+    return measuring.figures_of(
+        taken_ns,
+        runtime_version=loaded.runtime_version,
+        load_ms=loaded.load_ms,
+        base_bytes=loaded.base_bytes,
+    )
+
+
+def _load_or_fail(link: socket.socket, place: Place) -> Loaded | None:
+    """Return the bundle, loaded and checked; None once the engine was told why it is not."""
+    try:
+        return _load_apart(link, place).result()
+    except (*REFUSALS, OSError) as error:
+        link.sendall(frames.encode(frames.Failed(reason_of(error), detail(str(error)))))
+        return None
 
 
 def _answer_all(link: socket.socket, loaded: Loaded) -> None:
@@ -210,7 +269,9 @@ def _load_gently(place: Place) -> Loaded:
     manifest = read_manifest(place)
     if manifest.profile.threads == 1:
         # A runtime's own threads are made while it loads, and would keep the low priority.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
+        thread = threading.get_native_id()
+        niceness = max(LOADING_NICENESS, os.getpriority(os.PRIO_PROCESS, thread))
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)
     return load(place, manifest)
 
 
@@ -238,12 +299,12 @@ def _try_out(variant: Variant, place: Place, manifest: Manifest) -> None:
         variant.run([array[:1] for array in inputs])
     outputs = variant.run(inputs).outputs
     for tensor, output in zip(manifest.golden.outputs, outputs, strict=True):
-        golden = _golden(place, tensor)
+        golden, tolerance = _golden(place, tensor), tolerance_of(manifest.golden, tensor.name)
         if golden.shape != output.shape:
-            raise GoldenMismatch(tensor.name, float("inf"), manifest.golden.tolerance)
+            raise GoldenMismatch(tensor.name, float("inf"), tolerance)
         off = float(np.abs(output.astype(np.float64) - golden.astype(np.float64)).max())
-        if not off <= manifest.golden.tolerance:
-            raise GoldenMismatch(tensor.name, off, manifest.golden.tolerance)
+        if not off <= tolerance:
+            raise GoldenMismatch(tensor.name, off, tolerance)
 
 
 def _refusal(request: frames.Infer, fault: frames.Fault, error: Exception) -> bytes:

@@ -45,12 +45,15 @@ from wherry_controller.mqtt import (
     Traffic,
 )
 from wherry_controller.services.acks import Acks
+from wherry_controller.services.bench import Bench
 from wherry_controller.services.builds import Builds
 from wherry_controller.services.child import ChildBuilder
 from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.ingest import Drop, Ingest, Message
 from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rollouts import Rollouts
+from wherry_controller.services.shipped import declare_shipped
+from wherry_controller.services.trials import Trials
 from wherry_controller.settings import EMBEDDED, Settings
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, open_store
@@ -131,9 +134,17 @@ class Controller:
             self.blobs,
             keys.bundles,
             builder=ChildBuilder(),
-            executor=ThreadPoolExecutor(1, thread_name_prefix="build"),
-            workspace=Path(settings.folder) / "builds",
+            executor=ThreadPoolExecutor(settings.build.at_once, thread_name_prefix="build"),
+            bench=_bench(settings),
+            trials=Trials(
+                store,
+                lambda work: self.decide(lambda desk: work(desk.fleet)),
+                budget_bytes=settings.broker.budget_bytes,
+                silence_s=settings.build.measure_silence_s,
+                clock=clock,
+            ),
             clock=clock,
+            limits=settings.build.limits,
         )
         self._broker: EmbeddedBroker | None = None
         self._thread = threading.Thread(target=self._decide_on, name="decide", daemon=True)
@@ -269,7 +280,9 @@ def open_controller(settings: Settings, *, clock: Callable[[], float] = time.tim
     Raises `NoKeys`, `BadKey`, `NoDatabase`, `NewerDatabase` and `BadSetting`.
     """
     keys = read_keys(settings)
-    return Controller(settings, open_store(settings.database_url), keys, clock=clock)
+    store = open_store(settings.database_url)
+    declare_shipped(store)
+    return Controller(settings, store, keys, clock=clock)
 
 
 def _perform(work: Callable[[Desk], T], outcome: Future[T], desk: Desk) -> None:
@@ -284,6 +297,18 @@ def _perform(work: Callable[[Desk], T], outcome: Future[T], desk: Desk) -> None:
         outcome.set_exception(error)
     else:
         outcome.set_result(result)
+
+
+def _bench(settings: Settings) -> Bench:
+    folder = Path(settings.folder)
+    return Bench(
+        builds=folder / "builds",
+        cache=folder / "cache",
+        runtimes=folder / "runtimes",
+        previous=folder / "previous",
+        logs=settings.log_folder / "builds",
+        cache_bytes=settings.build.cache_bytes,
+    )
 
 
 def _link(settings: Settings, inbox: Callable[[Inbound], None]) -> Link:

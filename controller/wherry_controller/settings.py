@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from wherry.errors import Malformed, Unavailable
+from wherry_controller.core.build import Limits
 from wherry_controller.core.written import read
 
 FILE = "wherry.toml"
@@ -85,6 +86,29 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True):
     incumbent_span_s: float = 86400.0
 
 
+class Build(msgspec.Struct, frozen=True, kw_only=True):
+    """What a build may use, and what builds leave behind.
+
+    `processes`, `memory_bytes` (of all of them together) and `deadline_s` bound one build,
+    `at_once` says how many run beside each other. `cache_bytes` bounds what is kept of their steps
+    for the next build of a version. `measure_silence_s` is how long a build waits for devices that
+    measure its candidates, since any of them answered.
+    """
+
+    at_once: Annotated[int, msgspec.Meta(ge=1)] = 1
+    processes: Annotated[int, msgspec.Meta(ge=1)] = Limits().processes
+    memory_bytes: Annotated[int, msgspec.Meta(ge=1)] = Limits().memory_bytes
+    deadline_s: Annotated[float, msgspec.Meta(gt=0)] = Limits().deadline_s
+    cache_bytes: Annotated[int, msgspec.Meta(ge=0)] = 10 << 30
+    measure_silence_s: Annotated[float, msgspec.Meta(gt=0)] = 900.0
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            processes=self.processes, memory_bytes=self.memory_bytes, deadline_s=self.deadline_s
+        )
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings; a relative path is under `folder`, which is the file's own by default."""
 
@@ -98,6 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     broker: Broker = Broker()
     fleet: Fleet = Fleet()
     gates: Gates = Gates()
+    build: Build = Build()
 
     @property
     def database_url(self) -> str:

@@ -26,7 +26,7 @@ from wherry.topics import (
     WantsTopic,
 )
 from wherry_agent.core import agent as core
-from wherry_agent.core import download, install, session
+from wherry_agent.core import download, install, session, trial
 from wherry_sim import said
 from wherry_sim.engine import REQUESTS_A_WINDOW, Disk, Engine, World
 from wherry_sim.network import Link
@@ -146,9 +146,9 @@ class Device:
         """Save the state and put what is told into the outbox, in one write."""
         if self._agent is None:
             return
-        told = [effect for effect in effects if isinstance(effect, core.Tell)]
+        told = [effect for effect in effects if isinstance(effect, core.Tell | trial.Answer)]
         for tell in told:
-            said.tell(self.disk, tell.alias, tell.deployment, at_s=self.world.timeline.now_s)
+            said.tell(self.disk, tell, at_s=self.world.timeline.now_s)
         if is_new:
             self.disk.saved = codec.encode(core.saved_of(self._agent))
         if told:
@@ -169,7 +169,7 @@ class Device:
         match effect:
             case core.For(_, change):
                 self._install(change)
-            case core.Tell() | session.Announce():
+            case core.Tell() | trial.Answer() | session.Announce():
                 self._announce()
             case core.OpenFetch():
                 self._later(CONNECT_S, self._open_fetch)
@@ -183,6 +183,11 @@ class Device:
                 self._later(0.1, lambda: self._hear(core.Assembled(bundle)))
             case session.Connect() | session.Send() | session.Forget() | session.RefuseOrder():
                 self._speak(effect)
+            case trial.Run(wanted, _):
+                simulated = "it is simulated: nothing can be measured here"
+                self._hear(trial.Ran(wanted.trial, None, Reason.MISSING_RUNTIME, simulated))
+            case trial.Stop() | trial.Clear():
+                pass
             case _:
                 self._ask(effect)
 

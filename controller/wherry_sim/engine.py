@@ -77,10 +77,10 @@ class Engine:
         """Hold what serves against what the machine says."""
         if self.serving != install.slots_of(state).active:
             raise self.broken("what serves is not what the slots say")
-        trial = {state.wanted.bundle} if isinstance(state, install.Probation) else set()
+        tried = {state.wanted.bundle} if isinstance(state, install.Probation) else set()
         if self.serving is None and state.confirmed:
             raise self.broken("nothing serves though a bundle is confirmed")
-        if self.serving is not None and self.serving not in trial | set(state.confirmed):
+        if self.serving is not None and self.serving not in tried | set(state.confirmed):
             raise self.broken("a bundle serves that is neither confirmed nor on probation")
 
     def load(self, wanted: Wanted, now_s: float) -> install.Loaded | install.Sickened:

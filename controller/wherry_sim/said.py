@@ -8,7 +8,6 @@ from types import MappingProxyType
 from wherry import codec
 from wherry.histogram import Histogram
 from wherry.messages import (
-    Deployment,
     Event,
     EventKind,
     Feedback,
@@ -19,7 +18,8 @@ from wherry.messages import (
 )
 from wherry.names import AliasName, Digest
 from wherry_agent.core import install
-from wherry_agent.core.agent import Agent
+from wherry_agent.core.agent import Agent, Tell
+from wherry_agent.core.trial import Answer
 from wherry_sim.bundles import PROFILE
 from wherry_sim.engine import Disk
 
@@ -27,18 +27,33 @@ WINDOW_S = 5.0
 NOTHING, NO_LABELS = Histogram(), Feedback()
 
 
-def tell(disk: Disk, alias: AliasName, deployment: Deployment, *, at_s: float) -> None:
+def tell(disk: Disk, told: Tell | Answer, *, at_s: float) -> None:
     """Put an event into the outbox."""
     disk.events += 1
-    event = Event(
+    event = _trial(disk, told, at_s) if isinstance(told, Answer) else _step(disk, told, at_s)
+    disk.outbox[disk.events] = codec.encode(event)
+
+
+def _trial(disk: Disk, told: Answer, at_s: float) -> Event:
+    return Event(
         store_id=disk.store_id,
         seq=disk.events,
         at=at_s,
-        kind=EventKind.OUTCOME if deployment.status.is_final else EventKind.PROGRESS,
-        alias=alias,
-        deployment=deployment,
+        kind=EventKind.TRIAL,
+        trial=told.result,
     )
-    disk.outbox[disk.events] = codec.encode(event)
+
+
+def _step(disk: Disk, told: Tell, at_s: float) -> Event:
+    final = told.deployment.status.is_final
+    return Event(
+        store_id=disk.store_id,
+        seq=disk.events,
+        at=at_s,
+        kind=EventKind.OUTCOME if final else EventKind.PROGRESS,
+        alias=told.alias,
+        deployment=told.deployment,
+    )
 
 
 def window(

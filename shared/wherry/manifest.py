@@ -19,6 +19,8 @@ from wherry.signature import SIZE_BYTES, BadSignature, Datatype, Signature, Tens
 
 LARGEST_MANIFEST_BYTES = 512 * 1024
 MODEL_FILE = "model"
+REFERENCE_FILE = "reference"  # What inputs and outputs looked like, to see drift by.
+ASSETS = "assets/"
 
 
 class BadManifest(Malformed):
@@ -60,36 +62,55 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
     """Inputs and the variant's own outputs for them, made on the profile's runtime.
 
     They prove that a device runs the variant faithfully, not that the variant is good. An
-    output may stray from its golden value by `tolerance` at most (absolute, in the output's unit).
+    output may stray from its golden value by its entry in `tolerances` at most (absolute, in the
+    output's unit), or by `tolerance` where it has none. `tolerance` is the widest of them: agents
+    that know no other judge by it.
     """
 
     inputs: tuple[GoldenTensor, ...]
     outputs: tuple[GoldenTensor, ...]
     tolerance: float
+    tolerances: dict[str, float] = {}
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tolerance < math.inf:
-            raise BadManifest(f"a golden tolerance of {self.tolerance} is no distance")
+        for tolerance in (self.tolerance, *self.tolerances.values()):
+            if not 0 <= tolerance < math.inf:
+                raise BadManifest(f"a golden tolerance of {tolerance} is no distance")
+        strange = set(self.tolerances) - {tensor.name for tensor in self.outputs}
+        if strange:
+            raise BadManifest(f"{min(strange)!r} has a tolerance and is no golden output")
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What the variant is worth; accuracies are shares from 0 to 1 of `samples` rows.
+    """What the variant is worth on `samples` rows that nothing else was decided by.
 
-    `evaluated_on` is the runtime and its version. Nothing that was timed stands here: it differs
-    at each build, and the same version built again is the same bundle.
+    `value` and `reference_value` are the metric's, of the variant and of its version in float. The
+    drop lies between `drop_low` and `drop_high` in 95 of 100 cases (a drop is a loss: it is
+    positive where the variant is worse, whichever way the metric counts); `agreement` is the share
+    of rows with the same answer, where there is one. `evaluated_on` is the runtime, its version and
+    each processor, emulated ones too. Nothing that was timed stands here: it differs at each build,
+    and the same version built again is the same bundle.
     """
 
-    accuracy: float
-    reference_accuracy: float
+    metric: str
+    value: float
+    reference_value: float
+    drop_low: float
+    drop_high: float
+    agreement: float | None
     samples: int
     size_bytes: int
     evaluated_on: str
+    float_layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for share in (self.accuracy, self.reference_accuracy):
-            # Also NaN, which JSON would silently turn into null.
-            if not 0 <= share <= 1:
-                raise BadManifest(f"an accuracy of {share} is no share from 0 to 1")
+        figures = (self.value, self.reference_value, self.drop_low, self.drop_high)
+        for figure in figures:
+            # JSON would silently turn it into null.
+            if not math.isfinite(figure):
+                raise BadManifest(f"{figure} of {self.metric} is no finite number")
+        if self.agreement is not None and not 0 <= self.agreement <= 1:
+            raise BadManifest(f"an agreement of {self.agreement} is no share from 0 to 1")
 
 
 class Manifest(
@@ -98,7 +119,9 @@ class Manifest(
     """What a bundle's digest names: the sha256 of this document's signed bytes.
 
     `class_output` is the output whose largest value along its last axis is the answer that
-    labels are compared with; None where the model is no classifier.
+    labels are compared with; None where the model is no classifier. Among `files` are the model
+    and what an application may read: `assets/` and a name that the version gave (a tokenizer,
+    labels, normalisation), and `REFERENCE_FILE`. A bundle that is for `measuring` is never served.
     """
 
     model: ModelName
@@ -116,6 +139,7 @@ class Manifest(
     report: Report
     class_output: str | None = None
     labels: tuple[str, ...] = ()
+    measuring: bool = False
     critical: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -139,6 +163,11 @@ def blobs_of(manifest: Manifest) -> tuple[Blob, ...]:
     tensors = (*manifest.golden.inputs, *manifest.golden.outputs)
     blobs = (*(tensor.blob for tensor in tensors), *manifest.files.values())
     return tuple({blob.digest: blob for blob in blobs}.values())
+
+
+def tolerance_of(golden: Golden, output: str) -> float:
+    """Return by how much an output may stray from its golden value."""
+    return golden.tolerances.get(output, golden.tolerance)
 
 
 def size_of(manifest: Manifest) -> int:

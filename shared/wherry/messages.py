@@ -12,7 +12,16 @@ from typing import Annotated
 import msgspec
 
 from wherry.histogram import Histogram
-from wherry.names import AliasName, DeploymentId, DeviceId, Digest, ProfileName, StoreId
+from wherry.names import (
+    AliasName,
+    DeploymentId,
+    DeviceId,
+    Digest,
+    ProfileName,
+    StoreId,
+    TrialId,
+)
+from wherry.profile import Facts
 
 LARGEST_WANTS = 8
 LARGEST_DETAIL = 500
@@ -49,7 +58,7 @@ class Phase(str, Enum):
 
 
 class Reason(str, Enum):
-    """Why a deployment ended as it did."""
+    """Why a deployment ended as it did, or why a trial measured nothing."""
 
     CONFIRMED = "confirmed"
     SERVES_ALREADY = "serves_already"
@@ -59,6 +68,7 @@ class Reason(str, Enum):
     UNSUITABLE_PROFILE = "unsuitable_profile"
     MISSING_RUNTIME = "missing_runtime"
     DISK_FULL = "disk_full"
+    ONLY_FOR_MEASURING = "only_for_measuring"
     # Failed: it did not reach serving.
     WRONG_BYTES = "wrong_bytes"
     LOAD_FAILED = "load_failed"
@@ -75,6 +85,10 @@ class Reason(str, Enum):
     NEWER_ORDER = "newer_order"
     WITHDRAWN = "withdrawn"
     STALE_ORDER = "stale_order"
+    # Of trials only.
+    NOT_FOR_MEASURING = "not_for_measuring"
+    BUSY = "busy"
+    OVER_BUDGET = "over_budget"
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +100,23 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float = 3600.0
 
 
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle for measuring that a device shall run beside what serves, and within what.
+
+    Its golden inputs are run row by row, `runs` times in all. `deadline_s` is from the beginning of
+    its fetch. The worker gets at most `core_share` of one core and, with all that it loads,
+    `memory_bytes`; none is begun where less memory is available.
+    """
+
+    trial: TrialId
+    bundle: Digest
+    runs: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
+    deadline_s: float = 600.0
+    core_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
+    niceness: Annotated[int, msgspec.Meta(ge=0, le=19)] = 10
+    memory_bytes: Count = 1 << 30
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.order/1"):
     """The whole desired state of one device."""
 
@@ -93,6 +124,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="
     generation: Count
     aliases: dict[AliasName, Wanted]
     revoked: tuple[Digest, ...] = ()
+    trials: tuple[Trial, ...] = ()
     critical: tuple[str, ...] = ()
 
 
@@ -119,7 +151,8 @@ class Reported(
     """What a device has: enough by itself, events are history.
 
     `oldest_event` is the number of the oldest event in its outbox, or of the next one: those
-    below it were acknowledged once, perhaps by a database that is lost.
+    below it were acknowledged once, perhaps by a database that is lost. `facts` is None where the
+    agent is of a release that told none.
     """
 
     store_id: StoreId
@@ -131,6 +164,7 @@ class Reported(
     deployments: dict[AliasName, Deployment]
     versions: dict[str, str]
     oldest_event: Count = 1
+    facts: Facts | None = None
     critical: tuple[str, ...] = ()
 
 
@@ -139,6 +173,7 @@ class EventKind(str, Enum):
     OUTCOME = "outcome"
     REFUSAL = "refusal"
     FLIP = "flip"
+    TRIAL = "trial"
 
 
 class Flip(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +182,37 @@ class Flip(msgspec.Struct, frozen=True, kw_only=True):
     bundle: Digest
     replaced: Digest | None
     in_flight: int
+
+
+class TrialFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device measured of a bundle: one row's compute time, and the worker's memory.
+
+    `memory_bytes` is the worker's peak and `base_bytes` what it had before it loaded the model.
+    """
+
+    runtime_version: str
+    runs: Count
+    p50_ms: float
+    p99_ms: float
+    load_ms: float
+    memory_bytes: Count
+    base_bytes: Count
+    temperature_before_c: float | None = None
+    temperature_after_c: float | None = None
+
+
+class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How a trial ended: with figures, or with the reason why there are none.
+
+    A device that gives the golden outputs is faithful; None: it did not come so far.
+    """
+
+    trial: TrialId
+    bundle: Digest
+    faithful: bool | None = None
+    figures: TrialFigures | None = None
+    reason: Reason | None = None
+    detail: str = ""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.event/1"):
@@ -162,6 +228,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="
     alias: AliasName | None = None
     deployment: Deployment | None = None
     flip: Flip | None = None
+    trial: TrialResult | None = None
     reason: Reason | None = None
     detail: str = ""
     critical: tuple[str, ...] = ()

@@ -32,6 +32,7 @@ VersionName = NewType("VersionName", _Name)
 ProfileName = NewType("ProfileName", _Name)
 RolloutName = NewType("RolloutName", _Name)
 DeploymentId = NewType("DeploymentId", _Deployment)
+TrialId = NewType("TrialId", _Deployment)
 StoreId = NewType("StoreId", _Hex32)
 KeyId = NewType("KeyId", _Hex64)
 Digest = NewType("Digest", _Hex64)
@@ -49,6 +50,7 @@ class BadName(Malformed):
 
 
 _SHORT = "1 to 63 of a-z, 0-9, '.', '_' and '-', with a letter or digit at both ends"
+_LONG = "1 to 200 of a-z, 0-9, '.', '_', ':' and '-', with a letter or digit first"
 
 
 def parse_device_id(text: str) -> DeviceId:
@@ -80,8 +82,11 @@ def parse_rollout_name(text: str) -> RolloutName:
 
 
 def parse_deployment_id(text: str) -> DeploymentId:
-    form = "1 to 200 of a-z, 0-9, '.', '_', ':' and '-', with a letter or digit first"
-    return DeploymentId(_parse("deployment id", _DEPLOYMENT, form, text))
+    return DeploymentId(_parse("deployment id", _DEPLOYMENT, _LONG, text))
+
+
+def parse_trial_id(text: str) -> TrialId:
+    return TrialId(_parse("trial id", _DEPLOYMENT, _LONG, text))
 
 
 def parse_store_id(text: str) -> StoreId:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
 import stat
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import wherry
@@ -18,7 +20,9 @@ from tests.agent.agents import PATIENCE_S, Agent, a_controller, agents_at, until
 from tests.agent.bundles import a_bundle, images, logits_of
 from tests.brokers import Mosquitto, a_mosquitto
 from tests.builders import a_key
+from wherry.profile import Facts
 from wherry.signing import public_pem
+from wherry_agent.detect import facts
 
 pytestmark = pytest.mark.system
 
@@ -128,6 +132,15 @@ def test_the_version_is_the_packages() -> None:
 
 
 # Before an agent runs
+
+
+def test_a_machine_proposes_a_profile_before_it_is_enrolled() -> None:
+    ran = wherry_agent("profile")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert f'arch = "{platform.machine()}"' in ran.stdout.splitlines()
+    as_json = json.loads(wherry_agent("profile", "--json").stdout)
+    assert msgspec.convert(as_json["facts"], Facts) == facts()
+    assert f'name = "{as_json["profile"]["name"]}"' in ran.stdout.splitlines()
 
 
 @pytest.mark.parametrize("command", [("run",), ("status",), ("infer", "default")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -37,11 +36,19 @@ def test_load_is_a_share_of_all_cores_and_temperature_that_of_a_living_machine(
     assert facts.temperature_c is None or -60 < facts.temperature_c < 150
 
 
+def test_a_jetsons_onnxruntime_is_onnxruntime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "onnxruntime_gpu-1.23.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.23.0\n"
+    )
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert host.runtimes() == {"onnxruntime": "1.23.0"}
+
+
 def test_the_installed_runtimes_are_named_with_their_versions() -> None:
     found = host.runtimes()
     assert found["onnxruntime"] == metadata.version("onnxruntime")
     assert found["litert"] == metadata.version("ai-edge-litert")
-
-
-def test_the_arch_is_what_the_kernel_calls_it() -> None:
-    assert host.arch() == platform.machine() == os.uname().machine

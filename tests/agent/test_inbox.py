@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.machines import some_facts
 from tests.agent.stores import a_full_disk, chunks_of
 from tests.builders import a_bundle_of, a_device_id, a_key, a_profile, a_store_id, an_ack, an_order
 from wherry import codec
@@ -37,7 +38,7 @@ BUNDLE = a_bundle_of(b"model" * 1000, key=BUILDER, profile=PROFILE)
 CHUNKS = chunks_of(BUNDLE)
 CHUNK, DATA = next((c, d) for c, d in CHUNKS.items() if len(d) == 1024)
 RUNTIMES = {PROFILE.runtime.value: PROFILE.runtime_floor}
-THIS = Machine(profile=PROFILE.name, arch=PROFILE.arch.value, runtimes=RUNTIMES)
+THIS = Machine(profile=PROFILE.name, facts=some_facts(PROFILE), runtimes=RUNTIMES)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent.machines import some_facts
 from tests.agent.stores import a_full_disk, chunks_of
 from tests.builders import a_bundle_of, a_key, a_profile
 from wherry.bundle import Bundle, seal
@@ -23,7 +24,9 @@ from wherry_agent.store import Store
 FOREIGN = a_key(9)
 PI_CLASS = ProfileName("pi")
 PROFILE = a_profile(name=PI_CLASS, arch=Arch.AARCH64, runtime_floor="1.20", runtime_below="1.32")
-PI = Machine(profile=PROFILE.name, arch="aarch64", runtimes={PROFILE.runtime.value: "1.31.1"})
+PI = Machine(
+    profile=PROFILE.name, facts=some_facts(PROFILE), runtimes={PROFILE.runtime.value: "1.31.1"}
+)
 
 
 @pytest.fixture

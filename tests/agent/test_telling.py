@@ -18,12 +18,18 @@ from wherry.messages import (
     Traffic,
 )
 from wherry.names import AliasName, ProfileName
+from wherry.profile import Facts
 from wherry_agent.core.install import Idle, Probation, State
 from wherry_agent.telemetry import WindowCounts
 from wherry_agent.telling import Teller
 
+FACTS = Facts(arch="aarch64", model="Raspberry Pi 5 Model B Rev 1.0", cpu_features=("asimddp",))
 TELLER = Teller(
-    store_id=a_store_id(), profile=ProfileName("pi"), simulated=True, versions={"litert": "2.3"}
+    store_id=a_store_id(),
+    profile=ProfileName("pi"),
+    simulated=True,
+    versions={"litert": "2.3"},
+    facts=FACTS,
 )
 OLD, NEW = a_digest("old"), a_digest("new")
 
@@ -61,6 +67,7 @@ def test_reported_is_enough_by_itself() -> None:
     told = TELLER.reported(states, generation=4, seq=9, oldest_event=3)
     assert (told.store_id, told.report_seq, told.generation) == (a_store_id(), 9, 4)
     assert (told.profile, told.simulated, told.versions) == ("pi", True, {"litert": "2.3"})
+    assert told.facts == FACTS
     assert told.oldest_event == 3
     assert told.slots == {
         "default": Slots(active=OLD),

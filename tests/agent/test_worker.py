@@ -6,11 +6,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import replace
 
 from tests.agent.bundles import (
     a_bundle,
@@ -60,6 +62,22 @@ def test_a_loaded_bundle_answers_in_the_signatures_terms(tmp_path: Path, bundle:
     assert (logits.name, logits.shape) == ("logits", (2, 4))
     values = np.frombuffer(logits.data, np.float32).reshape(2, 4)
     assert np.abs(values - logits_of(images(2))).max() <= bundle.manifest.golden.tolerance
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("widest", "own", "faithful"),
+    [(0.1, {}, True), (0.1, {"logits": 0.01}, False), (0.01, {"logits": 0.1}, True)],
+)
+def test_an_output_is_held_to_its_own_tolerance_where_it_has_one(
+    tmp_path: Path, widest: float, own: dict[str, float], faithful: bool
+) -> None:
+    bundle = a_bundle(golden_error=0.05)
+    golden = replace(bundle.manifest.golden, tolerance=widest, tolerances=own)
+    manifest = replace(bundle.manifest, golden=golden)
+    refused = pytest.raises(worker.GoldenMismatch, match=r"0\.01 is allowed")
+    with nullcontext() if faithful else refused:
+        worker.load(a_place(bundle, tmp_path), manifest)
 
 
 @pytest.mark.system

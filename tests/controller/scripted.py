@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import IO, ParamSpec, TypeAlias, TypeVar
 
-from tests.builders import a_bundle_of
+from msgspec.structs import replace
+
+from tests.builders import a_bundle_of, a_key
+from tests.controller.reports import a_profile_report
+from tests.controller.services.brokers import MemoryBroker
 from wherry import codec
-from wherry.blobs import digest_of
-from wherry_controller.core.recipe import (
-    REMEDIES,
+from wherry.blobs import describe, digest_of
+from wherry.names import parse_profile_name
+from wherry.profile import Profile
+from wherry_controller.core.build import (
+    BLOBS,
+    LOGS,
     BuildMessage,
-    BuildReason,
     BuildRequest,
     BuildStep,
     Built,
-    Fault,
-    Latency,
+    Kept,
+    Offered,
     Progress,
     Refused,
+    log_file,
+    offer_file,
 )
-from wherry_controller.services.child import BuildCrashed
+from wherry_controller.core.fault import BuildReason, Fault
+from wherry_controller.services.bench import Bench
+from wherry_controller.services.child import BuildCanceled, BuildCrashed
+from wherry_controller.services.fleet import Fleet
+from wherry_controller.services.publisher import Pace, Publisher
+from wherry_controller.services.trials import Trials
+from wherry_controller.store.blobs import BlobFolder
+from wherry_controller.store.database import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,16 +47,19 @@ Script: TypeAlias = Callable[[BuildRequest], Iterator[BuildMessage]]
 CARD = """\
 model = "digits"
 version = "{version}"
-class_output = "scores"
-claimed_accuracy = 0.96
 
 [source]
+kind = "state_dict"
 factory = "net.py:make_net"
-state_dict = "weights.pt"
+file = "weights.pt"
 
 [signature]
 inputs = [{{ name = "image", datatype = "FP32", shape = ["batch", 2] }}]
 outputs = [{{ name = "scores", datatype = "FP32", shape = ["batch", 3] }}]
+
+[task]
+output = "scores"
+claimed = 0.96
 
 [data]
 evaluation = "evaluation.npz"
@@ -89,20 +107,27 @@ def a_profile_file(name: str = "x86-onnx-fp32") -> bytes:
     return PROFILE.format(name=name).encode()
 
 
-def a_latency() -> Latency:
-    return Latency(p50_ms=0.18, p99_ms=0.5, measured_on="x86_64, onnxruntime 1.31.1")
-
-
 class ScriptedBuilder:
     """Builds as its script says."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
         self.requests: list[BuildRequest] = []
+        self.canceled: set[str] = set()
+        self.ended_in: list[bool] = []  # Whether the folder was there yet at its end.
 
-    def run(self, request: BuildRequest) -> Iterator[BuildMessage]:
+    def run(self, build: str, request: BuildRequest) -> Generator[BuildMessage, None, None]:
         self.requests.append(request)
-        return self.script(request)
+        try:
+            for message in self.script(request):
+                if build in self.canceled:
+                    raise BuildCanceled
+                yield message
+        finally:
+            self.ended_in.append(Path(request.output).is_dir())
+
+    def cancel(self, build: str) -> None:
+        self.canceled.add(build)
 
     def stop(self) -> None:
         self.script = crashes("stopped")
@@ -121,11 +146,39 @@ def builds_all(request: BuildRequest) -> Iterator[BuildMessage]:
             profile=profile,
         )
         output = Path(request.output)
-        (output / "blobs").mkdir(exist_ok=True)
+        (output / BLOBS).mkdir(exist_ok=True)
         for digest, data in made.blobs.items():
-            (output / "blobs" / digest).write_bytes(data)
+            (output / BLOBS / digest).write_bytes(data)
         (output / f"{profile.name}.manifest.json").write_bytes(codec.encode(made.manifest))
-        yield Built(profile.name, digest_of(codec.encode(made.manifest)), a_latency())
+        digest = digest_of(codec.encode(made.manifest))
+        yield Built(profile.name, digest, a_profile_report(profile))
+
+
+def offers(*recipes: str, then: Script = builds_all, measuring: bool = True) -> Script:
+    """Return the script that offers candidates to devices where it shall, float first."""
+
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        if not request.offers:
+            yield from then(request)
+            return
+        for profile in request.profiles:
+            for recipe in ("fp32", *recipes):
+                yield _offer(request, profile, recipe, measuring=measuring)
+
+    return script
+
+
+def _offer(request: BuildRequest, profile: Profile, recipe: str, *, measuring: bool) -> Offered:
+    made = a_bundle_of(
+        f"{recipe} for {profile.name}".encode(), lineage=request.lineage, profile=profile
+    )
+    signed = codec.encode(replace(made.manifest, measuring=measuring))
+    output = Path(request.output)
+    (output / BLOBS).mkdir(exist_ok=True)
+    for digest, data in made.blobs.items():
+        (output / BLOBS / digest).write_bytes(data)
+    (output / offer_file(profile.name, recipe)).write_bytes(signed)
+    return Offered(profile.name, recipe, digest_of(signed))
 
 
 def refuses(reason: BuildReason, problem: str = "the scripted net is sick") -> Script:
@@ -144,8 +197,37 @@ def refuses_profile(reason: BuildReason, profile: str) -> Script:
         for message in builds_all(request):
             if not (isinstance(message, Built) and message.profile == profile):
                 yield message
-        (refused,) = (one.name for one in request.profiles if one.name == profile)
-        yield Refused(reason, Fault(reason, REMEDIES[reason]).sentence, refused)
+        (refused,) = (one for one in request.profiles if one.name == profile)
+        report = replace(a_profile_report(refused), chosen=None, why="none is good")
+        yield Refused(reason, Fault(reason, "it is not good").sentence, refused.name, report)
+
+    return script
+
+
+def keeps(announced: bytes, written: bytes) -> Script:
+    """Return the script that hands the version's weights over before it builds all."""
+
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        weights = describe(announced)
+        folder = Path(request.output) / BLOBS
+        folder.mkdir()
+        (folder / weights.digest).write_bytes(written)
+        yield Kept(weights)
+        yield from builds_all(request)
+
+    return script
+
+
+def logs(said: Mapping[str | None, str], then: Script = builds_all) -> Script:
+    """Return the script that writes logs, of profiles and of what they share, before `then`."""
+
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        folder = Path(request.output) / LOGS
+        folder.mkdir()
+        for profile, text in said.items():
+            name = None if profile is None else parse_profile_name(profile)
+            (folder / log_file(name)).write_text(text)
+        yield from then(request)
 
     return script
 
@@ -156,6 +238,38 @@ def crashes(last_line: str) -> Script:
         raise BuildCrashed(last_line)
 
     return script
+
+
+def a_bench(folder: Path, *, cache_bytes: int = 1 << 30) -> Bench:
+    return Bench(
+        builds=folder / "builds",
+        cache=folder / "cache",
+        runtimes=folder / "runtimes",
+        previous=folder / "previous",
+        logs=folder / "logs",
+        cache_bytes=cache_bytes,
+    )
+
+
+def a_fleet(store: Store, blobs: BlobFolder) -> Fleet:
+    """Return a fleet behind a broker that keeps everything in memory."""
+    return Fleet(store, Publisher(MemoryBroker(), blobs, Pace()), a_key())
+
+
+def a_trials(store: Store, fleet: Fleet) -> Trials:
+    """Return trials that wait for nobody."""
+
+    def at_desk(work: Callable[[Fleet], None]) -> None:
+        work(fleet)
+
+    return Trials(
+        store,
+        at_desk,
+        budget_bytes=1 << 30,
+        silence_s=-1.0,
+        clock=lambda: 1000.0,
+        pause=lambda _: False,
+    )
 
 
 class AtOnce(Executor):

@@ -18,7 +18,8 @@ import uvicorn
 from msgspec.structs import replace
 
 from tests.builders import a_key, a_reported
-from tests.controller.scripted import AtOnce, ScriptedBuilder, builds_all
+from tests.controller.scripted import AtOnce, ScriptedBuilder, a_bench, a_trials, builds_all
+from tests.controller.stores import a_store
 from wherry import codec, signing
 from wherry.messages import Event, Reason, Reported, Slots, Status
 from wherry.names import (
@@ -33,6 +34,7 @@ from wherry_controller.api.application import make_api
 from wherry_controller.api.context import Context
 from wherry_controller.api.door import token_digest
 from wherry_controller.cli.serving import address_of, listen
+from wherry_controller.core.build import Limits
 from wherry_controller.mqtt import Traffic
 from wherry_controller.services.builds import Builds
 from wherry_controller.services.fleet import Fleet
@@ -40,7 +42,7 @@ from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rollouts import Rollouts, rollout_of
 from wherry_controller.store import devices, telemetry
 from wherry_controller.store.blobs import BlobFolder
-from wherry_controller.store.database import Store, open_store
+from wherry_controller.store.database import Store
 from wherry_controller.store.records import EventRecord
 
 T = TypeVar("T")
@@ -125,7 +127,7 @@ class Served:
 
 @contextmanager
 def a_served_controller(folder: Path) -> Iterator[Served]:
-    store = open_store(f"sqlite:///{folder / 'wherry.db'}")
+    store = a_store(folder)
     blobs = BlobFolder(folder / "blobs")
     fleet = Fleet(store, Publisher(DeafBroker(), blobs, Pace()), a_key(1))
     rollouts = Rollouts(store, fleet, incumbent_span_s=86_400.0, budget_bytes=BUDGET_BYTES)
@@ -136,11 +138,13 @@ def a_served_controller(folder: Path) -> Iterator[Served]:
         a_key(2),
         builder=builder,
         executor=AtOnce(),
-        workspace=folder / "builds",
+        bench=a_bench(folder),
+        trials=a_trials(store, fleet),
         clock=lambda: served.now,
+        limits=Limits(),
     )
-    builds.start()
     served = Served(store, blobs, fleet, rollouts, builds, builder)
+    builds.start()
     context = Context(
         store=store,
         blobs=blobs,

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.builders import a_bundle_of, a_digest, a_key, a_profile
-from tests.controller.scripted import a_latency
+from tests.controller.reports import a_latency
 from wherry.bundle import Bundle
 from wherry.names import DeviceId, parse_device_id, parse_model_name, parse_version_name
 from wherry_controller.store import devices, models
@@ -52,7 +52,6 @@ def add_version(tx: Transaction, name: str) -> Version:
         name=parse_version_name(name),
         card="{}",
         lineage=a_digest(name),
-        claimed_accuracy=None,
         created_at=0.0,
     )
     models.save_model(tx, Model(DIGITS, 0.0))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from wherry.signing import BadKey
+from wherry_controller.core.build import Limits
 from wherry_controller.core.written import BadFile
 from wherry_controller.foundation import (
     BUNDLES,
@@ -104,6 +105,18 @@ def test_the_environment_overrides_what_differs_from_machine_to_machine(tmp_path
 def test_an_unknown_key_or_a_wrong_value_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "wherry.toml").write_text(text, encoding="latin-1")
     with pytest.raises(BadFile, match="correct the file"):
+        read_settings(tmp_path, {})
+
+
+def test_what_a_build_may_use_is_a_setting(tmp_path: Path) -> None:
+    assert Settings().build.limits == Limits()
+    text = "[build]\nat_once = 2\nprocesses = 4\nmemory_bytes = 1000\ndeadline_s = 1.5\n"
+    (tmp_path / "wherry.toml").write_text(text)
+    build = read_settings(tmp_path, {}).build
+    assert build.limits == Limits(processes=4, memory_bytes=1000, deadline_s=1.5)
+    assert build.at_once == 2
+    (tmp_path / "wherry.toml").write_text("[build]\nat_once = 0\n")
+    with pytest.raises(BadFile, match="at_once"):
         read_settings(tmp_path, {})
 
 

@@ -27,7 +27,15 @@ from tests.builders import (
 from tests.shared.altered import altered
 from wherry.codec import BadDocument, decode, encode
 from wherry.errors import Malformed
-from wherry.manifest import MODEL_FILE, BadManifest, Binding, GoldenTensor, Manifest, blobs_of
+from wherry.manifest import (
+    MODEL_FILE,
+    BadManifest,
+    Binding,
+    GoldenTensor,
+    Manifest,
+    blobs_of,
+    tolerance_of,
+)
 from wherry.manifest import size_of as size_of_blobs
 from wherry.signature import BATCH, Datatype
 
@@ -133,6 +141,23 @@ def test_golden_tensors_have_one_number_of_rows() -> None:
         a_manifest(golden=a_golden(inputs=(three,)))
 
 
+def test_an_output_may_have_a_tolerance_of_its_own() -> None:
+    golden = replace(a_golden(tolerance=0.5), tolerances={"scores": 0.25})
+    assert tolerance_of(golden, "scores") == 0.25
+    assert tolerance_of(a_golden(tolerance=0.5), "scores") == 0.5
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, math.inf, math.nan])
+def test_an_output_s_own_tolerance_is_a_distance(tolerance: float) -> None:
+    with pytest.raises(BadManifest, match="is no distance"):
+        replace(a_golden(), tolerances={"scores": tolerance})
+
+
+def test_only_a_golden_output_has_a_tolerance() -> None:
+    with pytest.raises(BadManifest, match="'other' has a tolerance and is no golden output"):
+        replace(a_golden(), tolerances={"other": 0.1})
+
+
 @pytest.mark.parametrize("tolerance", [-0.1, math.inf, math.nan])
 def test_a_golden_tolerance_is_a_distance(tolerance: float) -> None:
     assert a_golden(tolerance=0.0).tolerance == 0.0
@@ -140,13 +165,19 @@ def test_a_golden_tolerance_is_a_distance(tolerance: float) -> None:
         a_golden(tolerance=tolerance)
 
 
+@pytest.mark.parametrize("figure", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("field", ["value", "reference_value", "drop_low", "drop_high"])
+def test_a_figure_of_a_report_is_finite(field: str, figure: float) -> None:
+    with pytest.raises(BadManifest, match="of accuracy is no finite number"):
+        replace(a_report(), **{field: figure})
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.1, math.inf, math.nan])
-def test_an_accuracy_is_a_share(share: float) -> None:
-    assert [a_report(accuracy=whole).accuracy for whole in (0.0, 1.0)] == [0.0, 1.0]
+def test_an_agreement_is_a_share_or_none(share: float) -> None:
+    shares = (None, 0.0, 1.0)
+    assert [replace(a_report(), agreement=whole).agreement for whole in shares] == list(shares)
     with pytest.raises(BadManifest, match="no share from 0 to 1"):
-        a_report(accuracy=share)
-    with pytest.raises(BadManifest, match="no share from 0 to 1"):
-        replace(a_report(), reference_accuracy=share)
+        replace(a_report(), agreement=share)
 
 
 def test_a_static_batch_is_at_least_one() -> None:

@@ -5,10 +5,20 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.builders import a_profile
 from wherry.codec import BadDocument, decode, encode
-from wherry.profile import BadProfile, Profile, accepts_runtime, version_key
+from wherry.profile import (
+    Arch,
+    BadProfile,
+    Facts,
+    Profile,
+    accepts_runtime,
+    find_wrong_processor,
+    find_wrong_system,
+    version_key,
+)
 
 NUMBERS = st.lists(st.integers(0, 2000), min_size=1, max_size=4).map(tuple)
 
@@ -99,3 +109,58 @@ def test_a_profile_passes_the_wire_and_a_contradiction_does_not() -> None:
 def test_a_refusal_names_the_profile_and_what_to_do() -> None:
     with pytest.raises(BadProfile, match=r"profile 'x86-onnx-fp32' .*; correct its file"):
         a_profile(threads=0)
+
+
+FACTS = Facts(
+    arch="x86_64",
+    cpu_features=("avx2", "avx_vnni"),
+    page_size_bytes=4096,
+    memory_bytes=1 << 29,
+    libc="2.31",
+    python="3.10.12",
+)
+
+
+def a_picky_profile(*features: str, page_size_bytes: int = 4096) -> Profile:
+    profile = a_profile()
+    return replace(profile, cpu_features=features, page_size_bytes=page_size_bytes)
+
+
+@pytest.mark.parametrize(
+    "features", [(), ("avx2",), ("avx2", "avx_vnni"), ("avx512_vnni|avx_vnni",)]
+)
+def test_each_feature_is_required_and_of_a_choice_one(features: tuple[str, ...]) -> None:
+    assert find_wrong_processor(a_picky_profile(*features), FACTS) is None
+
+
+@pytest.mark.parametrize(
+    "features", [("avx",), ("avx2", "amx_int8"), ("avx512_vnni|amx_int8",), ("vnni",)]
+)
+def test_a_feature_is_there_by_its_whole_name(features: tuple[str, ...]) -> None:
+    assert features[-1].split("|")[0] in str(
+        find_wrong_processor(a_picky_profile(*features), FACTS)
+    )
+
+
+@pytest.mark.parametrize(("page_size_bytes", "fits"), [(4096, True), (16384, True), (2048, False)])
+def test_a_profile_takes_pages_up_to_its_own(page_size_bytes: int, fits: bool) -> None:
+    profile = a_picky_profile(page_size_bytes=page_size_bytes)
+    assert (find_wrong_processor(profile, FACTS) is None) == fits
+
+
+def test_another_arch_is_another_processor() -> None:
+    profile = replace(a_profile(), arch=Arch.AARCH64)
+    assert "aarch64 and this machine is x86_64" in str(find_wrong_processor(profile, FACTS))
+
+
+def test_versions_of_the_system_are_compared_as_numbers() -> None:
+    older = replace(a_profile(), libc_floor="2.4", python_floor="3.9")
+    assert find_wrong_system(older, FACTS) is None
+    assert "glibc" in str(find_wrong_system(replace(older, libc_floor="2.32"), FACTS))
+    assert "Python" in str(find_wrong_system(replace(older, python_floor="3.11"), FACTS))
+
+
+def test_a_budget_that_is_more_than_the_memory_is_refused() -> None:
+    assert find_wrong_system(replace(a_profile(), memory_bytes=1 << 29), FACTS) is None
+    larger = find_wrong_system(replace(a_profile(), memory_bytes=1 << 30), FACTS)
+    assert larger == "it may take 1024 MiB of memory and this machine has 512"

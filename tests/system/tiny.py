@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from tests.agent.bundles import a_bundle, a_profile, an_onnx_model, images, logits_of
-from tests.controller.scripted import a_latency
+from tests.controller.reports import a_latency
 from tests.system.sites import Site, ask
 from wherry.blobs import describe
 from wherry.bundle import Bundle, seal
@@ -66,7 +66,6 @@ def keep(site: Site, bundle: Bundle) -> None:
         name=manifest.version,
         card="{}",
         lineage=manifest.lineage,
-        claimed_accuracy=None,
         created_at=0.0,
     )
     variant = Variant(

@@ -120,6 +120,10 @@ def documents() -> dict[str, Documents]:
                 },
                 revoked=(a.a_digest("bad"),),
             ),
+            "trials": a.an_order(
+                generation=8,
+                trials=(a.a_trial(), a.a_trial("3f0c9a12b7de:2", bundle=a.a_digest("fp32"))),
+            ),
         },
         "reported": {
             "default": a.a_reported(),
@@ -152,6 +156,10 @@ def documents() -> dict[str, Documents]:
             },
             "refusal_of_bytes": a.an_event(
                 3, EventKind.REFUSAL, reason=Reason.WRONG_BYTES, detail='“altered” \\ "x"\n'
+            ),
+            "trial": a.a_trial_event(4),
+            "trial_without_figures": a.a_trial_event(
+                5, a.a_trial_result(faithful=None, reason=Reason.BUSY, detail="a deployment came")
             ),
         },
         "ack": {"default": a.an_ack(), "largest": a.an_ack((1 << 53) - 1)},

@@ -7,6 +7,7 @@ the parts is decided here:
 * One alias at a time is past fetching; the others wait with their bundles on disk.
 * Probation is judged from the measured windows, against what the incumbent did on this device.
 * Each change of a deployment is told: outcomes by `Report`, the way there by `Progress`.
+* Trials wait for what is deployed, and give way to it; a bundle is for the one or the other.
 
 `Saved` is what outlives the process; everything else is made anew from it and from the disk.
 """
@@ -22,9 +23,9 @@ from typing_extensions import assert_never
 from wherry.histogram import Histogram, merge
 from wherry.messages import Deployment, Order, Reason
 from wherry.names import AliasName, DeploymentId, Digest
-from wherry_agent.core import download, install, session
+from wherry_agent.core import download, install, session, trial
 from wherry_agent.core.backoff import delay_s
-from wherry_agent.core.health import Trial, diagnose, observe
+from wherry_agent.core.health import Watch, diagnose, observe
 
 RECENT_WINDOWS = 60
 
@@ -35,6 +36,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="
     generation: int = 0
     aliases: dict[AliasName, install.State] = {}
     recent: dict[AliasName, tuple[Histogram, ...]] = {}
+    trials: trial.State = trial.State()
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +45,8 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     session: session.Session
     aliases: dict[AliasName, install.State] = {}
     recent: dict[AliasName, tuple[Histogram, ...]] = {}
-    trials: dict[AliasName, Trial] = {}
+    watches: dict[AliasName, Watch] = {}
+    trials: trial.State = trial.State()
     download: download.Download | None = None
     fetch_online: bool = False
     fetch_failures: int = 0
@@ -52,7 +55,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     limit_bytes_per_s: float | None = None
 
 
-# Events. Those of the session and of the download are theirs.
+# Events. Those of the session, of the download and of trials are theirs.
 
 
 class OrderCame(msgspec.Struct, frozen=True):
@@ -66,6 +69,7 @@ class ManifestAccepted(msgspec.Struct, frozen=True):
 
     bundle: Digest
     missing: dict[Digest, int]
+    measuring: bool = False
 
 
 class BundleRefused(msgspec.Struct, frozen=True):
@@ -123,10 +127,11 @@ Event: TypeAlias = (
     | session.Acked
     | download.ChunkCame
     | download.ChunkSpoiled
+    | trial.Ran
 )
 
 
-# Effects. Those of the session and of the download are theirs.
+# Effects. Those of the session, of the download and of trials are theirs.
 
 
 class For(msgspec.Struct, frozen=True):
@@ -173,6 +178,7 @@ Effect: TypeAlias = (
     | download.AskChunks
     | download.DropChunks
     | download.Want
+    | trial.Effect
 )
 Effects: TypeAlias = tuple[Effect, ...]
 
@@ -195,9 +201,10 @@ def wake(
         ),
         aliases=saved.aliases,
         recent=saved.recent,
+        trials=saved.trials,
         limit_bytes_per_s=limit_bytes_per_s,
     )
-    effects: Effects = ()
+    agent, effects = _try(agent, trial.Restarted(now_s))
     for alias in saved.aliases:
         agent, more = _install(agent, alias, install.Restarted(now_s))
         effects += more
@@ -206,40 +213,51 @@ def wake(
 
 
 def saved_of(agent: Agent) -> Saved:
-    return Saved(generation=agent.session.generation, aliases=agent.aliases, recent=agent.recent)
+    return Saved(
+        generation=agent.session.generation,
+        aliases=agent.aliases,
+        recent=agent.recent,
+        trials=agent.trials,
+    )
 
 
 def must_save(before: Agent, after: Agent) -> bool:
     """Say whether a step changed what outlives the process (measured windows alone do not)."""
-    return before.aliases != after.aliases or before.session.generation != after.session.generation
+    return (
+        before.aliases != after.aliases
+        or before.session.generation != after.session.generation
+        or before.trials != after.trials
+    )
 
 
 def step(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]:
     """Return the agent after `event` at the monotonic time `now_s`, and what to do about it."""
     after, effects = _dispatch(agent, event, now_s)
+    after, way = _give_way(after, now_s)
     after, turn = _give_turn(after, now_s)
     after, pursuit = _pursue(after, now_s)
-    return after, (*effects, *turn, *pursuit)
+    return after, (*effects, *way, *turn, *pursuit)
 
 
 def _dispatch(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]:
     match event:
         case OrderCame(order):
             return _follow_order(agent, order, now_s)
-        case ManifestAccepted(bundle, missing):
-            if agent.download is None or agent.download.bundle != bundle:
-                return agent, ()
-            return _fetch(agent, download.ManifestCame(missing, now_s))
+        case ManifestAccepted():
+            return _take_manifest(agent, event, now_s)
         case BundleRefused(bundle, reason, detail):
             return _refuse(agent, bundle, reason, detail)
         case Assembled(bundle):
-            return replace(agent, fetched=agent.fetched | _fetching(agent, bundle)), ()
+            agent = replace(agent, fetched=agent.fetched | _fetching(agent, bundle))
+            return _try(agent, trial.Fetched(bundle))
         case FetchLink(online, chance):
             return _link_up(agent, now_s) if online else _link_down(agent, chance, now_s)
         case Installed(alias, change):
             return _install(agent, alias, change)
         case Measured():
             return _weigh(agent, event)
+        case trial.Ran():
+            return _try(agent, event)
         case Tick():
             return _tick(agent, now_s)
         case download.ChunkCame() | download.ChunkSpoiled():
@@ -263,7 +281,23 @@ def _follow_order(agent: Agent, order: Order, now_s: float) -> tuple[Agent, Effe
     for alias in agent.aliases.keys() - order.aliases.keys():
         agent, more = _install(agent, alias, install.Withdrawn())
         told += more
+    agent, more = _try(agent, trial.Ordered(order.trials))
+    told += more
     return agent, (*told, session.Announce())
+
+
+def _take_manifest(agent: Agent, came: ManifestAccepted, now_s: float) -> tuple[Agent, Effects]:
+    """Go on with the download, unless the bundle is for another use than it was ordered for."""
+    bundle = came.bundle
+    if agent.download is None or agent.download.bundle != bundle:
+        return agent, ()
+    if came.measuring and _fetching(agent, bundle):
+        wrong = "the bundle is for measuring only: order the version's variant"
+        return _refuse_deployments(agent, bundle, Reason.ONLY_FOR_MEASURING, wrong)
+    if not came.measuring and trial.fetching_of(agent.trials) == bundle:
+        wrong = "the bundle is one to serve: order a trial of one that is for measuring"
+        return _try(agent, trial.Refused(bundle, Reason.NOT_FOR_MEASURING, wrong))
+    return _fetch(agent, download.ManifestCame(came.missing, now_s))
 
 
 def _link_up(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
@@ -295,11 +329,21 @@ def _tick(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
     for alias in agent.aliases:
         agent, more = _install(agent, alias, install.Tick(now_s))
         effects += more
+    agent, more = _try(agent, trial.Tick(now_s))
+    effects += more
     agent, more = _fetch(agent, download.Tick(now_s))
     return agent, effects + more
 
 
 def _refuse(agent: Agent, bundle: Digest, reason: Reason, detail: str) -> tuple[Agent, Effects]:
+    agent, effects = _refuse_deployments(agent, bundle, reason, detail)
+    agent, more = _try(agent, trial.Refused(bundle, reason, detail))
+    return agent, effects + more
+
+
+def _refuse_deployments(
+    agent: Agent, bundle: Digest, reason: Reason, detail: str
+) -> tuple[Agent, Effects]:
     effects: Effects = ()
     for alias, state in agent.aliases.items():
         if isinstance(state, install.Fetching) and state.wanted.bundle == bundle:
@@ -314,10 +358,10 @@ def _install(agent: Agent, alias: AliasName, event: install.Event) -> tuple[Agen
     after, effects = install.step(before, event)
     agent = replace(agent, aliases={**agent.aliases, alias: after})
     if isinstance(after, install.Probation) and not isinstance(before, install.Probation):
-        trial = Trial(incumbent=merge(agent.recent.get(alias, ())))
-        agent = replace(agent, trials={**agent.trials, alias: trial})
+        watch = Watch(incumbent=merge(agent.recent.get(alias, ())))
+        agent = replace(agent, watches={**agent.watches, alias: watch})
     if isinstance(before, install.Probation) and isinstance(after, install.Idle):
-        agent = _end_trial(agent, alias, before, after)
+        agent = _end_watch(agent, alias, before, after)
     told: list[Effect] = []
     for effect in effects:
         match effect:
@@ -339,29 +383,29 @@ def _install(agent: Agent, alias: AliasName, event: install.Event) -> tuple[Agen
     return agent, tuple(told)
 
 
-def _end_trial(
+def _end_watch(
     agent: Agent, alias: AliasName, before: install.Probation, after: install.Idle
 ) -> Agent:
     """A confirmed bundle's windows become the incumbent's; after a revert the old ones stay."""
     recent = agent.recent
     if after.confirmed[:1] == (before.wanted.bundle,):
-        recent = {**recent, alias: agent.trials[alias].compute[-RECENT_WINDOWS:]}
-    trials = {name: trial for name, trial in agent.trials.items() if name != alias}
-    return replace(agent, recent=recent, trials=trials)
+        recent = {**recent, alias: agent.watches[alias].compute[-RECENT_WINDOWS:]}
+    watches = {name: watch for name, watch in agent.watches.items() if name != alias}
+    return replace(agent, recent=recent, watches=watches)
 
 
 def _weigh(agent: Agent, window: Measured) -> tuple[Agent, Effects]:
     alias = window.alias
     state = agent.aliases.get(alias, install.Idle())
     if isinstance(state, install.Probation) and window.bundle == state.wanted.bundle:
-        trial = observe(
-            agent.trials[alias],
+        watch = observe(
+            agent.watches[alias],
             requests=window.requests,
             errors=window.errors,
             compute=window.compute,
         )
-        agent = replace(agent, trials={**agent.trials, alias: trial})
-        sickness = diagnose(trial)
+        agent = replace(agent, watches={**agent.watches, alias: watch})
+        sickness = diagnose(watch)
         if sickness is None:
             return agent, ()
         sickened = install.Sickened(state.wanted.deployment, sickness.reason, sickness.detail)
@@ -370,6 +414,17 @@ def _weigh(agent: Agent, window: Measured) -> tuple[Agent, Effects]:
         recent = (*agent.recent.get(alias, ()), window.compute)[-RECENT_WINDOWS:]
         return replace(agent, recent={**agent.recent, alias: recent}), ()
     return agent, ()
+
+
+def _give_way(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
+    """Let trials run while no alias is on its way to a bundle."""
+    is_free = all(isinstance(state, install.Idle) for state in agent.aliases.values())
+    return _try(agent, trial.Freed(now_s) if is_free else trial.Occupied())
+
+
+def _try(agent: Agent, event: trial.Event) -> tuple[Agent, Effects]:
+    after, effects = trial.step(agent.trials, event)
+    return replace(agent, trials=after), effects
 
 
 def _give_turn(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
@@ -390,14 +445,14 @@ def _give_turn(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
 
 
 def _pursue(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
-    """Make the download be of the first bundle that is wanted and not on disk."""
+    """Make the download be of the first bundle that is wanted and not on disk, a trial's last."""
     wanted = next(
         (
             state.wanted.bundle
             for state in agent.aliases.values()
             if isinstance(state, install.Fetching) and state.wanted.deployment not in agent.fetched
         ),
-        None,
+        trial.fetching_of(agent.trials),
     )
     current = agent.download
     if (current.bundle if current else None) == wanted:
@@ -436,6 +491,9 @@ def _fetch(agent: Agent, event: download.Event) -> tuple[Agent, Effects]:
                     sickened = install.Sickened(deployment, Reason.WRONG_BYTES, spoiled)
                     agent, more = _install(agent, alias, sickened)
                     told.extend(more)
+                refused = trial.Refused(after.bundle, Reason.WRONG_BYTES, spoiled)
+                agent, more = _try(agent, refused)
+                told.extend(more)
             case _:
                 told.append(effect)
     return agent, tuple(told)

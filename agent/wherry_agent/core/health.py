@@ -1,4 +1,4 @@
-"""What probation concludes: whether the bundle on trial is sick, and by which sign.
+"""What probation concludes: whether the bundle under watch is sick, and by which sign.
 
 It judges what this device measured of this bundle, against the incumbent on this same device:
 the compute time of requests (`latency`), the share of requests that failed, and answers that
@@ -20,7 +20,7 @@ LARGEST_ERROR_SHARE = 0.02
 FEWEST_ERRORS = 5
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured since the flip: compute times in the order of windows."""
 
     incumbent: Histogram = Histogram()
@@ -34,28 +34,28 @@ class Sickness(msgspec.Struct, frozen=True):
     detail: str
 
 
-def observe(trial: Trial, *, requests: int, errors: dict[str, int], compute: Histogram) -> Trial:
-    """Return the trial with one more window of the candidate."""
-    classes = trial.errors.keys() | errors.keys()
-    return Trial(
-        incumbent=trial.incumbent,
-        compute=(*trial.compute, compute),
-        requests=trial.requests + requests,
-        errors={name: trial.errors.get(name, 0) + errors.get(name, 0) for name in classes},
+def observe(watch: Watch, *, requests: int, errors: dict[str, int], compute: Histogram) -> Watch:
+    """Return the watch with one more window of the candidate."""
+    classes = watch.errors.keys() | errors.keys()
+    return Watch(
+        incumbent=watch.incumbent,
+        compute=(*watch.compute, compute),
+        requests=watch.requests + requests,
+        errors={name: watch.errors.get(name, 0) + errors.get(name, 0) for name in classes},
     )
 
 
-def diagnose(trial: Trial, rule: LatencyRule = PROBATION_LATENCY) -> Sickness | None:
+def diagnose(watch: Watch, rule: LatencyRule = PROBATION_LATENCY) -> Sickness | None:
     """Return why the candidate is sick, or None while nothing speaks against it."""
-    strange = trial.errors.get(NOT_FINITE, 0)
-    if _too_many(strange, trial.requests):
-        said = f"{strange} of {trial.requests} answers are not finite"
+    strange = watch.errors.get(NOT_FINITE, 0)
+    if _too_many(strange, watch.requests):
+        said = f"{strange} of {watch.requests} answers are not finite"
         return Sickness(Reason.NOT_FINITE, said)
-    failed = sum(trial.errors.values())
-    if _too_many(failed, trial.requests):
-        worst = max(trial.errors, key=lambda name: trial.errors[name])
-        return Sickness(Reason.ERRORS, f"{failed} of {trial.requests} requests failed ({worst})")
-    found = compare(trial.compute, trial.incumbent, rule)
+    failed = sum(watch.errors.values())
+    if _too_many(failed, watch.requests):
+        worst = max(watch.errors, key=lambda name: watch.errors[name])
+        return Sickness(Reason.ERRORS, f"{failed} of {watch.requests} requests failed ({worst})")
+    found = compare(watch.compute, watch.incumbent, rule)
     if found.is_slow:
         said = (
             f"median {found.candidate_ms:.2f} ms, the incumbent's {found.incumbent_ms:.2f} ms, "

@@ -263,14 +263,14 @@ def _follow(state: State, order: Ordered) -> tuple[State, Effects]:
 
 
 def _try_out(state: Loading, at_s: float) -> tuple[State, Effects]:
-    trial = Probation(
+    probation = Probation(
         wanted=state.wanted,
         confirmed=state.confirmed,
         revoked=state.revoked,
         began_s=at_s,
         restarts=state.restarts,
     )
-    return trial, (Serve(state.wanted.bundle),)
+    return probation, (Serve(state.wanted.bundle),)
 
 
 def _watch(state: InFlight, passed_s: float) -> tuple[State, Effects]:

@@ -9,7 +9,14 @@ import msgspec
 from wherry.manifest import Manifest
 from wherry.messages import Reason
 from wherry.names import ProfileName
-from wherry.profile import accepts_runtime, wanted_runtime
+from wherry.profile import (
+    Facts,
+    Profile,
+    accepts_runtime,
+    find_wrong_processor,
+    find_wrong_system,
+    wanted_runtime,
+)
 
 DISK_SPARE_BYTES = 16 << 20
 
@@ -17,11 +24,11 @@ DISK_SPARE_BYTES = 16 << 20
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What this device is: `runtimes` maps a runtime to the version installed here.
 
-    `simulates` says that a development setting lets it stand in for other hardware.
+    `simulates` says that a development setting lets it stand in for another processor.
     """
 
     profile: ProfileName
-    arch: str
+    facts: Facts
     runtimes: Mapping[str, str]
     simulates: bool = False
 
@@ -45,10 +52,10 @@ def find_unfit(
             "order the variant of its own profile"
         )
         return Unfit(Reason.UNSUITABLE_PROFILE, detail)
-    if profile.arch.value != machine.arch and not machine.simulates:
+    lack = find_lack(profile, machine)
+    if lack:
         detail = (
-            f"it is built for {profile.arch.value} and this machine is {machine.arch}: "
-            "enrol it with the profile that it has"
+            f"{lack}: enrol it with the profile that it has (`wherry-agent profile` proposes one)"
         )
         return Unfit(Reason.UNSUITABLE_PROFILE, detail)
     version = machine.runtimes.get(profile.runtime.value)
@@ -66,3 +73,9 @@ def find_unfit(
         detail = f"{needed_mib} MiB are needed and {free_mib} MiB are free: make room"
         return Unfit(Reason.DISK_FULL, detail)
     return None
+
+
+def find_lack(profile: Profile, machine: Machine) -> str | None:
+    """Return what the profile asks for and this machine does not detect, or None."""
+    processor = None if machine.simulates else find_wrong_processor(profile, machine.facts)
+    return processor or find_wrong_system(profile, machine.facts)

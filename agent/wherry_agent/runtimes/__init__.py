@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from wherry.profile import Profile, Runtime, accepts_runtime, wanted_runtime
 from wherry_agent.runtimes.base import InstalledRuntime, MissingRuntime
+
+# onnxruntime 1.31 would report to its maker, from threads and a database of its own.
+QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 def find(profile: Profile) -> InstalledRuntime:
@@ -16,15 +21,14 @@ def find(profile: Profile) -> InstalledRuntime:
         installed = _import(profile.runtime)
     except ImportError as error:
         raise MissingRuntime(wanted, f"none ({error})") from error
-    if installed is None:
-        raise MissingRuntime(wanted, "no way to run it in this release")
     if not accepts_runtime(profile, installed.version):
         raise MissingRuntime(wanted, installed.version)
     return installed
 
 
-def _import(runtime: Runtime) -> InstalledRuntime | None:
+def _import(runtime: Runtime) -> InstalledRuntime:
     if runtime is Runtime.ONNXRUNTIME:
+        os.environ.update(QUIET)
         from wherry_agent.runtimes import onnx
 
         return InstalledRuntime(onnx.version(), onnx.load)
@@ -32,4 +36,6 @@ def _import(runtime: Runtime) -> InstalledRuntime | None:
         from wherry_agent.runtimes import litert
 
         return InstalledRuntime(litert.version(), litert.load)
-    return None
+    from wherry_agent.runtimes import tflite
+
+    return InstalledRuntime(tflite.version(), tflite.load)

@@ -17,6 +17,7 @@ from wherry_controller.api import (
     models,
     problems,
     profiles,
+    reports,
     rollouts,
     telemetry,
 )
@@ -93,6 +94,7 @@ def make_api(
 def _routers() -> tuple[APIRouter, ...]:
     return (
         models.router,
+        reports.router,
         profiles.router,
         builds.router,
         bundles.router,

@@ -16,8 +16,9 @@ from wherry.manifest import Report
 from wherry.messages import Event, Reported
 from wherry.profile import Profile
 from wherry_controller.core.card import Card
+from wherry_controller.core.choice import Latency
 from wherry_controller.core.gate import Gate, Verdict
-from wherry_controller.core.recipe import Latency
+from wherry_controller.core.report import VersionReport
 
 S = TypeVar("S", bound=msgspec.Struct)
 Json: TypeAlias = dict[str, JsonValue]
@@ -74,4 +75,5 @@ LatencyDocument = Annotated[Json, WithJsonSchema(schema_of(Latency))]
 ProfileDocument = Annotated[Json, WithJsonSchema(schema_of(Profile))]
 ReportDocument = Annotated[Json, WithJsonSchema(schema_of(Report))]
 ReportedDocument = Annotated[Json, WithJsonSchema(schema_of(Reported))]
+VersionReportDocument = Annotated[Json, WithJsonSchema(schema_of(VersionReport))]
 VerdictDocument = Annotated[Json, WithJsonSchema(schema_of(Verdict))]

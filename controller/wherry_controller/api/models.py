@@ -36,7 +36,7 @@ class Version(BaseModel):
     status: VersionStatus
     reason: str = Field(description="Why it was refused", examples=["claim_differs"])
     lineage: str = Field(description="The digest of its card and files")
-    claimed_accuracy: float | None = Field(examples=[0.96])
+    reference: str | None = Field(description="The digest of its weights as safetensors")
     created_at: float
 
 
@@ -59,7 +59,9 @@ class Variant(BaseModel):
     bundle: str
     size_bytes: int
     report: ReportDocument
-    latency: LatencyDocument
+    latency: LatencyDocument | None = Field(
+        description="Null where nothing was timed on hardware of the profile"
+    )
     created_at: float
 
 
@@ -141,7 +143,7 @@ def variant(tx: Transaction, record: records.Variant) -> Variant:
         bundle=record.bundle,
         size_bytes=record.size_bytes,
         report=json_of(record.report),
-        latency=json_of(record.latency),
+        latency=None if record.latency is None else json_of(record.latency),
         created_at=record.created_at,
     )
 

@@ -1,204 +1,328 @@
-"""A build from request to messages: load and judge the version, then make a variant a profile.
+"""A build from request to messages: one version made into the best variant for each profile.
 
-    load, run, judge fp32 --> for each profile: export -> (quantize) -> evaluate, judge -> pack
+    version stage --> explore each profile --> time, in quiet --> finish each profile
+    (one process)     (a process each)         (one after another)  (a process each)
 
-A fault of the version ends the build; a fault of a variant turns to the profile's next
-precision where another one may do better, and ends that profile where none does.
+Every step is kept by content (`cache`), so an unchanged version is built again by looking it up,
+and a build that was killed goes on where it was. A fault of the version ends the build; a fault
+of a variant ends that profile only, also where the process that made it died.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+import functools
+import itertools
+import queue
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-import torch
+from msgspec.structs import replace
 
-from wherry.files import make_folder
-from wherry.manifest import Report
-from wherry.profile import Precision, Profile, Runtime, accepts_runtime
-from wherry_controller.builder.agreement import golden_of
-from wherry_controller.builder.damage import refuse_blind
-from wherry_controller.builder.data import Rows, read_calibration, read_evaluation, refuse_overlap
-from wherry_controller.builder.evaluate import (
-    accuracy_of,
-    is_this_arch,
-    latency_of,
-    refuse_not_finite,
-    run_rows,
-)
-from wherry_controller.builder.export import FloatExports
-from wherry_controller.builder.faults import refuse, refuse_if, refusing
-from wherry_controller.builder.pack import pack
-from wherry_controller.builder.quantize import quantize
-from wherry_controller.builder.runtimes import name_of, version_of
-from wherry_controller.builder.sources import load_net, run_net
-from wherry_controller.builder.variant import Variant, load
-from wherry_controller.core.recipe import (
+from wherry import codec
+from wherry.blobs import describe
+from wherry.files import make_folder, write_whole
+from wherry.manifest import Manifest, blobs_of
+from wherry.names import ProfileName
+from wherry.profile import Profile, Runtime
+from wherry_controller.builder.cache import Cache, copy_file, copy_into, struct_facts
+from wherry_controller.builder.jobs import Job, Jobs, Say
+from wherry_controller.builder.running.environments import state_of
+from wherry_controller.builder.running.place import places_of
+from wherry_controller.builder.stages import WEIGHTS, Explored, Offer, Outcome, Task
+from wherry_controller.core.build import (
+    BLOBS,
+    LOGS,
     BuildMessage,
-    BuildReason,
-    BuildRefused,
     BuildRequest,
     BuildStep,
     Built,
-    Fault,
-    Latency,
+    Kept,
+    Offered,
     Progress,
-    Recipe,
     Refused,
-    judge_budget,
-    judge_variant,
-    judge_version,
-    recipe_for,
+    log_file,
+    manifest_file,
 )
+from wherry_controller.core.choice import judge_weights
+from wherry_controller.core.fault import BuildReason, BuildRefused
 
-# Faults that belong to one precision, so that the profile's next one is worth a trial.
-OF_A_PRECISION = {
-    BuildReason.BELOW_FLOOR,
-    BuildReason.DROP_TOO_LARGE,
-    BuildReason.NO_RECIPE,
-    BuildReason.OUTPUT_NOT_FINITE,
-    BuildReason.OVER_BUDGET,
-    BuildReason.PASS_CHANGED_NOTHING,
-}
-STEPS_A_PROFILE = 4
+T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A version that was loaded, run in fp32 and found good."""
-
-    request: BuildRequest
-    exports: FloatExports
-    evaluation: Rows
-    calibration: Rows | None
-    reference_accuracy: float
+OUTCOME = "outcome.json"
+UNSTEADY = (BuildReason.RUN_FAILED, BuildReason.CONVERTER_CRASHED)
+PASSES = "wherry_controller.builder.passes"
+PARALLEL_STAGES = 2
 
 
 def build(request: BuildRequest) -> Iterator[BuildMessage]:
     """Do what the request asks; yield each message as it becomes true."""
-    total = 1 + STEPS_A_PROFILE * len(request.profiles)
-    yield Progress(BuildStep.LOADING, 0, total)
-    output = make_folder(Path(request.output))
-    with tempfile.TemporaryDirectory(prefix="work-", dir=output) as work:
-        try:
-            version = _load_version(request, Path(work))
-        except BuildRefused as refusal:
-            yield Refused(refusal.fault.reason, refusal.fault.sentence)
-            return
-        for index, profile in enumerate(request.profiles):
-            steps = _Steps(profile, 1 + STEPS_A_PROFILE * index, total)
-            try:
-                yield from _build_profile(version, profile, steps)
-            except BuildRefused as refusal:
-                yield Refused(refusal.fault.reason, refusal.fault.sentence, profile.name)
+    output = Path(request.output)
+    for folder in (BLOBS, LOGS):
+        make_folder(output / folder)
+    known, fresh = _known(request)
+    for outcome in known:
+        yield _told(outcome)
+    if fresh:
+        yield from _make(request, fresh)
 
 
-@dataclass(frozen=True, slots=True)
-class _Steps:
-    """The progress of one profile among all of them."""
-
-    profile: Profile
-    before: int
-    total: int
-
-    def at(self, step: BuildStep) -> Progress:
-        order = (BuildStep.EXPORTING, BuildStep.QUANTIZING, BuildStep.EVALUATING, BuildStep.PACKING)
-        return Progress(step, self.before + order.index(step), self.total, self.profile.name)
+def _make(request: BuildRequest, profiles: Sequence[Profile]) -> Iterator[BuildMessage]:
+    try:
+        fitting, refused = _fitting(request, profiles)
+    except BuildRefused as refusal:
+        yield Refused(refusal.fault.reason, refusal.fault.sentence)
+        return
+    yield from refused
+    if fitting:
+        yield from _Build(request, fitting).run()
 
 
-def _load_version(request: BuildRequest, work: Path) -> Version:
-    """Load the net and its data, and judge its fp32 before anything is exported."""
-    card, folder = request.card, Path(request.folder)
-    evaluation = read_evaluation(
-        folder / card.data.evaluation, card.signature, classes=len(card.labels)
-    )
-    calibration = None
-    if card.data.calibration is not None:
-        calibration = read_calibration(folder / card.data.calibration, card.signature)
-        refuse_overlap(calibration, evaluation)
-    torch.manual_seed(0)  # A factory may draw buffers that no state_dict holds.
-    net = load_net(card, folder)
-    reference = run_net(net, card.signature, evaluation)
-    accuracy = accuracy_of(reference, card.class_output, evaluation.labels)
-    refuse_if(judge_version(card.goal, reference_accuracy=accuracy, claimed=card.claimed_accuracy))
-    exports = FloatExports(net, card.signature, evaluation, reference, work)
-    return Version(request, exports, evaluation, calibration, accuracy)
+def _fitting(
+    request: BuildRequest, profiles: Sequence[Profile]
+) -> tuple[list[Profile], list[Refused]]:
+    """Return the profiles that the weights may fit, and the refusals of the others."""
+    from wherry_controller.builder.sources import weight_bytes  # Loads numpy.
+
+    size = weight_bytes(request.card, Path(request.folder))
+    faults = {profile.name: judge_weights(profile, size) for profile in profiles}
+    refused = [
+        Refused(fault.reason, fault.sentence, name)
+        for name, fault in faults.items()
+        if fault is not None
+    ]
+    return [profile for profile in profiles if faults[profile.name] is None], refused
 
 
-def _build_profile(version: Version, profile: Profile, steps: _Steps) -> Iterator[BuildMessage]:
-    """Build the profile's first precision that meets the goal."""
-    _refuse_runtime(profile)
-    faults: list[Fault] = []
-    for precision in profile.precisions:
-        try:
-            yield from _build_variant(version, profile, recipe_for(profile, precision), steps)
-        except BuildRefused as refusal:
-            if refusal.fault.reason not in OF_A_PRECISION:
-                raise
-            faults.append(refusal.fault)
+def _known(request: BuildRequest) -> tuple[list[Outcome], list[Profile]]:
+    """Return the outcomes that stand in the cache, laid out, and the profiles that have none."""
+    cache, found, fresh = Cache(Path(request.cache)), [], []
+    for profile in request.profiles:
+        folder = None if request.offers else cache.known("outcome", _facts(request, profile))
+        if folder is None:
+            fresh.append(profile)
         else:
+            copy_into(folder, Path(request.output))
+            found.append(codec.decode(Outcome, (folder / OUTCOME).read_bytes()))
+    return found, fresh
+
+
+def _facts(request: BuildRequest, profile: Profile) -> object:
+    """Return what an outcome depends on beside the version, whose cache it stands in."""
+    measured = [struct_facts(one) for one in request.measured if one.profile == profile.name]
+    # What could not be emulated was not proved there, and is once it can be.
+    runtimes = Path(request.runtimes)
+    emulated = [state_of(place, runtimes) for place in places_of(profile).emulated]
+    previous = request.previous.get(profile.name)
+    return (request.lineage, struct_facts(profile), measured, previous, emulated)
+
+
+@dataclass(slots=True)
+class _Build:
+    """The profiles of one build that have to be made, and how far they are."""
+
+    request: BuildRequest
+    profiles: Sequence[Profile]
+    done: int = 0
+    said: queue.SimpleQueue[Progress | None] = field(default_factory=queue.SimpleQueue)
+
+    def run(self) -> Iterator[BuildMessage]:
+        with Jobs(self.request.limits.processes, _passes(self.profiles)) as jobs:
+            version = self._start(jobs, functools.partial(_load, self.request, self.profiles))
+            yield from self._follow([version])
+            try:
+                folder = version.result()
+            except BuildRefused as refusal:
+                yield Refused(refusal.fault.reason, refusal.fault.sentence)
+                return
+            yield self._keep(folder / WEIGHTS)
+            tasks = [Task(self.request, one, folder) for one in _in_turn(self.profiles)]
+            yield from self._make(jobs, tasks)
+
+    def _make(self, jobs: Jobs, tasks: Sequence[Task]) -> Iterator[BuildMessage]:
+        exploring = {
+            task.profile.name: self._start(jobs, functools.partial(_explore, task), task.profile)
+            for task in tasks
+        }
+        yield from self._follow(exploring.values())
+        explored, refused = _sorted(exploring)
+        yield from refused
+        sound = [task for task in tasks if task.profile.name in explored]
+        if not sound:
             return
-    problems = zip(profile.precisions, faults, strict=True)
-    every = "; ".join(f"{precision.value}: {fault.problem}" for precision, fault in problems)
-    refuse(faults[0].reason, every)
+        found = [explored[task.profile.name] for task in sound]
+        timing = self._start(jobs, functools.partial(_time, sound, found))
+        yield from self._follow([timing])
+        names = [task.profile.name for task in sound]
+        try:
+            timed = dict(zip(names, timing.result(), strict=True))
+        except BuildRefused as refusal:
+            fault = refusal.fault
+            yield from (Refused(fault.reason, fault.sentence, name) for name in names)
+            return
+        if self.request.offers:
+            yield from self._offer(jobs, sound, timed)
+        else:
+            yield from self._finish(jobs, sound, timed)
+
+    def _finish(
+        self, jobs: Jobs, tasks: Sequence[Task], explored: Mapping[ProfileName, Explored]
+    ) -> Iterator[BuildMessage]:
+        finishing = {
+            task.profile.name: self._start(
+                jobs, functools.partial(_finish, task, explored[task.profile.name]), task.profile
+            )
+            for task in tasks
+        }
+        yield from self._follow(finishing.values())
+        outcomes, refused = _sorted(finishing)
+        yield from refused
+        for task in tasks:
+            if task.profile.name in outcomes:
+                self._remember(task.profile, outcomes[task.profile.name])
+                yield _told(outcomes[task.profile.name])
+
+    def _offer(
+        self, jobs: Jobs, tasks: Sequence[Task], explored: Mapping[ProfileName, Explored]
+    ) -> Iterator[BuildMessage]:
+        offering = {
+            task.profile.name: self._start(
+                jobs, functools.partial(_offer, task, explored[task.profile.name]), task.profile
+            )
+            for task in tasks
+        }
+        yield from self._follow(offering.values())
+        offers, refused = _sorted(offering)
+        yield from refused
+        for name, offered in offers.items():
+            yield from (Offered(name, one.recipe, one.bundle) for one in offered)
+
+    def _start(self, jobs: Jobs, job: Job[T], profile: Profile | None = None) -> Future[T]:
+        name = profile.name if profile else None
+
+        def say(step: str) -> None:
+            self.said.put(Progress(BuildStep(step), self.done, self._total, name))
+
+        log = Path(self.request.output) / LOGS / log_file(name)
+        future = jobs.submit(job, log=log, say=say)
+        future.add_done_callback(lambda _: self.said.put(None))
+        return future
+
+    @property
+    def _total(self) -> int:
+        return 2 + PARALLEL_STAGES * len(self.profiles)  # The version and the timing are one each.
+
+    def _follow(self, futures: Collection[Future[T]]) -> Iterator[Progress]:
+        """Yield what the jobs say until all of them have ended."""
+        left = len(futures)
+        while left:
+            said = self.said.get()
+            if said is None:
+                left -= 1
+                self.done += 1
+            else:
+                yield said
+
+    def _keep(self, weights: Path) -> Kept:
+        data = weights.read_bytes()
+        blob = describe(data)
+        write_whole(Path(self.request.output) / BLOBS / blob.digest, data)
+        return Kept(blob)
+
+    def _remember(self, profile: Profile, outcome: Outcome) -> None:
+        """Keep an outcome with its bundle, so that it need not be made again."""
+        if any(one.fault in UNSTEADY for one in outcome.report.candidates):
+            return  # More memory or time may give another answer.
+        output = Path(self.request.output)
+
+        def lay_out(folder: Path) -> None:
+            write_whole(folder / OUTCOME, codec.encode(outcome))
+            if outcome.bundle is None:
+                return
+            document = (output / manifest_file(profile.name)).read_bytes()
+            write_whole(folder / manifest_file(profile.name), document)
+            make_folder(folder / BLOBS)
+            for blob in blobs_of(codec.decode(Manifest, document)):
+                copy_file(output / BLOBS / blob.digest, folder / BLOBS / blob.digest)
+
+        Cache(Path(self.request.cache)).made("outcome", _facts(self.request, profile), lay_out)
 
 
-def _build_variant(
-    version: Version, profile: Profile, recipe: Recipe, steps: _Steps
-) -> Iterator[BuildMessage]:
-    yield steps.at(BuildStep.EXPORTING)
-    variant = version.exports.variant(profile)
-    if recipe.precision is Precision.INT8:
-        yield steps.at(BuildStep.QUANTIZING)
-        if version.calibration is None:
-            refuse(BuildReason.CALIBRATION_MISSING, "an int8 variant needs calibration data")
-        variant = quantize(variant, recipe, profile, version.calibration)
-    yield steps.at(BuildStep.EVALUATING)
-    report, latency = _evaluate(version, profile, variant)
-    yield steps.at(BuildStep.PACKING)
-    run = load(variant, profile)
-    golden = golden_of(run, version.evaluation, variant, profile, recipe.precision)
-    refuse_blind(golden, variant, profile)
-    bundle = pack(
-        version.request, profile, recipe=recipe, variant=variant, golden=golden, report=report
-    )
-    yield Built(profile.name, bundle, latency)
+def _in_turn(profiles: Sequence[Profile]) -> list[Profile]:
+    """Return the profiles, their runtimes in turn: those of one wait for one another's steps."""
+    kinds: dict[Runtime, list[Profile]] = {}
+    for profile in profiles:
+        kinds.setdefault(profile.runtime, []).append(profile)
+    rounds = itertools.zip_longest(*kinds.values())
+    return [one for turn in rounds for one in turn if one is not None]
 
 
-def _evaluate(version: Version, profile: Profile, variant: Variant) -> tuple[Report, Latency]:
-    """Measure the variant on the held-out rows, and judge it by goal and budgets."""
-    card, rows = version.request.card, version.evaluation
-    with refusing(BuildReason.NO_RECIPE, f"{profile.runtime.value} cannot run the variant"):
-        run = load(variant, profile)
-        outputs = run_rows(run, rows, min(profile.max_batch, card.signature.max_batch))
-    refuse_not_finite("the variant", outputs)
-    accuracy = accuracy_of(outputs, card.class_output, rows.labels)
-    refuse_if(
-        judge_variant(card.goal, reference_accuracy=version.reference_accuracy, accuracy=accuracy)
-    )
-    latency = latency_of(run, rows, profile)
-    size_bytes = variant.file.stat().st_size
-    comparable_ms = latency.p50_ms if is_this_arch(profile) else None
-    refuse_if(judge_budget(profile, size_bytes=size_bytes, p50_ms=comparable_ms))
-    report = Report(
-        accuracy=accuracy,
-        reference_accuracy=version.reference_accuracy,
-        samples=len(rows),
-        size_bytes=size_bytes,
-        evaluated_on=name_of(profile.runtime),
-    )
-    return report, latency
+def _passes(profiles: Sequence[Profile]) -> Sequence[str]:
+    """Return the modules that make candidates for those profiles; an extra may be missing."""
+    names = {"onnx" if one.runtime is Runtime.ONNXRUNTIME else "litert" for one in profiles}
+    return [f"{PASSES}.{name}" for name in sorted(names)]
 
 
-def _refuse_runtime(profile: Profile) -> None:
-    """Refuse a profile whose runtime is not here: golden outputs come from the runtime itself."""
-    installed = version_of(profile.runtime)
-    wanted = f"{profile.runtime_floor} <= {profile.runtime.value} < {profile.runtime_below}"
-    if profile.runtime is Runtime.TFLITE:
-        problem = f"the profile wants {wanted}, which this release's builder cannot run"
-        refuse(BuildReason.NO_RECIPE, problem)
-    if installed is None or not accepts_runtime(profile, installed):
-        problem = f"the profile wants {wanted} and the builder has {installed or 'none'}"
-        refuse(BuildReason.RUNTIME_DIFFERS, problem)
+# The stages are imported where they run: a build that finds all in the cache loads no runtime.
+
+
+def _load(request: BuildRequest, profiles: Sequence[Profile], say: Say) -> Path:
+    from wherry_controller.builder.version import load_version
+
+    runtimes = sorted({profile.runtime.value for profile in profiles})
+    opset = min(profile.max_opset for profile in profiles)
+    needed = replace(request, profiles=tuple(profiles))
+
+    def make(folder: Path) -> None:
+        load_version(needed, folder, say)
+
+    return Cache(Path(request.cache)).made("version", (request.lineage, runtimes, opset), make)
+
+
+def _explore(task: Task, say: Say) -> Explored:
+    from wherry_controller.builder.explore import explore
+
+    return explore(task, say)
+
+
+def _time(tasks: Sequence[Task], explored: Sequence[Explored], say: Say) -> list[Explored]:
+    from wherry_controller.builder.timing import time_all
+
+    return time_all(tasks, explored, say)
+
+
+def _finish(task: Task, explored: Explored, say: Say) -> Outcome:
+    from wherry_controller.builder.finish import finish
+
+    return finish(task, explored, say)
+
+
+def _offer(task: Task, explored: Explored, say: Say) -> tuple[Offer, ...]:
+    from wherry_controller.builder.finish import offer
+
+    return offer(task, explored, say)
+
+
+def _sorted(
+    futures: Mapping[ProfileName, Future[T]],
+) -> tuple[dict[ProfileName, T], list[Refused]]:
+    """Return the results of jobs that ended well, and the refusals of the others."""
+    results: dict[ProfileName, T] = {}
+    refused: list[Refused] = []
+    for name, future in futures.items():
+        try:
+            results[name] = future.result()
+        except BuildRefused as refusal:
+            refused.append(Refused(refusal.fault.reason, refusal.fault.sentence, name))
+    return results, refused
+
+
+def _told(outcome: Outcome) -> Built | Refused:
+    """Return an outcome as the message that says it."""
+    name = outcome.report.profile
+    if outcome.bundle is not None:
+        return Built(name, outcome.bundle, outcome.report)
+    assert outcome.fault is not None
+    return Refused(outcome.fault.reason, outcome.fault.sentence, name, outcome.report)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from wherry_controller.core.recipe import BuildReason, BuildRefused, Fault
+from wherry_controller.core.fault import BuildReason, BuildRefused, Fault
 
 LONGEST_CAUSE = 300
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def refuse(reason: BuildReason, problem: str) -> NoReturn:
@@ -31,6 +33,6 @@ def refusing(reason: BuildReason, what: str) -> Iterator[None]:
     except BuildRefused:
         raise
     except (Exception, SystemExit) as error:
-        cause = " ".join(str(error).split())[:LONGEST_CAUSE] or "no words"
+        cause = " ".join(COLOURS.sub("", str(error)).split())[:LONGEST_CAUSE] or "no words"
         fault = Fault(reason, f"{what} ({type(error).__name__}: {cause})")
         raise BuildRefused(fault) from error

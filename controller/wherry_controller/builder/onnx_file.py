@@ -1,4 +1,4 @@
-"""ONNX files put into the form that devices load, the same bytes for the same model.
+"""ONNX files read whole and written in the form that devices load, the same bytes for a model.
 
 Exporters write the newest IR and opset they know, import operator sets that no node uses, and
 leave stack traces with this machine's paths in the metadata.
@@ -6,95 +6,113 @@ leave stack traces with this machine's paths in the metadata.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
 from wherry.profile import Profile
-from wherry_controller.builder.faults import refuse
-from wherry_controller.core.recipe import BuildReason
+from wherry_controller.builder.faults import refuse, refusing
+from wherry_controller.core.fault import BuildReason
+from wherry_controller.core.recipe import Recipe
 
 PRODUCER = "wherry"
-CHANNELS = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1, "LSTM": 1, "GRU": 1, "RNN": 1}
+ONNX_DOMAINS = ("", "ai.onnx")
+LARGEST_BYTES = 2**31 - 1  # One protobuf message holds no more.
+FEWEST_IR = 4  # From it on a constant need not be an input as well.
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """A layer's weights by their name in the file; `axis` is that of the output channels."""
+def read(file: Path) -> onnx.ModelProto:
+    """Return the model with its external data inside; refuse one of 2 GB or more."""
+    with refusing(BuildReason.SOURCE_UNREADABLE, "the ONNX file cannot be read"):
+        model = onnx.load(file, load_external_data=False)
+        size = file.stat().st_size + sum(_external_bytes(model, file.parent))
+        if size > LARGEST_BYTES:
+            problem = f"the net has {size} bytes and an ONNX file holds {LARGEST_BYTES}"
+            refuse(BuildReason.NO_RECIPE, problem)
+        onnx.load_external_data_for_model(model, str(file.parent))
+    return model
 
-    name: str
-    values: npt.NDArray[np.generic]
-    axis: int
+
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graph and those that its nodes hold as branches and loops."""
+    yield graph
+    for node in graph.node:
+        for entry in node.attribute:
+            for inner in (*entry.graphs, *((entry.g,) if entry.HasField("g") else ())):
+                yield from graphs_of(inner)
 
 
-def finish(model: onnx.ModelProto, profile: Profile, file: Path) -> Path:
-    """Write `model` to `file` as devices of the profile can load it; return the file."""
-    used = {node.domain for node in model.graph.node}
-    kept = [entry for entry in model.opset_import if entry.domain in used]
-    opset = max((entry.version for entry in kept if entry.domain in ("", "ai.onnx")), default=0)
-    if opset > profile.max_opset:
-        problem = f"the net needs opset {opset} and the profile takes {profile.max_opset} at most"
+def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield the model's nodes, those of branches and loops too."""
+    for graph in graphs_of(model.graph):
+        yield from graph.node
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators that the model imports; 0 where it has none."""
+    versions = [entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS]
+    return max(versions, default=0)
+
+
+def finish(model: onnx.ModelProto, bounds: Recipe | Profile, file: Path) -> Path:
+    """Write `model` to `file` as the bounds' devices can load it; return the file."""
+    used = {node.domain if node.domain != "ai.onnx" else "" for node in nodes_of(model)}
+    kept = {entry.domain: entry for entry in model.opset_import if entry.domain in used}
+    opset = opset_of(model)
+    if "" in used and opset > bounds.max_opset:
+        problem = f"the net needs opset {opset} and the profile takes {bounds.max_opset} at most"
         refuse(BuildReason.NO_RECIPE, problem)
+    ordered = [kept[domain] for domain in sorted(kept)]
     del model.opset_import[:]
-    model.opset_import.extend(kept)
-    model.ir_version = min(model.ir_version, profile.max_ir)
+    model.opset_import.extend(ordered)
+    model.ir_version = max(FEWEST_IR, min(model.ir_version, bounds.max_ir))
     _strip(model)
     file.write_bytes(model.SerializeToString(deterministic=True))
     return file
 
 
-def operators(file: Path) -> Counter[str]:
-    """Return how many nodes of each operator the model has."""
-    return Counter(node.op_type for node in onnx.load(file).graph.node)
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Return how many bytes the model's constants have."""
+    return sum(size_of(one) for graph in graphs_of(model.graph) for one in graph.initializer)
 
 
-def weights(file: Path) -> list[Weights]:
-    """Return the weights of the model's layers in order, quantized ones as they are stored."""
-    graph = onnx.load(file).graph
-    sources = {node.output[0]: node.input[0] for node in graph.node if node.input}
-    constants = {constant.name: constant for constant in graph.initializer}
-    found = []
-    for node in graph.node:
-        axis = _channels(node)
-        if axis is not None:
-            name = sources.get(node.input[1], node.input[1])
-            if name in constants:
-                found.append(Weights(name, numpy_helper.to_array(constants[name]), axis))
-    return found
+def size_of(constant: onnx.TensorProto) -> int:
+    """Return how many bytes a constant's values have, however they are written."""
+    if constant.HasField("raw_data"):
+        return len(constant.raw_data)
+    if constant.data_type == onnx.TensorProto.STRING:
+        return sum(map(len, constant.string_data))
+    return int(numpy_helper.to_array(constant).nbytes)
 
 
-def with_weights(file: Path, name: str, values: npt.NDArray[np.generic], to: Path) -> Path:
-    """Write the model in `file` to `to` with other values for one of its weights."""
-    model = onnx.load(file)
-    constant = next(constant for constant in model.graph.initializer if constant.name == name)
-    constant.CopyFrom(numpy_helper.from_array(values, name))
-    to.write_bytes(model.SerializeToString(deterministic=True))
-    return to
-
-
-def _channels(node: onnx.NodeProto) -> int | None:
-    """Return the axis of the output channels in the node's weights; None where it has none."""
-    if node.op_type == "Gemm":
-        turned = any(entry.name == "transB" and entry.i for entry in node.attribute)
-        return 0 if turned else 1
-    return CHANNELS.get(node.op_type)
+def _external_bytes(model: onnx.ModelProto, folder: Path) -> Iterator[int]:
+    """Yield the bytes of each constant that stands in another file."""
+    for graph in graphs_of(model.graph):
+        for constant in graph.initializer:
+            if constant.data_location == onnx.TensorProto.EXTERNAL:
+                facts = {entry.key: entry.value for entry in constant.external_data}
+                whole = folder / facts.get("location", "")
+                yield int(facts.get("length") or whole.stat().st_size)
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Take out names of tools, notes and stack traces."""
+    """Take out names of tools, notes, stack traces and the shapes of tensors that are gone.
+
+    The other shapes stay: without them onnxruntime's fusion of transposed products can crash.
+    """
     model.producer_name, model.producer_version, model.doc_string = PRODUCER, "", ""
     del model.metadata_props[:]
-    graph = model.graph
-    _strip_each([graph])
-    _strip_each(graph.node)
-    _strip_each(graph.initializer)
-    _strip_each([*graph.input, *graph.output, *graph.value_info])
+    for graph in graphs_of(model.graph):
+        made = {name for node in graph.node for name in node.output}
+        shapes = [value for value in graph.value_info if value.name in made]
+        del graph.value_info[:]
+        graph.value_info.extend(shapes)
+        _strip_each([graph])
+        _strip_each(graph.node)
+        _strip_each(graph.initializer)
+        _strip_each([*graph.input, *graph.output, *graph.value_info])
 
 
 def _strip_each(

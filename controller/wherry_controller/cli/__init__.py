@@ -14,6 +14,7 @@ import typer
 
 from wherry.errors import REFUSALS
 from wherry_controller.cli import bundle, device, group, local, model, profile, rollout, session
+from wherry_controller.cli.building import build
 from wherry_controller.cli.outcome import Ended, Exit, of_refusal
 
 COMMANDS = "wherry.commands"
@@ -32,7 +33,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
             "4 refused, 5 not available now."
         ),
     )
-    for command in (local.init, local.serve, session.login, model.build):
+    for command in (local.init, local.serve, session.login, build):
         app.command()(command)
     for noun in (model, profile, bundle, device, group, rollout):
         app.add_typer(noun.app, name=noun.__name__.rpartition(".")[2])

@@ -71,8 +71,8 @@ def inspect(file: File, *, json: show.Json = False) -> None:
             ("made for", f"{manifest.profile.runtime.value} {manifest.precision.value}"),
             ("recipe", ", ".join(manifest.recipe)),
             ("lineage", manifest.lineage),
-            ("accuracy", show.share(manifest.report.accuracy)),
-            ("reference accuracy", show.share(manifest.report.reference_accuracy)),
+            (manifest.report.metric, show.share(manifest.report.value)),
+            (f"{manifest.report.metric} of float", show.share(manifest.report.reference_value)),
             ("evaluated on", manifest.report.evaluated_on),
             ("size", show.size(size_of(manifest))),
         ]

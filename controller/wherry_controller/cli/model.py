@@ -1,42 +1,29 @@
-"""`wherry model`, `wherry build`: versions, and making variants of them."""
+"""`wherry model`: versions, what was built of them, and their builds."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 from wherry_controller.cli import show
-from wherry_controller.cli.outcome import Ended, Exit
-from wherry_controller.cli.remote import Remote, connect
-from wherry_controller.cli.replies import Build, Model, Page, Variant, Version, read, reference
-from wherry_controller.core.card import files_of, parse_card
-from wherry_controller.store.records import BuildStatus
+from wherry_controller.cli.add import add
+from wherry_controller.cli.building import Reference, show_variants
+from wherry_controller.cli.remote import connect
+from wherry_controller.cli.replies import Build, Model, Page, Version, read, reference
+from wherry_controller.core.report import (
+    FIGURES,
+    ProfilePart,
+    VersionReport,
+    figures_of,
+    verdict_of,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Models and their immutable versions.")
 
-POLL_S = 0.5
-CARD = "model.toml"
-Reference = Annotated[str, typer.Argument(metavar="MODEL:VERSION")]
-
-
-@app.command()
-def add(
-    folder: Annotated[Path, typer.Argument(help=f"Holds {CARD} and the files that it names.")],
-    *,
-    json: show.Json = False,
-) -> None:
-    """Register the version that a folder holds."""
-    card = folder if folder.is_file() else folder / CARD
-    body = connect().upload("/versions", card, _files_beside(card))
-    if json:
-        show.raw(body)
-    else:
-        version = read(Version, body)
-        show.line(f"{version.model}:{version.name} is registered ({show.short(version.lineage)}).")
+app.command()(add)
+BuildId = Annotated[str, typer.Argument(metavar="BUILD")]
 
 
 @app.command("list")
@@ -67,7 +54,8 @@ def show_version(version: Reference, *, json: show.Json = False) -> None:
             ("version", f"{found.model}:{found.name}"),
             ("status", f"{found.status} {found.reason}".strip()),
             ("lineage", found.lineage),
-            ("claimed accuracy", show.share(found.claimed_accuracy)),
+            (f"claimed {found.card.task.metric}", show.share(found.card.task.claimed)),
+            ("reference", found.reference or ""),
             ("registered", show.moment(found.created_at)),
         ]
     )
@@ -103,78 +91,63 @@ def list_builds(
     show.table(columns, rows, more=page.next_cursor)
 
 
-def build(
-    version: Reference,
-    profiles: Annotated[
-        list[str], typer.Option("--profile", "-p", help="A profile to build for; repeatable.")
-    ],
-    *,
-    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for its end.")] = False,
-    json: show.Json = False,
-) -> None:
-    """Build a version for profiles, and wait for it; exit status 1 if it is refused or fails."""
-    remote = connect()
-    model, name = reference(version)
-    body = remote.post("/builds", {"model": model, "version": name, "profiles": profiles})
-    if not detach:
-        body = _follow(remote, body)
-    ended = read(Build, body)
+@app.command()
+def cancel(build: BuildId, *, json: show.Json = False) -> None:
+    """End a build, or let it never begin; what it built so far stands."""
+    body = connect().post(f"/builds/{build}/cancel")
     if json:
         show.raw(body)
-    elif detach:
-        show.line(f"build {ended.id} is queued.")
     else:
-        show_variants(ended.variants)
-    if ended.is_over and ended.status is not BuildStatus.SUCCEEDED:
-        problem = f"build {ended.id} ended as {ended.status} ({ended.reason})"
-        raise Ended(Exit.FAILED, f"{problem}: {ended.detail}")
+        show.line(f"build {read(Build, body).id} is canceled.")
 
 
-def show_variants(variants: tuple[Variant, ...]) -> None:
-    """Print a table that fits 80 columns, and below it what the latencies were measured on."""
-    if not variants:
+@app.command()
+def log(
+    build: BuildId,
+    *,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", "-p", help="Of this profile; else what all of them share."),
+    ] = None,
+) -> None:
+    """Print the end of a build's log."""
+    path = f"/builds/{build}/log" if profile is None else f"/builds/{build}/logs/{profile}"
+    show.text(connect().get(path))
+
+
+@app.command()
+def report(
+    version: Reference,
+    *,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write it as a page into this file instead.")
+    ] = None,
+    json: show.Json = False,
+) -> None:
+    """Show all that was tried of a version for each profile, what was chosen and why."""
+    model, name = reference(version)
+    path = f"/models/{model}/versions/{name}/report"
+    if html is not None:
+        html.write_bytes(connect().get(f"{path}.html"))
+        show.line(f"{html} is written.")
         return
+    body = connect().get(path)
+    if json:
+        show.raw(body)
+        return
+    for part in read(VersionReport, body).profiles:
+        _show_part(part)
+
+
+def _show_part(part: ProfilePart) -> None:
+    tried = part.report
+    show.line(f"{tried.profile} ({tried.runtime}, {tried.metric})")
     rows = [
-        (
-            variant.profile,
-            variant.precision,
-            show.size(variant.size_bytes),
-            f"{show.share(variant.report.accuracy)} / "
-            f"{show.share(variant.report.reference_accuracy)}",
-            show.milliseconds(variant.latency.p50_ms),
-            show.short(variant.bundle),
-        )
-        for variant in variants
+        (one.name, *figures_of(one, tried.candidates[0]), verdict_of(one, tried))
+        for one in tried.candidates
     ]
-    show.table(("profile", "precision", "size", "accuracy / fp32", "p50 ms", "bundle"), rows)
-    for place in sorted({variant.latency.measured_on for variant in variants}):
-        show.line(f"measured on {place}")
-
-
-def _files_beside(card: Path) -> list[Path]:
-    """Return the files that the card names; a missing one is said before anything is sent."""
-    try:
-        names = files_of(parse_card(card.read_bytes()))
-    except OSError as error:
-        problem = f"{card} cannot be read ({error.strerror}): give the folder that holds {CARD}."
-        raise Ended(Exit.USAGE, problem) from error
-    files = [card.parent / name for name in names]
-    for file in files:
-        if not file.is_file():
-            problem = f"{card} names {file.name}, which is not beside it: put it there."
-            raise Ended(Exit.USAGE, problem)
-    return files
-
-
-def _follow(remote: Remote, body: bytes) -> bytes:
-    """Return the build's last state, drawing how far it is until then."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with show.bars(*columns, TimeElapsedColumn()) as bars:
-        bar = bars.add_task("queued", total=None)
-        while not (build := read(Build, body)).is_over:
-            done, total = build.progress.done, build.progress.total or None
-            step = build.progress.step or build.status
-            bars.update(bar, description=step, completed=done, total=total)
-            time.sleep(POLL_S)
-            body = remote.get(f"/builds/{build.id}")
-    return body
+    show.table(("candidate", *FIGURES, "verdict"), rows)
+    show.line(f"chosen: {tried.chosen or 'none'}. {tried.why}")
+    for place in sorted({one.latency.measured_on for one in tried.candidates if one.latency}):
+        show.line(f"timed on {place}")
+    show.line("")

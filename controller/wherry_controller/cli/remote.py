@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -64,12 +64,14 @@ class Remote:
     def delete(self, path: str) -> bytes:
         return self._answer(self._client.build_request("DELETE", self._at(path)))
 
-    def upload(self, path: str, card: Path, files: Sequence[Path]) -> bytes:
+    def upload(
+        self, path: str, card: Path, files: Sequence[Path], *, opened: Callable[[Path], IO[bytes]]
+    ) -> bytes:
         """Send a version's card with its files, each under its own name."""
-        with ExitStack() as opened:
+        with ExitStack() as stack:
 
             def part(name: str, file: Path) -> tuple[str, tuple[str, IO[bytes]]]:
-                return name, (file.name, opened.enter_context(file.open("rb")))
+                return name, (file.name, stack.enter_context(opened(file)))
 
             parts = [part("card", card), *(part("files", file) for file in files)]
             return self._answer(self._client.build_request("POST", self._at(path), files=parts))

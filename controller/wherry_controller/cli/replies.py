@@ -31,8 +31,9 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    accuracy: float
-    reference_accuracy: float
+    metric: str
+    value: float
+    reference_value: float
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -49,7 +50,16 @@ class Variant(msgspec.Struct, frozen=True):
     bundle: str
     size_bytes: int
     report: Report
-    latency: Latency
+    latency: Latency | None
+
+
+class Task(msgspec.Struct, frozen=True):
+    metric: str = "accuracy"
+    claimed: float | None = None
+
+
+class Card(msgspec.Struct, frozen=True):
+    task: Task
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -58,7 +68,8 @@ class Version(msgspec.Struct, frozen=True):
     status: str
     reason: str
     lineage: str
-    claimed_accuracy: float | None
+    reference: str | None
+    card: Card
     created_at: float
     variants: tuple[Variant, ...] = ()
 
@@ -71,10 +82,15 @@ class Profile(msgspec.Struct, frozen=True):
     threads: int
 
 
+class ProfileProgress(msgspec.Struct, frozen=True):
+    step: str
+
+
 class Progress(msgspec.Struct, frozen=True):
     step: str
     done: int
     total: int
+    profiles: dict[str, ProfileProgress]
 
 
 class Build(msgspec.Struct, frozen=True):

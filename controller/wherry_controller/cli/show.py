@@ -41,6 +41,13 @@ def line(text: str) -> None:
     Console(highlight=False, soft_wrap=True).print(text, markup=False)
 
 
+def text(body: bytes) -> None:
+    """Print a log as it came, without what would steer a terminal."""
+    plain = body.decode(errors="replace").rstrip("\n")
+    shown = "".join(c for c in plain if c in "\n\t" or c.isprintable())
+    sys.stdout.write(shown + "\n" if shown else "")
+
+
 Rows = Iterable[Sequence[str]]
 
 

@@ -7,10 +7,12 @@ device that was made anew, and its numbers begin again.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
-from wherry.messages import Order, Wanted
-from wherry.names import AliasName, DeviceId, Digest, StoreId
+from wherry.messages import Order, Trial, Wanted
+from wherry.names import AliasName, DeviceId, Digest, StoreId, TrialId
 
 MOST_REVOKED = 32  # The newest; a device keeps two bundles, so older ones are long gone.
 
@@ -55,6 +57,18 @@ def withdraw(order: Order, alias: AliasName) -> Order:
     return _next(order, {name: w for name, w in order.aliases.items() if name != alias})
 
 
+def order_trials(order: Order, trials: Collection[Trial]) -> Order:
+    """Return the order that also names `trials`; the same order where it does already."""
+    known = {trial.trial for trial in order.trials}
+    fresh = [trial for trial in trials if trial.trial not in known]
+    return _with_trials(order, (*order.trials, *fresh))
+
+
+def end_trials(order: Order, trials: Collection[TrialId]) -> Order:
+    """Return the order that names none of `trials`."""
+    return _with_trials(order, tuple(one for one in order.trials if one.trial not in trials))
+
+
 def outrun(order: Order, generation: int) -> Order:
     """Return the order in a generation that a device which accepted `generation` follows.
 
@@ -73,6 +87,12 @@ def first_order(device: DeviceId) -> Order:
 def is_silent(last_seen_s: float | None, now_s: float, deadline_s: float) -> bool:
     """Say whether a device has not been heard of for too long (a will may never come)."""
     return last_seen_s is None or now_s - last_seen_s > deadline_s
+
+
+def _with_trials(order: Order, trials: tuple[Trial, ...]) -> Order:
+    if trials == order.trials:
+        return order
+    return msgspec.structs.replace(_next(order, order.aliases), trials=trials)
 
 
 def _next(order: Order, aliases: dict[AliasName, Wanted]) -> Order:

@@ -1,265 +1,158 @@
-"""How a variant is made and judged, and what a build asks and answers.
+"""How a variant can be made: recipes, and the rules that say which of them are worth a trial.
 
-A build is a child process: it reads one `BuildRequest` and prints one `BuildMessage` a line. A
-fault of the version stops the whole build; a fault of a variant stops that profile only, after
-each of its precisions was tried in order of preference. A refusal is an answer, with its reason
-and a sentence that ends with what to do next.
+The rules know the graph and the profile. What they leave out was measured to be of no use: int8
+with ranges found at each run is several times slower on convolutions; fp16 is slower than fp32 on
+ARM processors; int4 gains only where most of the weights are those of matrix products.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypeAlias
+from itertools import product
 
 import msgspec
+from msgspec.structs import replace
 
-from wherry import codec
-from wherry.errors import Unsuitable
-from wherry.names import Digest, ProfileName
-from wherry.profile import Activation, Precision, Profile, Runtime
-from wherry_controller.core.card import Card, Goal
+from wherry.profile import CPU_PROVIDER, Activation, Arch, Precision, Profile, Runtime
 
-FEWEST_CALIBRATION_ROWS = 20
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+PRODUCTS = frozenset({"MatMul", "Gemm"})
+RECURRENT = frozenset({"LSTM"})  # Neither runtime quantizes another kind.
 
-
-class BuildReason(StrEnum):
-    """Why a build refuses, by one name for CLI, HTTP and database."""
-
-    MALFORMED_DATA = "malformed_data"
-    CALIBRATION_MISSING = "calibration_missing"
-    CALIBRATION_SHORT = "calibration_short"
-    DATA_OVERLAP = "data_overlap"
-    FACTORY_NOT_IMPORTABLE = "factory_not_importable"
-    STATE_DICT_UNREADABLE = "state_dict_unreadable"
-    STATE_DICT_MISFIT = "state_dict_misfit"
-    SIGNATURE_MISFIT = "signature_misfit"
-    NOT_EXPORTABLE = "not_exportable"
-    EXPORT_DIFFERS = "export_differs"
-    OUTPUT_NOT_FINITE = "output_not_finite"
-    BELOW_FLOOR = "below_floor"
-    DROP_TOO_LARGE = "drop_too_large"
-    CLAIM_DIFFERS = "claim_differs"
-    PASS_CHANGED_NOTHING = "pass_changed_nothing"
-    GOLDEN_BLIND = "golden_blind"
-    OVER_BUDGET = "over_budget"
-    RUNTIME_DIFFERS = "runtime_differs"
-    NO_RECIPE = "no_recipe"
+DYNAMIC_SHARE = 0.3  # Of the weights, in products and recurrent layers, for dynamic int8.
+INT4_SHARE = 0.5
 
 
-REMEDIES = {
-    BuildReason.MALFORMED_DATA: "write an .npz with one array an input, and `labels` to evaluate",
-    BuildReason.CALIBRATION_MISSING: "name a calibration file under [data], or a fp32 profile",
-    BuildReason.CALIBRATION_SHORT: f"give at least {FEWEST_CALIBRATION_ROWS} rows",
-    BuildReason.DATA_OVERLAP: "take the shared rows out of one of the two files",
-    BuildReason.FACTORY_NOT_IMPORTABLE: "make the file import by itself and define the factory",
-    BuildReason.STATE_DICT_UNREADABLE: "save it with torch.save(net.state_dict(), file)",
-    BuildReason.STATE_DICT_MISFIT: "give the state_dict of the net that the factory makes",
-    BuildReason.SIGNATURE_MISFIT: "make the signature name what the net takes and gives",
-    BuildReason.NOT_EXPORTABLE: "change the part of the net that is named so that it can be traced",
-    BuildReason.EXPORT_DIFFERS: "look for code in the net that depends on values or batch size",
-    BuildReason.OUTPUT_NOT_FINITE: "look for NaN in the state_dict and for overflow in the net",
-    BuildReason.BELOW_FLOOR: "train further, or lower the floor of the goal",
-    BuildReason.DROP_TOO_LARGE: "calibrate on more rows, or let the profile take fp32 as well",
-    BuildReason.CLAIM_DIFFERS: "correct claimed_accuracy, or the weights or the evaluation data",
-    BuildReason.PASS_CHANGED_NOTHING: "let the profile take fp32 instead",
-    BuildReason.GOLDEN_BLIND: "evaluate on rows that use more of the net",
-    BuildReason.OVER_BUDGET: "raise the budget of the profile, or make the net smaller",
-    BuildReason.RUNTIME_DIFFERS: "install that runtime here, or widen the profile's range",
-    BuildReason.NO_RECIPE: "choose another runtime or precision for the profile",
-}
+class Calibration(StrEnum):
+    """How a static range is taken from what flowed through a tensor."""
 
-
-class Fault(msgspec.Struct, frozen=True):
-    """What is wrong, and by what name."""
-
-    reason: BuildReason
-    problem: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{self.problem}: {REMEDIES[self.reason]}."
-
-
-class BuildRefused(Unsuitable):
-    """A version or a variant that may not be built."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault)
-        self.fault = fault
-
-    def __str__(self) -> str:
-        return self.fault.sentence
+    MIN_MAX = "min_max"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """How one variant is made; `steps` are the names that stand in its manifest."""
+    """How one candidate is made from the float export.
+
+    `kept_float` are operators by their names in the export. `max_ir` and `max_opset` bound an ONNX
+    file. What does not matter to the precision has its default, so equal recipes are equal.
+    """
 
     runtime: Runtime
     precision: Precision
-    activation: Activation
-    per_channel: bool
-    reduced_range: bool
-    steps: tuple[str, ...]
+    max_ir: int = 0
+    max_opset: int = 0
+    activation: Activation = Activation.S8
+    per_channel: bool = True
+    reduced_range: bool = False
+    calibration: Calibration = Calibration.MIN_MAX
+    kept_float: tuple[str, ...] = ()
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.precision not in (Precision.FP32, Precision.FP16)
+
+    @property
+    def is_calibrated(self) -> bool:
+        return self.precision is Precision.INT8
+
+    @property
+    def name(self) -> str:
+        """Return what people call it: its precision and what departs from the ordinary."""
+        parts = [self.precision.value]
+        if self.is_calibrated and self.runtime is Runtime.ONNXRUNTIME:
+            parts.append(f"{self.activation.value}s8")
+            if self.calibration is not Calibration.MIN_MAX:
+                parts.append(self.calibration.value)
+        if self.is_quantized and not self.per_channel:
+            parts.append("per_tensor")
+        if self.reduced_range:
+            parts.append("reduced_range")
+        if self.kept_float:
+            parts.append(f"{len(self.kept_float)}_float")
+        return "-".join(parts)
 
 
-class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What to build: `folder` has the files of `card`; `output` is the folder for the result.
+class Graph(msgspec.Struct, frozen=True):
+    """What the rules know of a float export: operators counted, and bytes of weights by operator.
 
-    There stand the unsigned manifest of each variant, `manifest_file` by name, and in the folder
-    `BLOBS` the blobs of all of them, each named by its digest.
+    `weights` names ONNX operators, whatever the export is for.
     """
 
-    card: Card
-    folder: str
-    output: str
-    lineage: Digest
-    profiles: tuple[Profile, ...]
+    operators: dict[str, int]
+    weights: dict[str, int]
+
+    def share(self, kinds: frozenset[str]) -> float:
+        """Return the share of the weights' bytes that stands in operators of those kinds."""
+        total = sum(self.weights.values())
+        return sum(self.weights.get(kind, 0) for kind in kinds) / total if total else 0.0
 
 
-BLOBS = "blobs"
+def baseline(profile: Profile) -> Recipe:
+    """Return the float recipe, which every other one is compared with."""
+    return _recipe(profile, Precision.FP32)
 
 
-def manifest_file(profile: ProfileName) -> str:
-    return f"{profile}.manifest.json"
+def candidates(profile: Profile, graph: Graph) -> tuple[Recipe, ...]:
+    """Return the recipes that are worth a trial, the baseline first, each precision once."""
+    wanted = [precision for precision in Precision if precision in profile.precisions]
+    tried = [one for one in wanted if one is not Precision.FP32 and _is_of_use(one, profile, graph)]
+    return (baseline(profile), *(_recipe(profile, precision) for precision in tried))
 
 
-class BuildStep(StrEnum):
-    LOADING = "loading"
-    EXPORTING = "exporting"
-    QUANTIZING = "quantizing"
-    EVALUATING = "evaluating"
-    PACKING = "packing"
+def improvements(recipe: Recipe) -> tuple[Recipe, ...]:
+    """Return other ways to the same precision, for when this one misses the goal."""
+    if not recipe.is_calibrated:
+        return ()
+    is_onnx = recipe.runtime is Runtime.ONNXRUNTIME
+    ways = product((True, False), Calibration if is_onnx else (recipe.calibration,))
+    every = (replace(recipe, per_channel=channel, calibration=how) for channel, how in ways)
+    return tuple(other for other in every if other != recipe)
 
 
-class Progress(msgspec.Struct, frozen=True, tag_field="kind", tag="progress"):
-    """`done` of `total` steps are behind; `profile` is None while all of them share the work."""
-
-    step: BuildStep
-    done: int
-    total: int
-    profile: ProfileName | None = None
-
-
-class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """How long one row took where the variant was built; `measured_on` says where, for people.
-
-    It is no part of the bundle, which is the same whenever and wherever it is built.
-    """
-
-    p50_ms: float
-    p99_ms: float
-    measured_on: str
+def steps_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return the names of the steps that stand in the manifest."""
+    is_onnx = recipe.runtime is Runtime.ONNXRUNTIME
+    export = (
+        ("export onnx", f"ir<={recipe.max_ir}", f"opset<={recipe.max_opset}")
+        if is_onnx
+        else ("export litert", "static_batch=1")
+    )
+    kept = (f"{len(recipe.kept_float)} operators in float",) if recipe.kept_float else ()
+    return (*export, recipe.name, *kept)
 
 
-class Built(msgspec.Struct, frozen=True, tag_field="kind", tag="built"):
-    """A variant stands in the output folder; `bundle` is the digest of its manifest's bytes."""
-
-    profile: ProfileName
-    bundle: Digest
-    latency: Latency
-
-
-class Refused(msgspec.Struct, frozen=True, tag_field="kind", tag="refused"):
-    """The build refuses a profile, or the version if it is None; `detail` is a sentence."""
-
-    reason: BuildReason
-    detail: str
-    profile: ProfileName | None = None
-
-
-BuildMessage: TypeAlias = Progress | Built | Refused
-
-
-def parse_message(line: bytes) -> BuildMessage:
-    """Return the message that a build printed; raise `BadDocument` for any other line."""
-    try:
-        message: BuildMessage = msgspec.json.decode(line, type=BuildMessage)
-    except msgspec.DecodeError as error:
-        raise codec.BadDocument("build message", str(error)) from error
-    return message
-
-
-def recipe_for(profile: Profile, precision: Precision) -> Recipe:
-    """Return how a variant is made for the profile in that precision.
-
-    Weights are quantized per channel always: it costs nothing at run time and saves accuracy.
-    """
-    quantized = precision is Precision.INT8
+def _recipe(profile: Profile, precision: Precision) -> Recipe:
+    is_onnx = profile.runtime is Runtime.ONNXRUNTIME
+    is_dynamic = precision is Precision.INT8_DYNAMIC
+    is_static = precision is Precision.INT8
+    is_integer = precision in (Precision.INT8, Precision.INT8_DYNAMIC)
     return Recipe(
         runtime=profile.runtime,
         precision=precision,
-        activation=Activation.S8 if _is_lite(profile.runtime) else profile.activation,
-        per_channel=quantized,
-        reduced_range=quantized and profile.reduced_range and not _is_lite(profile.runtime),
-        steps=_lite_steps(precision)
-        if _is_lite(profile.runtime)
-        else _onnx_steps(profile, precision),
+        max_ir=profile.max_ir if is_onnx else 0,
+        max_opset=profile.max_opset if is_onnx else 0,
+        # tflite-runtime misreads weights with a scale a channel and ranges found at each run.
+        per_channel=not (profile.runtime is Runtime.TFLITE and is_dynamic),
+        activation=profile.activation if is_onnx and is_static else Activation.S8,
+        reduced_range=profile.reduced_range and is_onnx and is_integer,
     )
 
 
-def judge_version(goal: Goal, *, reference_accuracy: float, claimed: float) -> Fault | None:
-    """Say what is wrong with a version whose fp32 has that accuracy, or None."""
-    if reference_accuracy < goal.floor:
-        return Fault(
-            BuildReason.BELOW_FLOOR,
-            f"fp32 answers {reference_accuracy:.4f} of the evaluation rows right, and the floor is "
-            f"{goal.floor:.4f}",
-        )
-    if _exceeds(abs(reference_accuracy - claimed), goal.largest_drop):
-        return Fault(
-            BuildReason.CLAIM_DIFFERS,
-            f"model.toml claims an accuracy of {claimed:.4f} and fp32 has "
-            f"{reference_accuracy:.4f}, which is further apart than {goal.largest_drop:.4f}",
-        )
-    return None
-
-
-def judge_variant(goal: Goal, *, reference_accuracy: float, accuracy: float) -> Fault | None:
-    """Say what is wrong with a variant of that accuracy, or None."""
-    if accuracy < goal.floor:
-        return Fault(
-            BuildReason.BELOW_FLOOR,
-            f"the variant answers {accuracy:.4f} of the evaluation rows right, and the floor is "
-            f"{goal.floor:.4f}",
-        )
-    if _exceeds(reference_accuracy - accuracy, goal.largest_drop):
-        return Fault(
-            BuildReason.DROP_TOO_LARGE,
-            f"the variant's accuracy is {accuracy:.4f} and fp32's {reference_accuracy:.4f}, "
-            f"and the largest drop is {goal.largest_drop:.4f}",
-        )
-    return None
-
-
-def judge_budget(profile: Profile, *, size_bytes: int, p50_ms: float | None) -> Fault | None:
-    """Say which budget a variant exceeds, or None; `p50_ms` is None where it says nothing."""
-    if profile.size_bytes is not None and size_bytes > profile.size_bytes:
-        problem = f"the model file has {size_bytes} bytes and the budget is {profile.size_bytes}"
-        return Fault(BuildReason.OVER_BUDGET, problem)
-    if profile.latency_ms is not None and p50_ms is not None and p50_ms > profile.latency_ms:
-        problem = f"the median latency is {p50_ms:.3f} ms and the budget is {profile.latency_ms} ms"
-        return Fault(BuildReason.OVER_BUDGET, problem)
-    return None
-
-
-def _exceeds(difference: float, largest: float) -> bool:
-    # Accuracies are shares of rows: 0.97 - 0.96 must not exceed 0.01 by a rounding error.
-    return difference > largest + 1e-9
-
-
-def _is_lite(runtime: Runtime) -> bool:
-    return runtime in (Runtime.LITERT, Runtime.TFLITE)
-
-
-def _onnx_steps(profile: Profile, precision: Precision) -> tuple[str, ...]:
-    export = ("torch.onnx.export", f"ir<={profile.max_ir}", f"opset<={profile.max_opset}")
-    if precision is Precision.FP32:
-        return export
-    scheme = f"{profile.activation.value}s8"
-    reduced = ("reduced_range",) if profile.reduced_range else ()
-    return (*export, "quant_pre_process", f"static_qdq_{scheme}_per_channel", *reduced)
-
-
-def _lite_steps(precision: Precision) -> tuple[str, ...]:
-    export = ("litert_torch.convert", "static_batch=1")
-    return export if precision is Precision.FP32 else (*export, "static_wi8_ai8")
+def _is_of_use(precision: Precision, profile: Profile, graph: Graph) -> bool:
+    is_onnx = profile.runtime is Runtime.ONNXRUNTIME
+    match precision:
+        case Precision.FP32:
+            return True
+        case Precision.FP16:
+            # LiteRT stores fp16 and computes in fp32; onnxruntime casts to and fro on ARM.
+            on_cpu = profile.provider == CPU_PROVIDER
+            return not (is_onnx and on_cpu) or profile.arch is Arch.X86_64
+        case Precision.INT8:
+            return graph.share(CONVOLUTIONS | PRODUCTS) > 0 or not is_onnx
+        case Precision.INT8_DYNAMIC:
+            return graph.share(PRODUCTS | RECURRENT) >= DYNAMIC_SHARE
+        case Precision.INT8_WEIGHTS:
+            return not is_onnx  # onnxruntime unpacks such weights when it loads them.
+        case Precision.INT4:
+            return is_onnx and graph.share(PRODUCTS) > INT4_SHARE

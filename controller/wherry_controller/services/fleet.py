@@ -6,14 +6,14 @@ what a kill left unpublished is published at the next connect.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from wherry import signing
 from wherry.errors import Unsuitable
-from wherry.messages import Order, Status, Wanted
-from wherry.names import AliasName, DeviceId, Digest, GroupName, ProfileName, RolloutName
+from wherry.messages import Order, Status, Trial, Wanted
+from wherry.names import AliasName, DeviceId, Digest, GroupName, ProfileName, RolloutName, TrialId
 from wherry_controller.core import device as core
 from wherry_controller.services import machines
 from wherry_controller.services.missing import (
@@ -119,16 +119,15 @@ class Fleet:
         known = self._signed.get(order.device)
         if known is not None and known[0] == order:
             return known[1]
-        bundles = frozenset(wanted.bundle for wanted in order.aliases.values())
-        signed = SignedOrder(signing.sign(order, self._director), bundles)
+        signed = SignedOrder(signing.sign(order, self._director), _named_by(order))
         self._signed[order.device] = (order, signed)
         return signed
 
 
 def needed_bundles(tx: Transaction) -> frozenset[Digest]:
     """Return the bundles that some order names, or the way back of an open rollout."""
-    ordered = devices.list_desired(tx)
-    named = frozenset(wanted.bundle for one in ordered for wanted in one.aliases.values())
+    orders = (order_of(desired) for desired in devices.list_desired(tx))
+    named = frozenset[Digest]().union(*map(_named_by, orders))
     return named | machines.bundles_of_ways_back(tx)
 
 
@@ -184,6 +183,22 @@ def withdraw(tx: Transaction, device: DeviceId, alias: AliasName) -> None:
         _save_order(tx, after)
 
 
+def order_trials(tx: Transaction, device: DeviceId, trials: Collection[Trial]) -> None:
+    """Want that a device measures bundles; twice is the same as once."""
+    before = order_of(devices.get_desired(tx, device))
+    after = core.order_trials(before, trials)
+    if after != before:
+        _save_order(tx, after)
+
+
+def end_trials(tx: Transaction, device: DeviceId, trials: Collection[TrialId]) -> None:
+    """Want these trials of a device no more."""
+    before = order_of(devices.get_desired(tx, device))
+    after = core.end_trials(before, trials)
+    if after != before:
+        _save_order(tx, after)
+
+
 def outrun(tx: Transaction, device: DeviceId, generation: int) -> bool:
     """Make the device's order newer than one that it has accepted; say whether that was needed."""
     before = order_of(devices.get_desired(tx, device))
@@ -223,7 +238,15 @@ def order_of(desired: Desired) -> Order:
         generation=desired.generation,
         aliases=desired.aliases,
         revoked=desired.revoked,
+        trials=desired.trials,
     )
+
+
+def _named_by(order: Order) -> frozenset[Digest]:
+    """Return the bundles that a device needs for its order."""
+    wanted = (one.bundle for one in order.aliases.values())
+    tried = (one.bundle for one in order.trials)
+    return frozenset((*wanted, *tried))
 
 
 def _save_order(tx: Transaction, order: Order) -> None:
@@ -232,5 +255,6 @@ def _save_order(tx: Transaction, order: Order) -> None:
         generation=order.generation,
         aliases=order.aliases,
         revoked=order.revoked,
+        trials=order.trials,
     )
     devices.save_desired(tx, desired)

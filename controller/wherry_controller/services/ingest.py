@@ -48,7 +48,7 @@ from wherry.topics import (
 from wherry_controller.core.device import Position, is_news
 from wherry_controller.services.fleet import outrun
 from wherry_controller.services.telemetry import window_of
-from wherry_controller.store import devices, telemetry
+from wherry_controller.store import devices, telemetry, trials
 from wherry_controller.store.database import Store, Transaction
 from wherry_controller.store.records import Device, EventRecord, Journey, Window
 
@@ -140,6 +140,8 @@ class Ingest:
                         taken.has_outrun |= outrun(tx, message.device, reported.generation)
                     case Event() as event:
                         events.append(_record(message.device, event, now))
+                        if event.trial is not None:
+                            trials.take_result(tx, message.device, event.trial, now)
                         if event.deployment is not None:
                             taken.moved |= _move(tx, message.device, event.deployment, now)
                     case Telemetry() as window:

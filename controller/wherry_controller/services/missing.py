@@ -51,6 +51,24 @@ class UnknownBuild(Missing):
     kind, remedy = "build", "see `wherry model builds`"
 
 
+class UnknownLog(Missing):
+    """`name` is a build, or a build and a profile."""
+
+    kind, remedy = "log of", "it has none before it begins; see `wherry model builds`"
+
+
+class UnknownReport(Missing):
+    """`name` is written `model:version`."""
+
+    kind, remedy = "report of", "make one with `wherry build`"
+
+
+class UnknownReference(Missing):
+    """`name` is written `model:version`."""
+
+    kind, remedy = "reference of", "keep one with `wherry build`"
+
+
 class UnknownBundle(Missing):
     kind, remedy = "bundle", "see `wherry bundle list`"
 
@@ -61,6 +79,12 @@ class UnknownDevice(Missing):
 
 class UnknownGroup(Missing):
     kind, remedy = "group", "see `wherry group list`, or make it with `wherry group set`"
+
+
+class UnknownPlace(Missing):
+    """What shall measure is neither a group nor a device."""
+
+    kind, remedy = "group or device", "see `wherry group list` and `wherry device list`"
 
 
 class UnknownRollout(Missing):

@@ -14,7 +14,12 @@ from wherry.errors import Malformed, Unsuitable
 from wherry.names import Digest, ModelName, ProfileName, VersionName
 from wherry.profile import Profile
 from wherry_controller.core.card import Card, files_of, lineage_digest, parse_card
-from wherry_controller.services.missing import Taken, UnknownProfile, UnknownVersion
+from wherry_controller.services.missing import (
+    Taken,
+    UnknownModel,
+    UnknownProfile,
+    UnknownVersion,
+)
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, Transaction
@@ -60,6 +65,13 @@ class RefusedVersion(Unsuitable):
         return f"{self.version} was refused ({self.reason}): register and build a corrected one."
 
 
+class NoProfile(Unsuitable):
+    """Nothing to build for."""
+
+    def __str__(self) -> str:
+        return "no profile is declared: add one with `wherry profile add`."
+
+
 def register(
     store: Store,
     blobs: BlobFolder,
@@ -81,7 +93,6 @@ def register(
         name=parsed.version,
         card=codec.encode(parsed).decode(),
         lineage=lineage_digest(parsed, {file.name: file.digest for file in kept}),
-        claimed_accuracy=parsed.claimed_accuracy,
         created_at=now,
     )
     with store.transaction() as tx:
@@ -112,6 +123,14 @@ def sound_version_of(tx: Transaction, model: ModelName, name: VersionName) -> Ve
     return version
 
 
+def sound_versions_of(tx: Transaction, model: ModelName) -> Sequence[Version]:
+    """Return the versions that no build has refused, the oldest first; raise `UnknownModel`."""
+    if models.get_model(tx, model) is None:
+        raise UnknownModel(model)
+    versions = models.list_versions(tx, model)
+    return [one for one in versions if one.status is not VersionStatus.REFUSED]
+
+
 def card_of(version: Version) -> Card:
     return codec.decode(Card, version.card.encode())
 
@@ -128,6 +147,17 @@ def known_profiles(tx: Transaction, names: Sequence[ProfileName]) -> tuple[Profi
         if name not in known:
             raise UnknownProfile(name, sorted(known))
     return tuple(known[name] for name in dict.fromkeys(names))
+
+
+def wanted_profiles(tx: Transaction, names: Sequence[ProfileName]) -> tuple[Profile, ...]:
+    """Return the profiles of those names, all that are declared where none is named.
+
+    Raises `UnknownProfile`, and `NoProfile` where none is declared.
+    """
+    wanted = known_profiles(tx, names) if names else tuple(models.list_profiles(tx))
+    if not wanted:
+        raise NoProfile
+    return wanted
 
 
 def _check_names(card: Card, names: Sequence[str]) -> None:

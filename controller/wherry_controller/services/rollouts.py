@@ -61,6 +61,7 @@ from wherry_controller.services.missing import Taken, UnknownRollout
 from wherry_controller.services.models import sound_version_of
 from wherry_controller.services.publisher import size_of_all
 from wherry_controller.services.telemetry import Sides
+from wherry_controller.services.trials import withdraw_all
 from wherry_controller.store import devices, models, rollouts
 from wherry_controller.store.database import Store, Transaction
 from wherry_controller.store.records import RolloutRecord, Version
@@ -140,7 +141,7 @@ class Rollouts:
             version = sound_version_of(tx, wish.model, wish.version)
             plan = _plan(tx, wish, version)
             _check_free(tx, devices_of(plan), but=wish.name)
-            self._check_budget(tx, plan)
+            self._find_room(tx, plan, now)
             record = RolloutRecord(
                 name=wish.name,
                 model=wish.model,
@@ -269,12 +270,18 @@ class Rollouts:
             self._fleet.publish(now)
         return record
 
-    def _check_budget(self, tx: Transaction, plan: Plan) -> None:
-        bundles = {digest for stage in plan.stages for digest in stage.bundles.values()}
-        needed = bundles | fleet.needed_bundles(tx)
-        size_bytes = size_of_all(self._fleet.shelved(tx, digest) for digest in needed)
+    def _find_room(self, tx: Transaction, plan: Plan, now: float) -> None:
+        """Make room on the broker at the cost of trials; raise `OverBudget` where that is none."""
+        if self._size_with(tx, plan) > self._budget_bytes:
+            withdraw_all(tx, now)
+        size_bytes = self._size_with(tx, plan)
         if size_bytes > self._budget_bytes:
             raise OverBudget(size_bytes, self._budget_bytes)
+
+    def _size_with(self, tx: Transaction, plan: Plan) -> int:
+        bundles = {digest for stage in plan.stages for digest in stage.bundles.values()}
+        needed = bundles | fleet.needed_bundles(tx)
+        return size_of_all(self._fleet.shelved(tx, digest) for digest in needed)
 
 
 def rollout_of(tx: Transaction, name: RolloutName) -> RolloutRecord:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import IO
 
 from wherry import files
-from wherry.blobs import LARGEST_BLOB_BYTES, check_digest, digest_of
+from wherry.blobs import LARGEST_BLOB_BYTES, WrongBytes, check_digest, digest_of
 from wherry.errors import Malformed, Unavailable
 from wherry.names import Digest
 
@@ -86,6 +87,17 @@ class BlobFolder:
         except FileNotFoundError as error:
             raise LostBlob(digest) from error
         return check_digest(data, digest)
+
+    def copy(self, digest: Digest, to: Path) -> None:
+        """Write a blob to `to`, however large; raise `LostBlob`, or `WrongBytes` as `get` does."""
+        try:
+            shutil.copyfile(self.path(digest), to)
+        except FileNotFoundError as error:
+            raise LostBlob(digest) from error
+        with to.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            raise WrongBytes(digest, found)
 
     def part(self, digest: Digest, start: int, end: int) -> bytes:
         """Return bytes of a blob, unverified: its chunk's own digest tells; raise `LostBlob`."""

@@ -1,4 +1,4 @@
-"""Models, their versions, profiles, builds and variants in the database.
+"""Models, their versions, profiles, builds, variants and reports in the database.
 
 `get_` returns None where there is nothing, `save_` adds or replaces, `list_` is in order.
 """
@@ -17,6 +17,7 @@ from wherry_controller.store.records import (
     Build,
     BuildStatus,
     BundleRecord,
+    KeptReport,
     Model,
     ProfileRecord,
     Variant,
@@ -28,6 +29,7 @@ from wherry_controller.store.tables import (
     BundleRow,
     ModelRow,
     ProfileRow,
+    ReportRow,
     VariantRow,
     VersionFileRow,
     VersionRow,
@@ -121,6 +123,11 @@ def save_variant(tx: Transaction, variant: Variant, envelope: bytes) -> None:
     save(tx, VariantRow, variant)
 
 
+def save_bundle(tx: Transaction, bundle: Digest, envelope: bytes) -> None:
+    """Add a bundle's signed manifest that is no variant's."""
+    save(tx, BundleRow, BundleRecord(bundle, envelope))
+
+
 def list_variants(tx: Transaction, model: ModelName, version: VersionName) -> Sequence[Variant]:
     rows = tx.exec(
         select(VariantRow)
@@ -128,6 +135,20 @@ def list_variants(tx: Transaction, model: ModelName, version: VersionName) -> Se
         .order_by(col(VariantRow.profile))
     )
     return [to_record(row, Variant) for row in rows]
+
+
+def save_report(tx: Transaction, report: KeptReport) -> None:
+    """Add a profile's report, or replace that of an earlier build."""
+    save(tx, ReportRow, report)
+
+
+def list_reports(tx: Transaction, model: ModelName, version: VersionName) -> Sequence[KeptReport]:
+    rows = tx.exec(
+        select(ReportRow)
+        .where(ReportRow.model == model, ReportRow.version == version)
+        .order_by(col(ReportRow.profile))
+    )
+    return [to_record(row, KeptReport) for row in rows]
 
 
 def list_bundles(tx: Transaction) -> Sequence[Variant]:

@@ -11,7 +11,7 @@ import msgspec
 
 from wherry.histogram import Histogram
 from wherry.manifest import Report
-from wherry.messages import Phase, Reason, Reported, Status, Wanted
+from wherry.messages import Phase, Reason, Reported, Status, Trial, TrialResult, Wanted
 from wherry.names import (
     AliasName,
     DeploymentId,
@@ -22,10 +22,11 @@ from wherry.names import (
     ProfileName,
     RolloutName,
     StoreId,
+    TrialId,
     VersionName,
 )
 from wherry.profile import Precision, Profile
-from wherry_controller.core.recipe import Latency
+from wherry_controller.core.choice import Latency, ProfileReport
 
 
 class VersionStatus(StrEnum):
@@ -36,14 +37,16 @@ class VersionStatus(StrEnum):
 class BuildStatus(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
+    MEASURING = "measuring"
     SUCCEEDED = "succeeded"
     REFUSED = "refused"
     FAILED = "failed"
+    CANCELED = "canceled"
 
     @property
     def is_open(self) -> bool:
         """Say whether it may still make a variant."""
-        return self in (BuildStatus.QUEUED, BuildStatus.RUNNING)
+        return self in (BuildStatus.QUEUED, BuildStatus.RUNNING, BuildStatus.MEASURING)
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -52,13 +55,16 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """`card` is the version's `model.toml` as JSON; `reason` says why it was refused."""
+    """`card` is the version's `model.toml` as JSON; `reason` says why it was refused.
+
+    `reference` names the blob that a build kept: the version's weights as safetensors.
+    """
 
     model: ModelName
     name: VersionName
     card: str
     lineage: Digest
-    claimed_accuracy: float | None
+    reference: Digest | None = None
     status: VersionStatus = VersionStatus.REGISTERED
     reason: str = ""
     created_at: float
@@ -72,16 +78,29 @@ class VersionFile(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
+class ProfileProgress(msgspec.Struct, frozen=True):
+    """The step that a profile of a build is at, and how many of how many are done."""
+
+    step: str
+    done: int
+    total: int
+
+
 class Progress(msgspec.Struct, frozen=True):
-    """How far a build is: the step it is at, and how many of how many are done."""
+    """How far a build is: what it said last, and what it said last of each profile."""
 
     step: str = ""
     done: int = 0
     total: int = 0
+    profiles: dict[ProfileName, ProfileProgress] = {}
 
 
 class Build(msgspec.Struct, frozen=True, kw_only=True):
-    """`reason` is a short code, `detail` the sentence that an operator reads."""
+    """`reason` is a short code, `detail` the sentence that an operator reads.
+
+    `attempts` counts the runs that no orderly stop of the controller ended. `measure_on` names the
+    group or device whose devices measure the candidates.
+    """
 
     id: str
     model: ModelName
@@ -91,6 +110,8 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     detail: str = ""
     progress: Progress = Progress()
+    attempts: int = 0
+    measure_on: str | None = None
     created_at: float
     started_at: float | None = None
     ended_at: float | None = None
@@ -99,7 +120,8 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
     """One version built for one profile: where its bundle is, and what was measured of it.
 
-    `report` stands in the bundle too; `latency` is of the last build.
+    `report` stands in the bundle too; `latency` is of the last build, None where none was measured
+    on hardware of the profile.
     """
 
     model: ModelName
@@ -109,7 +131,19 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision
     size_bytes: int
     report: Report
-    latency: Latency
+    latency: Latency | None
+    created_at: float
+
+
+class KeptReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the last build tried for a profile, and with which tools (version by name)."""
+
+    model: ModelName
+    version: VersionName
+    profile: ProfileName
+    build: str
+    document: ProfileReport
+    tools: dict[str, str]
     created_at: float
 
 
@@ -152,6 +186,21 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     aliases: dict[AliasName, Wanted] = {}
     revoked: tuple[Digest, ...] = ()
+    trials: tuple[Trial, ...] = ()
+
+
+class TrialRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial of a build's candidate on one device; it has no result where it was withdrawn."""
+
+    id: TrialId
+    build: str
+    device: DeviceId
+    profile: ProfileName
+    recipe: str
+    bundle: Digest
+    result: TrialResult | None = None
+    ordered_at: float
+    ended_at: float | None = None
 
 
 class Journey(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,10 @@ def _document() -> Column[object]:
     return Column(JSON(none_as_null=True), nullable=False)
 
 
+def _optional_document() -> Column[object]:
+    return Column(JSON(none_as_null=True), nullable=True)
+
+
 def _of_a_version(*, column: str) -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["model", column], ["version.model", "version.name"])
 
@@ -48,7 +52,7 @@ class VersionRow(Row, table=True):
     name: str = Field(primary_key=True)
     card: str = Field(sa_type=Text)
     lineage: str
-    claimed_accuracy: float | None = None
+    reference: str | None = None
     status: str
     reason: str = Field(default="", sa_type=Text)
     created_at: float
@@ -84,6 +88,8 @@ class BuildRow(Row, table=True):
     reason: str = ""
     detail: str = Field(default="", sa_type=Text)
     progress: object = Field(sa_column=_document())
+    attempts: int = 0
+    measure_on: str | None = None
     created_at: float
     started_at: float | None = None
     ended_at: float | None = None
@@ -107,7 +113,22 @@ class VariantRow(Row, table=True):
     precision: str
     size_bytes: int
     report: object = Field(sa_column=_document())
-    latency: object = Field(sa_column=_document())
+    latency: object = Field(default=None, sa_column=_optional_document())
+    created_at: float
+
+
+class ReportRow(Row, table=True):
+    """A profile that was refused has one too, so it needs no variant."""
+
+    __tablename__ = "report"
+    __table_args__ = (_of_a_version(column="version"),)
+
+    model: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    profile: str = Field(primary_key=True, foreign_key="profile.name")
+    build: str = Field(foreign_key="build.id")
+    document: object = Field(sa_column=_document())
+    tools: object = Field(sa_column=_document())
     created_at: float
 
 
@@ -123,7 +144,7 @@ class DeviceRow(Row, table=True):
     generation: int = 0
     online: bool = False
     last_seen_at: float | None = None
-    reported: object = Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=True))
+    reported: object = Field(default=None, sa_column=_optional_document())
 
 
 class GroupRow(Row, table=True):
@@ -164,6 +185,21 @@ class DesiredRow(Row, table=True):
     generation: int
     aliases: object = Field(sa_column=_document())
     revoked: object = Field(sa_column=_document())
+    trials: object = Field(sa_column=_document())
+
+
+class TrialRow(Row, table=True):
+    __tablename__ = "trial"
+
+    id: str = Field(primary_key=True)
+    build: str = Field(foreign_key="build.id", index=True)
+    device: str = Field(foreign_key="device.id", ondelete="CASCADE", index=True)
+    profile: str
+    recipe: str
+    bundle: str = Field(foreign_key="bundle.digest")
+    result: object = Field(default=None, sa_column=_optional_document())
+    ordered_at: float
+    ended_at: float | None = Field(default=None, index=True)
 
 
 class DeploymentRow(Row, table=True):

@@ -36,8 +36,8 @@ def variants(found: Sequence[Variant]) -> list[VariantRow]:
             runtime=one.runtime,
             precision=one.precision.value,
             size_bytes=one.size_bytes,
-            accuracy=one.report.accuracy,
-            reference_accuracy=one.report.reference_accuracy,
+            accuracy=one.report.value,
+            reference_accuracy=one.report.reference_value,
             p50_ms=one.latency.p50_ms,
             measured_on=one.latency.measured_on,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import msgspec
 
@@ -13,7 +13,7 @@ from wherry.errors import Unavailable
 from wherry.manifest import Report
 from wherry.profile import Precision
 from wherry_controller.cli.remote import Remote
-from wherry_controller.core.recipe import Latency
+from wherry_controller.core.choice import Latency
 from wherry_controller.core.rollout import RolloutStatus
 from wherry_controller.store.records import BuildStatus
 from wherry_sim.demo.plan import GATE, MODEL, PROBATION_S, PROFILES
@@ -106,7 +106,7 @@ class Operator:
 
     def register(self, folder: Path) -> None:
         files = [path for path in sorted(folder.iterdir()) if path.name != "model.toml"]
-        self._remote.upload("/versions", folder / "model.toml", files)
+        self._remote.upload("/versions", folder / "model.toml", files, opened=_opened)
 
     def build(self, version: str, watch: Callable[[Progress], None]) -> Build:
         """Build a version for every profile, and return the build when it has ended."""
@@ -153,6 +153,10 @@ class Operator:
         """Return what the device last said it received, since its store was made."""
         told = self._remote.get(f"/devices/{device}/telemetry")
         return msgspec.json.decode(told, type=_Received).received_bytes or 0
+
+
+def _opened(file: Path) -> IO[bytes]:
+    return file.open("rb")
 
 
 class _Received(msgspec.Struct, frozen=True):

@@ -372,8 +372,8 @@ def _variants_table(variants: list[Variant]) -> Table:
             one.profile,
             one.precision.value,
             f"{one.size_bytes / 1e6:.2f} MB",
-            f"{one.report.accuracy:.3f}",
-            f"{one.report.reference_accuracy:.3f}",
+            f"{one.report.value:.3f}",
+            f"{one.report.reference_value:.3f}",
             f"{one.latency.p50_ms:.3f} ms",
         )
     measured = {one.latency.measured_on for one in variants}

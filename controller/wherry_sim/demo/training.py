@@ -155,13 +155,17 @@ def _card(trained: Trained, sets: dict[str, Digits]) -> str:
     return f"""\
 model = "{MODEL}"
 version = "{trained.version}"
-class_output = "scores"
-claimed_accuracy = {trained.claimed}
 labels = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
 
 [source]
+kind = "state_dict"
+file = "weights.pt"
 factory = "net.py:{trained.factory}"
-state_dict = "weights.pt"
+
+[task]
+output = "scores"
+metric = "accuracy"
+claimed = {trained.claimed}
 
 [signature]
 max_batch = 64

@@ -10,11 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import a_digest, a_histogram, a_wanted, an_alias, an_order
+from tests.builders import (
+    a_digest,
+    a_histogram,
+    a_trial,
+    a_wanted,
+    an_alias,
+    an_order,
+    trial_figures,
+)
 from tests.laws import tried
-from wherry.messages import Deployment, Order, Phase, Reason, Status
+from wherry.messages import Deployment, Order, Phase, Reason, Status, Trial, TrialResult
 from wherry.names import AliasName, Digest
-from wherry_agent.core import download, install, session
+from wherry_agent.core import download, install, session, trial
 from wherry_agent.core.agent import (
     RECENT_WINDOWS,
     Agent,
@@ -53,13 +61,17 @@ def chunks_of(bundle: Digest) -> dict[Digest, int]:
 
 
 def an_order_for(
-    generation: int, bundles: dict[AliasName, Digest], *, round_of: str = "first"
+    generation: int,
+    bundles: dict[AliasName, Digest],
+    *,
+    round_of: str = "first",
+    trials: tuple[Trial, ...] = (),
 ) -> Order:
     aliases = {
         alias: a_wanted(f"{round_of}:{alias}:{bundle[:8]}", bundle=bundle, probation_s=PROBATION_S)
         for alias, bundle in bundles.items()
     }
-    return an_order(generation=generation, aliases=aliases)
+    return an_order(generation=generation, aliases=aliases, trials=trials)
 
 
 @dataclass
@@ -67,11 +79,13 @@ class Device:
     """Performs what the agent orders, and is killed before each effect that `kills` numbers.
 
     The state and what it tells go to disk in one write; the broker keeps the newest order.
-    `deaf` names effects that get no answer.
+    `deaf` names effects that get no answer; bundles in `for_measuring` are never served.
     """
 
     kills: frozenset[int] = frozenset()
     deaf: tuple[type[object], ...] = ()
+    for_measuring: frozenset[Digest] = frozenset()
+    answers: list[TrialResult] = field(default_factory=list)
     disk: Saved = field(default_factory=lambda: Saved(aliases={DEFAULT: install.Idle((OLD,))}))
     chunks: set[Digest] = field(default_factory=set)
     outbox: list[tuple[AliasName, Deployment]] = field(default_factory=list)
@@ -95,6 +109,7 @@ class Device:
         self.agent, effects = step(before, event, self.now_s)
         told = [(effect.alias, effect.deployment) for effect in effects if isinstance(effect, Tell)]
         self.outbox += told
+        self.answers += _answers(effects)
         if must_save(before, self.agent):
             self.disk = saved_of(self.agent)
         return effects
@@ -104,7 +119,8 @@ class Device:
         self.agent, effects = wake(
             self.disk, self.now_s, outbox_first=1, outbox_last=len(self.outbox)
         )
-        if self.agent.aliases != self.disk.aliases:
+        self.answers += _answers(effects)
+        if saved_of(self.agent) != self.disk:
             self.outbox += [(e.alias, e.deployment) for e in effects if isinstance(e, Tell)]
             self.disk = saved_of(self.agent)
         return effects
@@ -132,7 +148,7 @@ class Device:
                 return [FetchLink(isinstance(effect, OpenFetch))]
             case download.AskManifest(bundle):
                 missing = {c: s for c, s in chunks_of(bundle).items() if c not in self.chunks}
-                return [ManifestAccepted(bundle, missing)]
+                return [ManifestAccepted(bundle, missing, bundle in self.for_measuring)]
             case download.AskChunks(chunks):
                 self.received += chunks
                 self.chunks |= set(chunks)
@@ -142,6 +158,8 @@ class Device:
                 return [Assembled(bundle)]
             case For(alias, install.Load(wanted)):
                 return [Installed(alias, install.Loaded(wanted.deployment, self.now_s))]
+            case trial.Run(wanted, _):
+                return [trial.Ran(wanted.trial, trial_figures())]
             case For(alias, install.Serve(bundle)):
                 self.serving[alias] = bundle
                 return []
@@ -198,6 +216,10 @@ def on_probation() -> Device:
         device.measure(OLD, 1.0)
     device.order(an_order_for(1, {DEFAULT: NEW}))
     return device
+
+
+def _answers(effects: Effects) -> list[TrialResult]:
+    return [effect.result for effect in effects if isinstance(effect, trial.Answer)]
 
 
 IN_PROGRESS = Status.IN_PROGRESS
@@ -383,7 +405,7 @@ def test_the_windows_of_another_bundle_are_no_evidence() -> None:
         device.measure(OLD, 9.0)
         device.measure(OTHER, 9.0)
     assert isinstance(device.state(), install.Probation)
-    incumbent = device.agent.trials[DEFAULT].incumbent
+    incumbent = device.agent.watches[DEFAULT].incumbent
     assert incumbent.total == 3 * WINDOW
 
 
@@ -405,7 +427,7 @@ def test_after_a_revert_the_incumbents_windows_are_the_old_ones() -> None:
     for _ in range(2):
         device.measure(NEW, 9.0)
     assert device.agent.recent == before
-    assert device.agent.trials == {}
+    assert device.agent.watches == {}
 
 
 def test_late_windows_of_a_bundle_that_serves_no_more_are_not_the_incumbents() -> None:
@@ -500,6 +522,93 @@ def test_a_kill_of_a_device_with_two_aliases_changes_nothing_but_the_time() -> N
         assert device.serving == {DEFAULT: NEW, DETECTOR: OTHER}, kill
         assert sorted(device.outcomes()) == [Status.SUCCEEDED] * 2, kill
         assert len(device.received) == len(set(device.received)), kill
+
+
+CANDIDATE = a_digest("candidate")
+TRIAL = a_trial(bundle=CANDIDATE, deadline_s=3600.0)
+MEASURING = frozenset({CANDIDATE})
+
+
+def on_trial(**facts: object) -> Device:
+    """Return a device that serves `OLD` and is ordered a trial."""
+    device = online(for_measuring=MEASURING, **facts)
+    device.order(an_order_for(1, {}, trials=(TRIAL,)))
+    return device
+
+
+def test_a_trial_is_fetched_measured_and_answered_while_the_old_bundle_serves() -> None:
+    device = on_trial()
+    assert [(one.trial, one.figures) for one in device.answers] == [(TRIAL.trial, trial_figures())]
+    assert sorted(device.received) == sorted(chunks_of(CANDIDATE))
+    assert device.serving == {DEFAULT: OLD}
+    assert device.outbox == []
+    assert device.agent.download is None
+
+
+def test_a_trial_waits_for_the_end_of_a_deployment() -> None:
+    device = online(for_measuring=MEASURING)
+    device.order(an_order_for(1, {DEFAULT: NEW}, trials=(TRIAL,)))
+    device.tick(PROBATION_S - 0.1)
+    assert (device.answers, device.serving[DEFAULT]) == ([], NEW)
+    device.tick(0.1)
+    assert [one.reason for one in device.answers] == [None]
+
+
+def test_a_deployment_that_arrives_stops_a_trial_and_is_not_held_up() -> None:
+    device = on_trial(deaf=(trial.Run,))
+    effects = device.order(an_order_for(2, {DEFAULT: NEW}, trials=(TRIAL,)))
+    assert trial.Stop() in effects
+    assert [one.reason for one in device.answers] == [Reason.BUSY]
+    device.tick(PROBATION_S)
+    assert device.outcomes() == [Status.SUCCEEDED]
+    assert len(device.answers) == 1
+
+
+def test_a_trial_that_takes_too_long_ends_at_its_deadline() -> None:
+    device = on_trial(deaf=(trial.Run,))
+    device.tick(TRIAL.deadline_s)
+    assert device.answers == []
+    device.tick(1.0)
+    assert [one.reason for one in device.answers] == [Reason.DEADLINE]
+
+
+def test_a_bundle_for_measuring_is_not_deployed() -> None:
+    device = online(for_measuring=MEASURING)
+    device.order(an_order_for(1, {DEFAULT: CANDIDATE}))
+    outcome = device.outbox[-1][1]
+    assert (outcome.status, outcome.reason) == (Status.REJECTED, Reason.ONLY_FOR_MEASURING)
+    assert (device.serving[DEFAULT], device.received) == (OLD, [])
+
+
+def test_a_bundle_to_serve_is_not_measured() -> None:
+    device = online()
+    device.order(an_order_for(1, {}, trials=(TRIAL,)))
+    assert [one.reason for one in device.answers] == [Reason.NOT_FOR_MEASURING]
+    assert device.received == []
+
+
+def test_a_trial_whose_bundle_is_refused_is_answered_with_the_reason() -> None:
+    device = on_trial(deaf=(download.AskManifest,))
+    device.hear(BundleRefused(CANDIDATE, Reason.UNSUITABLE_PROFILE, "no VNNI"))
+    (answer,) = device.answers
+    assert (answer.reason, answer.detail) == (Reason.UNSUITABLE_PROFILE, "no VNNI")
+
+
+def test_a_trial_of_which_every_copy_of_a_chunk_is_spoiled_is_answered() -> None:
+    device = on_trial(deaf=(download.AskChunks,))
+    chunk = next(iter(chunks_of(CANDIDATE)))
+    for _ in range(download.SPOILS_ALLOWED + 1):
+        device.hear(download.ChunkSpoiled(chunk, device.now_s))
+        device.tick(100.0)
+    assert [one.reason for one in device.answers] == [Reason.WRONG_BYTES]
+
+
+def test_a_kill_during_a_trial_changes_nothing_but_the_time() -> None:
+    for kill in range(1, 25):
+        device = on_trial(kills=frozenset({kill}))
+        settle(device)
+        assert [one.trial for one in device.answers] == [TRIAL.trial], kill
+        assert device.serving == {DEFAULT: OLD}, kill
 
 
 bundles = st.sampled_from([OLD, NEW, OTHER])

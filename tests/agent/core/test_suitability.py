@@ -9,8 +9,8 @@ from tests.builders import a_manifest, a_profile
 from wherry.manifest import Manifest
 from wherry.messages import Reason
 from wherry.names import ProfileName
-from wherry.profile import Arch, Runtime
-from wherry_agent.core.suitability import DISK_SPARE_BYTES, Machine, Unfit, find_unfit
+from wherry.profile import Arch, Facts, Runtime
+from wherry_agent.core.suitability import DISK_SPARE_BYTES, Machine, Unfit, find_lack, find_unfit
 
 FITTING = a_manifest(
     profile=a_profile(
@@ -21,8 +21,36 @@ FITTING = a_manifest(
         runtime_below="1.32",
     )
 )
-PI = Machine(profile=ProfileName("pi"), arch="aarch64", runtimes={"onnxruntime": "1.31.1"})
+FACTS = Facts(
+    arch="aarch64",
+    cpu_features=("asimd", "asimddp"),
+    page_size_bytes=4096,
+    memory_bytes=1 << 30,
+    libc="2.36",
+    python="3.11.2",
+)
+PI = Machine(profile=ProfileName("pi"), facts=FACTS, runtimes={"onnxruntime": "1.31.1"})
 PLENTY = 1 << 40
+
+
+def asking(
+    *,
+    cpu_features: tuple[str, ...] = (),
+    page_size_bytes: int = 4096,
+    libc_floor: str = "2.28",
+    python_floor: str = "3.10",
+    memory_bytes: int | None = None,
+) -> Manifest:
+    """Return `FITTING` with a profile that asks for more."""
+    profile = replace(
+        FITTING.profile,
+        cpu_features=cpu_features,
+        page_size_bytes=page_size_bytes,
+        libc_floor=libc_floor,
+        python_floor=python_floor,
+        memory_bytes=memory_bytes,
+    )
+    return replace(FITTING, profile=profile)
 
 
 def judge(
@@ -43,7 +71,7 @@ def test_a_bundle_for_this_device_is_fit() -> None:
     ("machine", "reason", "names"),
     [
         (replace(PI, profile=ProfileName("jetson")), Reason.UNSUITABLE_PROFILE, "pi and"),
-        (replace(PI, arch="x86_64"), Reason.UNSUITABLE_PROFILE, "aarch64"),
+        (replace(PI, facts=replace(FACTS, arch="x86_64")), Reason.UNSUITABLE_PROFILE, "aarch64"),
         (replace(PI, runtimes={"litert": "2.3"}), Reason.MISSING_RUNTIME, "install onnxruntime"),
         (replace(PI, runtimes={"onnxruntime": "1.19.9"}), Reason.MISSING_RUNTIME, "from 1.20 to"),
         (replace(PI, runtimes={"onnxruntime": "1.32"}), Reason.MISSING_RUNTIME, "below 1.32"),
@@ -59,14 +87,60 @@ def test_what_does_not_fit_is_refused_for_its_own_reason(
     assert names in unfit.detail
 
 
+@pytest.mark.parametrize(
+    ("manifest", "missing"),
+    [
+        (asking(cpu_features=("asimd", "i8mm")), "needs a processor with i8mm and this one has"),
+        (asking(cpu_features=("i8mm|sve",)), "needs a processor with i8mm or sve"),
+        (asking(page_size_bytes=2048), "pages of up to 2048 bytes and this kernel's have 4096"),
+        (asking(libc_floor="2.37"), "needs glibc from 2.37 and 2.36 is here"),
+        (asking(python_floor="3.12"), "needs Python from 3.12 and 3.11.2 is here"),
+        (asking(memory_bytes=2 << 30), "2048 MiB of memory and this machine has 1024"),
+    ],
+    ids=["feature", "one of two features", "page size", "libc", "Python", "memory"],
+)
+def test_a_requirement_that_is_not_detected_is_named_with_what_to_do(
+    manifest: Manifest, missing: str
+) -> None:
+    unfit = judge(manifest=manifest)
+    assert unfit is not None
+    assert unfit.reason is Reason.UNSUITABLE_PROFILE
+    assert missing in unfit.detail
+    assert "`wherry-agent profile`" in unfit.detail
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        asking(cpu_features=("asimd", "asimddp|i8mm")),
+        asking(page_size_bytes=16384),
+        asking(libc_floor="2.36", python_floor="3.11"),
+        asking(memory_bytes=1 << 30),
+    ],
+    ids=["features", "smaller pages", "floors", "all of the memory"],
+)
+def test_a_requirement_that_is_just_met_is_no_hindrance(manifest: Manifest) -> None:
+    assert judge(manifest=manifest) is None
+
+
+def test_what_a_machine_cannot_tell_meets_no_requirement() -> None:
+    mute = replace(PI, facts=Facts(arch="aarch64"))
+    assert "none is here" in (find_lack(asking().profile, mute) or "")
+    assert "none" in (find_lack(asking(cpu_features=("asimd",)).profile, mute) or "")
+
+
 @pytest.mark.parametrize("version", ["1.20", "1.20.0", "1.31.99"])
 def test_a_runtime_of_the_range_is_fit(version: str) -> None:
     assert judge(replace(PI, runtimes={"onnxruntime": version})) is None
 
 
-def test_a_machine_that_simulates_stands_in_for_another_arch_and_for_no_other_profile() -> None:
-    simulating = replace(PI, arch="x86_64", simulates=True)
+def test_a_machine_that_simulates_stands_in_for_another_processor_and_for_no_other_profile() -> (
+    None
+):
+    simulating = replace(PI, facts=replace(FACTS, arch="x86_64", cpu_features=()), simulates=True)
     assert judge(simulating) is None
+    assert judge(simulating, asking(cpu_features=("asimddp",))) is None
+    assert judge(simulating, asking(libc_floor="2.40")) is not None
     assert judge(replace(simulating, profile=ProfileName("jetson"))) is not None
 
 

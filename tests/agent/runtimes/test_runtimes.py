@@ -1,7 +1,8 @@
-"""Both runtimes load by path, compute the same, and refuse what is no model."""
+"""Every runtime loads by path, computes the same, and refuses what is no model."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import msgspec
@@ -67,6 +68,27 @@ def test_a_tensor_that_the_model_lacks_is_named(tmp_path: Path, bundle: Bundle) 
     installed = runtimes.find(wrong.profile)
     with pytest.raises((BadModel, RunFailed), match="nowhere"):
         Variant(installed.load(model_of(bundle, tmp_path), wrong), wrong).run([images(1)])
+
+
+def test_tflite_runtime_is_taken_by_the_interface_that_it_shares_with_litert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its wheel needs numpy 1, so LiteRT's interpreter stands under its name here."""
+    package, about = tmp_path / "tflite_runtime", tmp_path / "tflite_runtime-2.14.0.dist-info"
+    for folder in (package, about):
+        folder.mkdir()
+    (package / "__init__.py").touch()
+    (package / "interpreter.py").write_text("from ai_edge_litert.interpreter import Interpreter\n")
+    (about / "METADATA").write_text("Name: tflite-runtime\nVersion: 2.14.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("tflite_runtime", "tflite_runtime.interpreter", "wherry_agent.runtimes.tflite"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    bundle = a_litert_bundle(shift=1.5, profile=a_profile(runtime=Runtime.TFLITE))
+    installed = runtimes.find(bundle.manifest.profile)
+    assert installed.version == "2.14.0"
+    variant = Variant(installed.load(model_of(bundle, tmp_path), bundle.manifest), bundle.manifest)
+    (logits,) = variant.run([images(3)]).outputs
+    assert np.abs(logits.astype(np.float32) - logits_of(images(3), shift=1.5)).max() <= OUTPUT_SCALE
 
 
 @pytest.mark.parametrize("runtime", list(Runtime))

@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.builders import a_reported, a_telemetry, an_event
-from tests.controller.scripted import FILES, a_card, a_profile_file, crashes, refuses
+from tests.builders import (
+    a_device_id,
+    a_profile,
+    a_reported,
+    a_telemetry,
+    a_trial_result,
+    an_event,
+)
+from tests.controller.scripted import (
+    FILES,
+    a_card,
+    a_profile_file,
+    builds_all,
+    crashes,
+    keeps,
+    logs,
+    refuses,
+)
 from tests.controller.served import Served
+from wherry.blobs import digest_of
 from wherry.bundle import open_manifest
 from wherry.messages import Reason, Status
 from wherry.names import parse_device_id, parse_digest
 from wherry.signing import keyring, parse_public_pem
-from wherry_controller.core.recipe import BuildReason
+from wherry_controller.core.build import BuildMessage, BuildRequest, BuildStep, Progress
+from wherry_controller.core.fault import BuildReason
 from wherry_controller.services.telemetry import window_of
-from wherry_controller.store import telemetry
+from wherry_controller.store import models, telemetry
+from wherry_controller.store.records import TrialRecord
+from wherry_controller.store.trials import save_trials
 
 PROFILE = "x86-onnx-fp32"
 GATE = {"soak_s": 0, "min_labels": 0, "latency": {"window_requests": 0}}
@@ -111,7 +132,7 @@ def test_an_unknown_address_is_a_problem(api: httpx.Client) -> None:
 def test_a_registered_version_is_shown_with_its_card_and_files(api: httpx.Client) -> None:
     assert register(api).status_code == 201
     shown = api.get("/models/digits/versions/v1").json()
-    assert shown["card"]["claimed_accuracy"] == 0.96
+    assert shown["card"]["task"]["claimed"] == 0.96
     assert {file["name"] for file in shown["files"]} == set(FILES)
     assert api.get("/models").json()["items"] == [
         {"name": "digits", "created_at": 1000.0, "versions": ["v1"]}
@@ -400,3 +421,124 @@ def test_a_gate_with_an_unknown_key_is_refused(ready: httpx.Client) -> None:
 )
 def test_what_is_not_there_is_said_by_its_kind(api: httpx.Client, path: str, reason: str) -> None:
     assert refusal(api.get(path)) == (404, reason)
+
+
+REPORT = "/models/digits/versions/v1/report"
+
+
+def test_what_builds_tried_of_a_version_is_reported(ready: httpx.Client) -> None:
+    report = ready.get(REPORT).json()
+    (part,) = report["profiles"]
+    assert (report["version"], part["report"]["profile"]) == ("v1", PROFILE)
+    assert {one["name"] for one in part["report"]["candidates"]} == {"fp32", "int8-s8s8-1_float"}
+    assert part["report"]["chosen"] and part["report"]["why"] and part["report"]["sensitivities"]
+    assert part["bundle"] == ready.get("/bundles").json()["items"][0]["bundle"]
+
+
+def test_the_report_is_a_page_for_who_asks_for_one(ready: httpx.Client) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    page = ready.get(REPORT, headers=browser)
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert "<svg" in page.text and page.text == ready.get(f"{REPORT}.html").text
+
+
+def test_a_version_that_was_never_built_has_no_report_and_no_reference(api: httpx.Client) -> None:
+    register(api)
+    assert refusal(api.get(REPORT)) == (404, "unknown_report")
+    assert refusal(api.get("/models/digits/versions/v1/reference")) == (404, "unknown_reference")
+
+
+def test_the_reference_of_a_version_is_what_the_build_kept(
+    ready: httpx.Client, served: Served
+) -> None:
+    served.builder.script = keeps(b"safetensors", b"safetensors")
+    assert order(ready).is_success
+    shown = ready.get("/models/digits/versions/v1").json()
+    weights = ready.get("/models/digits/versions/v1/reference").content
+    assert (weights, digest_of(weights)) == (b"safetensors", shown["reference"])
+
+
+def test_a_build_without_profiles_is_for_all_that_are_declared(ready: httpx.Client) -> None:
+    declare(ready, "other")
+    answer = ready.post("/builds", json={"model": "digits", "version": "v1"})
+    assert answer.json()["profiles"] == ["other", PROFILE]
+
+
+def test_builds_of_all_models_are_ordered_together(ready: httpx.Client) -> None:
+    register(ready, "v2")
+    assert order_all(ready) == ["v2"]
+    assert order_all(ready, scope="every") == ["v1", "v2"]
+    assert refusal(ready.post("/builds/batch", json={"models": ["boats"]})) == (
+        404,
+        "unknown_model",
+    )
+
+
+def order_all(api: httpx.Client, **wish: str) -> list[str]:
+    answer = api.post("/builds/batch", json=wish)
+    assert answer.status_code == 202
+    return sorted(one["version"] for one in answer.json()["items"])
+
+
+def test_a_build_shows_what_devices_found_of_its_candidates(
+    ready: httpx.Client, served: Served
+) -> None:
+    order = {"model": "digits", "version": "v1", "measure_on": "canary"}
+    build = ready.post("/builds", json=order).json()
+    assert (build["measure_on"], build["trials"]) == ("canary", [])
+    result = a_trial_result("b:1")
+    with served.store.transaction() as tx:
+        (bundle,) = (one.bundle for one in models.list_bundles(tx))
+        record = TrialRecord(
+            id=result.trial,
+            build=build["id"],
+            device=a_device_id("pi-1"),
+            profile=a_profile().name,
+            recipe="int8",
+            bundle=bundle,
+            result=result,
+            ordered_at=1.0,
+            ended_at=2.0,
+        )
+        save_trials(tx, [record])
+    (trial,) = ready.get(f"/builds/{build['id']}").json()["trials"]
+    assert (trial["device"], trial["recipe"]) == ("pi-1", "int8")
+    assert trial["result"]["figures"]["p50_ms"] == 2.0
+    assert trial["result"]["faithful"]
+
+
+def test_a_build_that_is_over_cannot_be_canceled(ready: httpx.Client) -> None:
+    build = order(ready).json()["id"]
+    assert refusal(ready.post(f"/builds/{build}/cancel")) == (409, "build_over")
+    assert refusal(ready.post("/builds/nothing/cancel")) == (404, "unknown_build")
+
+
+def test_a_build_is_canceled(ready: httpx.Client, served: Served) -> None:
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        yield Progress(BuildStep.QUANTIZING, 1, 4, request.profiles[0].name)
+        (open_one,) = (one for one in builds_of(ready) if one["status"] == "running")
+        assert open_one["progress"]["profiles"][PROFILE]["step"] == "quantizing"
+        canceled.append(ready.post(f"/builds/{open_one['id']}/cancel").json()["status"])
+        yield from builds_all(request)
+
+    canceled: list[str] = []
+    served.builder.script = script
+    build = order(ready).json()["id"]
+    assert canceled == ["canceled"]
+    assert ready.get(f"/builds/{build}").json()["status"] == "canceled"
+
+
+def builds_of(api: httpx.Client) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = api.get("/builds").json()["items"]
+    return items
+
+
+def test_the_logs_of_a_build_are_text(ready: httpx.Client, served: Served) -> None:
+    served.builder.script = logs({None: "shared", PROFILE: "of one"})
+    build = order(ready).json()["id"]
+    for path, said in (("log", "shared"), (f"logs/{PROFILE}", "of one")):
+        answer = ready.get(f"/builds/{build}/{path}")
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        assert answer.text == said
+    assert refusal(ready.get(f"/builds/{build}/logs/other")) == (404, "unknown_log")

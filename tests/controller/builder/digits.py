@@ -18,6 +18,7 @@ from torch import nn
 
 NET = '''"""The nets of the tests: images of handwritten digits to scores."""
 
+import torch
 from torch import nn
 
 
@@ -29,9 +30,9 @@ def make_net():
         nn.Conv2d(8, 16, 3, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(16 * 49, 384),
+        nn.Linear(16 * 49, 640),
         nn.ReLU(),
-        nn.Linear(384, 10),
+        nn.Linear(640, 10),
     )
 
 
@@ -47,6 +48,21 @@ class Recurrent(nn.Module):
 
 def make_recurrent_net():
     return Recurrent()
+
+
+class Uneven(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = make_net()[:-1]
+        self.register_buffer("scale", torch.ones(640))
+        self.head = nn.Linear(640, 10)
+
+    def forward(self, image):
+        return self.head(self.body(image) * self.scale)
+
+
+def make_uneven_net():
+    return Uneven()
 
 
 def make_other_net():
@@ -72,6 +88,7 @@ def main(folder: Path) -> None:
     torch.save(state, folder / "weights.pt")
     torch.save(_sick(state, float("nan")), folder / "nan.pt")
     torch.save(_sick(state, 0.0), folder / "damaged.pt")
+    torch.save(_uneven(state), folder / "uneven.pt")
     (folder / "garbage.pt").write_bytes(b"no tensors")
 
 
@@ -102,6 +119,15 @@ def _import(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _uneven(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the same net with one feature so large that eight bits have no room for the others."""
+    scale = torch.ones(640)
+    scale[0] = 5000.0
+    body = {f"body.{name}": tensor for name, tensor in state.items() if not name.startswith("7.")}
+    head = {"head.weight": state["7.weight"] / scale, "head.bias": state["7.bias"]}
+    return {**body, **head, "scale": scale}
 
 
 def _sick(state: dict[str, torch.Tensor], value: float) -> dict[str, torch.Tensor]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from tests.controller.builder.versions import (
+    RUNTIMES,
     SIGNATURE,
     a_card,
     a_profile_named,
@@ -17,10 +20,10 @@ from tests.controller.builder.versions import (
     with_budgets,
 )
 from wherry.names import parse_profile_name
-from wherry.profile import Precision, Profile, Runtime
+from wherry.profile import Precision, Profile
 from wherry.signature import BATCH, Datatype, Tensor
 from wherry_controller.core.card import Card
-from wherry_controller.core.recipe import REMEDIES, BuildReason
+from wherry_controller.core.fault import REMEDIES, BuildReason
 
 pytestmark = pytest.mark.system
 
@@ -33,10 +36,10 @@ SICK_VERSIONS = [
     (a_card(factory="quits.py:make_net"), BuildReason.FACTORY_NOT_IMPORTABLE),
     (a_card(factory="net.py:make_nothing"), BuildReason.FACTORY_NOT_IMPORTABLE),
     (a_card(factory="net.py:make_other_net"), BuildReason.STATE_DICT_MISFIT),
-    (a_card(state_dict="garbage.pt"), BuildReason.STATE_DICT_UNREADABLE),
+    (a_card(state_dict="garbage.pt"), BuildReason.SOURCE_UNREADABLE),
     (a_card(state_dict="nan.pt"), BuildReason.OUTPUT_NOT_FINITE),
     (a_card(state_dict="damaged.pt"), BuildReason.BELOW_FLOOR),
-    (a_card(claimed_accuracy=0.5), BuildReason.CLAIM_DIFFERS),
+    (a_card(claimed=0.5), BuildReason.CLAIM_DIFFERS),
     (a_card(signature=WHOLE_SCORES), BuildReason.SIGNATURE_MISFIT),
     (a_card(calibration="overlapping.npz"), BuildReason.DATA_OVERLAP),
 ]
@@ -52,7 +55,8 @@ def test_a_sick_version_is_refused_by_name(
     assert (refused.reason, refused.profile) == (reason, None)
     assert refused.detail.endswith(f"{REMEDIES[reason]}.")
     assert not build.built
-    assert [path.name for path in build.output.iterdir()] == ["request.json"]
+    assert not list((build.output / "blobs").iterdir())
+    assert not list(build.output.glob("*.manifest.json"))
 
 
 def test_one_build_refuses_each_profile_by_its_own_reason(version: Path, tmp_path: Path) -> None:
@@ -60,18 +64,17 @@ def test_one_build_refuses_each_profile_by_its_own_reason(version: Path, tmp_pat
         _named("uncalibrated", INT8): BuildReason.CALIBRATION_MISSING,
         _named("too-big", with_budgets(FP32, size_bytes=1000)): BuildReason.OVER_BUDGET,
         _named("too-slow", with_budgets(FP32, latency_ms=1e-6)): BuildReason.OVER_BUDGET,
-        _named("old", replace(FP32, runtime_floor="1", runtime_below="1.2")): (
-            BuildReason.RUNTIME_DIFFERS
+        _named("gone", replace(FP32, runtime_floor="1.2.99", runtime_below="1.3")): (
+            BuildReason.RUNTIME_MISSING
         ),
-        _named("tflite", replace(FP32, runtime=Runtime.TFLITE)): BuildReason.NO_RECIPE,
     }
     either = replace(FP32, precisions=(Precision.INT8, Precision.FP32))
-    profiles = [*sick, _named("good", FP32), _named("silent-fall", either)]
+    profiles = [*sick, _named("good", FP32), _named("stated-fall", either)]
     build = run_build(a_card(calibration=None), version, tmp_path / "output", profiles)
     expected = {profile.name: reason for profile, reason in sick.items()}
-    expected[parse_profile_name("silent-fall")] = BuildReason.CALIBRATION_MISSING
     assert {item.profile: item.reason for item in build.refused} == expected
-    assert set(build.built) == {"good"}
+    assert set(build.built) == {"good", "stated-fall"}
+    assert "static int8 needs calibration data" in build.built["stated-fall"].report.why
 
 
 def test_a_profile_gets_its_next_precision_where_the_first_one_fails(
@@ -82,7 +85,7 @@ def test_a_profile_gets_its_next_precision_where_the_first_one_fails(
         state_dict="recurrent.pt",
         floor=0,
         largest_drop=1,
-        claimed_accuracy=0.1,
+        claimed=0.1,
     )
     either = _named("either", replace(INT8, precisions=(Precision.INT8, Precision.FP32)))
     build = run_build(card, version, tmp_path / "output", [either, _named("int8-only", INT8)])
@@ -90,6 +93,32 @@ def test_a_profile_gets_its_next_precision_where_the_first_one_fails(
     (refused,) = build.refused
     assert refused.profile == "int8-only"
     assert refused.reason is BuildReason.PASS_CHANGED_NOTHING
+    assert refused.report is not None
+    assert [one.fault for one in refused.report.candidates][1:] == [refused.reason]
+
+
+def test_a_versions_code_cannot_change_the_runtimes_of_others(
+    version: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(version, tmp_path / "nosy")
+    planted = RUNTIMES / "planted.py"
+    code = f"def make_net():\n    open({str(planted)!r}, 'w').write('evil')\n"
+    (folder / "nosy.py").write_text(code)
+    build = run_build(a_card(factory="nosy.py:make_net"), folder, tmp_path / "output", [FP32])
+    (refused,) = build.refused
+    assert refused.reason is BuildReason.FACTORY_NOT_IMPORTABLE
+    assert "PermissionError" in refused.detail
+    assert not planted.exists()
+
+
+def test_a_build_leaves_no_temporary_folder(
+    version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Short, since sockets lie in it; and its own, since other builds of this machine have theirs.
+    with tempfile.TemporaryDirectory() as own:
+        monkeypatch.setenv("TMPDIR", own)
+        run_build(a_card(state_dict="garbage.pt"), version, tmp_path / "output", [FP32])
+        assert not list(Path(own).iterdir())
 
 
 def test_a_request_that_is_none_ends_the_process_and_says_nothing_on_stdout(tmp_path: Path) -> None:

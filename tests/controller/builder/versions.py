@@ -16,18 +16,30 @@ from wherry.manifest import Manifest
 from wherry.names import Digest, parse_model_name, parse_version_name
 from wherry.profile import Profile
 from wherry.signature import BATCH, Datatype, Signature, Tensor
-from wherry_controller.core.card import Card, Data, Goal, Source, files_of, lineage_digest
-from wherry_controller.core.recipe import (
+from wherry_controller.core.build import (
     BuildMessage,
     BuildRequest,
     Built,
+    Limits,
     Refused,
     parse_message,
 )
+from wherry_controller.core.card import (
+    Card,
+    Data,
+    Goal,
+    Source,
+    SourceKind,
+    Task,
+    files_of,
+    lineage_digest,
+)
+from wherry_controller.core.choice import Candidate
 from wherry_controller.core.written import parse_profile
 
 REPOSITORY = Path(__file__).parents[3]
 PROFILES = REPOSITORY / "controller/wherry_sim/profiles"
+RUNTIMES = REPOSITORY / "build" / "runtimes"  # Made once, kept between runs of the tests.
 SIGNATURE = Signature(
     (Tensor("image", Datatype.FP32, (BATCH, 1, 28, 28), "NCHW"),),
     (Tensor("scores", Datatype.FP32, (BATCH, 10)),),
@@ -40,6 +52,7 @@ class Build:
     """What a build said, and where it wrote."""
 
     output: Path
+    cache: Path
     messages: tuple[BuildMessage, ...]
 
     @property
@@ -49,6 +62,11 @@ class Build:
     @property
     def refused(self) -> list[Refused]:
         return [item for item in self.messages if isinstance(item, Refused)]
+
+    def chosen(self, profile: str) -> Candidate:
+        """Return the candidate that was shipped."""
+        report = self.built[profile].report
+        return next(one for one in report.candidates if one.name == report.chosen)
 
     def document(self, profile: str) -> bytes:
         return (self.output / f"{profile}.manifest.json").read_bytes()
@@ -72,39 +90,50 @@ def a_card(
     evaluation: str = "evaluation.npz",
     floor: float = 0.8,
     largest_drop: float = 0.03,
-    claimed_accuracy: float = ACCURACY,
+    claimed: float = ACCURACY,
     signature: Signature = SIGNATURE,
 ) -> Card:
     return Card(
         model=parse_model_name("digits"),
         version=parse_version_name("v1"),
-        source=Source(factory, state_dict),
+        source=Source(kind=SourceKind.STATE_DICT, file=state_dict, factory=factory),
         signature=signature,
-        class_output=signature.outputs[0].name,
-        data=Data(evaluation, calibration),
+        task=Task(output=signature.outputs[0].name, claimed=claimed),
+        data=Data(evaluation=evaluation, calibration=calibration),
         goal=Goal(floor=floor, largest_drop=largest_drop),
-        claimed_accuracy=claimed_accuracy,
         labels=tuple("0123456789"),
     )
 
 
-def run_build(card: Card, folder: Path, output: Path, profiles: Sequence[Profile]) -> Build:
+def run_build(
+    card: Card,
+    folder: Path,
+    output: Path,
+    profiles: Sequence[Profile],
+    *,
+    cache: Path | None = None,
+    limits: Limits | None = None,
+) -> Build:
     """Run the builder as a controller does; any exit status but 0 is an error."""
     output.mkdir()
+    cache = cache or output.with_name(f"{output.name}-cache")
     digests = {name: digest_of((folder / name).read_bytes()) for name in files_of(card)}
     request = BuildRequest(
         card=card,
         folder=str(folder),
         output=str(output),
+        cache=str(cache),
+        runtimes=str(RUNTIMES),
         lineage=lineage_digest(card, digests),
         profiles=tuple(profiles),
+        limits=limits or Limits(),
     )
     file = output / "request.json"
     file.write_bytes(codec.encode(request))
     command = [sys.executable, "-m", "wherry_controller.builder", str(file)]
     done = subprocess.run(command, check=False, capture_output=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
-    return Build(output, tuple(parse_message(line) for line in done.stdout.splitlines()))
+    return Build(output, cache, tuple(parse_message(line) for line in done.stdout.splitlines()))
 
 
 def with_budgets(

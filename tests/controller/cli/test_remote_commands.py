@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.builders import an_event
+from tests.builders import a_profile, an_event
 from tests.controller.cli.conftest import Ran, Wherry
-from tests.controller.scripted import a_profile_file, crashes, refuses, write_version
+from tests.controller.scripted import (
+    Script,
+    a_profile_file,
+    builds_all,
+    crashes,
+    logs,
+    refuses,
+    write_version,
+)
 from tests.controller.served import TOKEN, Served
+from tests.controller.stores import DIGITS
+from wherry import codec
 from wherry.messages import Reason, Status
-from wherry_controller.cli.outcome import Exit
-from wherry_controller.core.recipe import BuildReason
+from wherry.names import parse_version_name
+from wherry_controller.cli.building import follow
+from wherry_controller.cli.outcome import Ended, Exit
+from wherry_controller.cli.remote import connect
+from wherry_controller.core.build import BuildMessage, BuildRequest
+from wherry_controller.core.fault import BuildReason
+from wherry_controller.store import models
+from wherry_controller.store.records import Build
+
+V1 = parse_version_name("v1")
 
 PROFILE = "x86-onnx-fp32"
 GATE = "soak_s = 0\nmin_labels = 0\nlatency = { window_requests = 0 }\n"
@@ -172,6 +191,19 @@ def test_a_group_of_one_holds_one_device(ready: Wherry) -> None:
     assert "holds 2 devices." in ready("group", "set", "both", "pi-1", "pi-2").out
 
 
+def test_a_build_says_which_profiles_no_device_could_judge(ready: Wherry) -> None:
+    ran = ready("build", "digits:v1", "-p", PROFILE, "--measure-on", "canary")
+    assert ran.status == 0
+    assert f"No device in 'canary' measured for {PROFILE}" in ran.out
+    ran = ready("build", "--all", "--measure-on", "canary")
+    assert f"No device in 'canary' measured for {PROFILE}" in ran.out
+
+
+def test_devices_of_an_unknown_place_cannot_judge(ready: Wherry) -> None:
+    ran = ready("build", "digits:v1", "-p", PROFILE, "--measure-on", "attic")
+    ends(ran, Exit.MISSING, "no group or device 'attic'", "wherry group list")
+
+
 def test_a_build_may_be_left_alone(ready: Wherry) -> None:
     ordered = ready("build", "digits:v1", "-p", PROFILE, "--detach", "--json")
     assert ordered.json["profiles"] == [PROFILE]
@@ -201,6 +233,105 @@ def test_a_refused_build_is_a_failed_outcome(
 def test_a_crashed_build_is_a_failed_outcome(ready: Wherry, served: Served) -> None:
     served.builder.script = crashes("Segmentation fault")
     ends(ready("build", "digits:v1", "-p", PROFILE), Exit.FAILED, "failed", "Segmentation fault")
+
+
+def test_all_builds_the_newest_of_each_model_and_tells_of_each(
+    ready: Wherry, served: Served, tmp_path: Path
+) -> None:
+    ready("model", "add", write_version(tmp_path / "v2", "v2"))
+    header, row, *_ = ready("build", "--all").out.splitlines()
+    assert header.split()[0] == "profile" and row.split()[0] == PROFILE
+    header, *rows = ready("build", "--all", "digits", "--every-version").out.splitlines()
+    assert header.split()[:3] == ["version", "profile", "outcome"]
+    assert [row.split()[:3] for row in rows] == [
+        ["digits:v1", PROFILE, "fp32"],
+        ["digits:v2", PROFILE, "fp32"],
+    ]
+    listed = ready("build", "--all", "--json")
+    assert (listed.status, [one["version"] for one in listed.items]) == (0, ["v2"])
+
+
+def test_one_refused_build_of_several_is_a_failed_outcome(
+    ready: Wherry, served: Served, tmp_path: Path
+) -> None:
+    ready("model", "add", write_version(tmp_path / "v2", "v2"))
+    served.builder.script = refuses_version("v2", BuildReason.BELOW_FLOOR)
+    ran = ready("build", "digits:v1", "digits:v2")
+    ends(ran, Exit.FAILED, "digits:v2", "below_floor", "wherry model log")
+    assert "digits:v1 ended" not in ran.err
+    assert [line.split()[2] for line in ran.out.splitlines()[1:]] == ["fp32", "refused"]
+
+
+def test_a_build_of_nothing_is_not_understood(ready: Wherry) -> None:
+    ends(ready("build"), Exit.USAGE, "MODEL:VERSION", "--all")
+    ends(ready("build", "digits:v1", "--every-version"), Exit.USAGE, "add --all")
+
+
+def test_a_version_that_cannot_be_built_does_not_hide_the_builds_before_it(ready: Wherry) -> None:
+    ran = ready("build", "digits:v1", "digits:v9", "-p", PROFILE)
+    ends(ran, Exit.MISSING, "'digits:v9'", "`wherry model builds`")
+    builds = json.loads(ready("model", "builds", "--json").out)["items"]
+    assert len([build for build in builds if build["id"] in ran.err]) == 1
+
+
+def test_an_interrupt_ends_the_waiting_and_not_the_build(ready: Wherry, served: Served) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    waiting = ready("build", "digits:v1", "--detach", "--json").json | {"status": "running"}
+    with pytest.raises(Ended, match=r"go on.*wherry model cancel") as ended:
+        follow(connect(), [codec.encode(waiting)], interrupt)
+    assert str(waiting["id"]) in str(ended.value)
+    assert ended.value.code is Exit.UNAVAILABLE
+
+
+def test_a_build_that_is_over_is_not_canceled(ready: Wherry) -> None:
+    build = str(ready("model", "builds", "--json").items[0]["id"])
+    ends(ready("model", "cancel", build), Exit.REFUSED, "succeeded already")
+    ends(ready("model", "cancel", "nothing"), Exit.MISSING, "wherry model builds")
+
+
+def test_a_build_that_waits_is_canceled(ready: Wherry, served: Served) -> None:
+    build = Build(id="b1", model=DIGITS, version=V1, profiles=(a_profile().name,), created_at=0.0)
+    with served.store.transaction() as tx:
+        models.save_build(tx, build)
+    assert ready("model", "cancel", "b1").out == "build b1 is canceled.\n"
+    assert "canceled" in ready("model", "builds").out
+
+
+def test_the_log_of_a_build_is_printed_without_what_steers_a_terminal(
+    ready: Wherry, served: Served
+) -> None:
+    served.builder.script = logs({PROFILE: "quantized \x1b[2Jwell\n", None: "loaded\n"})
+    build = str(ready("build", "digits:v1", "--json").json["id"])
+    assert ready("model", "log", build, "-p", PROFILE).out == "quantized [2Jwell\n"
+    assert ready("model", "log", build).out == "loaded\n"
+    ends(ready("model", "log", build, "-p", "other"), Exit.MISSING, "other")
+
+
+def test_the_report_of_a_version_is_a_table_a_profile(ready: Wherry, tmp_path: Path) -> None:
+    said = ready("model", "report", "digits:v1").out
+    for word in (
+        PROFILE,
+        "4.00x",
+        "2.50x",
+        "+0.0040 [+0.0020, +0.0060]",
+        "chosen: int8-s8s8-1_float",
+    ):
+        assert word in said, word
+    assert ready("model", "report", "digits:v1", "--json").json["version"] == "v1"
+    page = tmp_path / "report.html"
+    assert ready("model", "report", "digits:v1", "--html", page).status == 0
+    assert page.read_text().startswith("<!doctype html>")
+    ends(ready("model", "report", "digits:v9"), Exit.MISSING, "digits:v9")
+
+
+def refuses_version(version: str, reason: BuildReason) -> Script:
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        then = refuses(reason) if request.card.version == version else builds_all
+        return then(request)
+
+    return script
 
 
 def test_a_reference_without_a_version_is_not_understood(online: Wherry) -> None:

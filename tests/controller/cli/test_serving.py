@@ -23,16 +23,19 @@ PROFILES = REPOSITORY / "controller/wherry_sim/profiles"
 CARD = """\
 model = "digits"
 version = "{version}"
-class_output = "scores"
-claimed_accuracy = 0.92
 
 [source]
+kind = "state_dict"
 factory = "{factory}"
-state_dict = "{state_dict}"
+file = "{state_dict}"
 
 [signature]
 inputs = [{{ name = "image", datatype = "FP32", shape = ["batch", 1, 28, 28], layout = "NCHW" }}]
 outputs = [{{ name = "scores", datatype = "FP32", shape = ["batch", 10] }}]
+
+[task]
+output = "scores"
+claimed = 0.92
 
 [data]
 evaluation = "evaluation.npz"

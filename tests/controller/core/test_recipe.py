@@ -1,126 +1,119 @@
-"""Tests of recipes, of the judgement of variants and of a build's messages."""
+"""Tests of recipes: which of them are worth a trial, for what graph on what profile."""
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from tests.builders import a_digest, a_profile
-from tests.controller.scripted import a_latency
-from wherry import codec
-from wherry.codec import BadDocument
-from wherry.names import parse_profile_name
-from wherry.profile import Activation, Precision, Runtime
-from wherry_controller.core.card import Goal
+from tests.builders import a_profile
+from wherry.profile import Activation, Arch, Precision, Profile, Runtime
 from wherry_controller.core.recipe import (
-    REMEDIES,
-    BuildMessage,
-    BuildReason,
-    BuildRefused,
-    BuildStep,
-    Built,
-    Fault,
-    Progress,
-    Refused,
-    judge_budget,
-    judge_variant,
-    judge_version,
-    parse_message,
-    recipe_for,
+    Calibration,
+    Graph,
+    baseline,
+    candidates,
+    improvements,
+    steps_of,
 )
 
-GOAL = Goal(floor=0.9, largest_drop=0.01)
-SHARES = st.integers(0, 1000).map(lambda rows: rows / 1000)
-PROFILE = parse_profile_name("x86-onnx-fp32")
-MESSAGES = (
-    Progress(BuildStep.LOADING, 0, 13),
-    Progress(BuildStep.PACKING, 4, 13, PROFILE),
-    Built(PROFILE, a_digest(), a_latency()),
-    Refused(BuildReason.BELOW_FLOOR, "a sentence."),
-    Refused(BuildReason.OVER_BUDGET, "a sentence.", PROFILE),
-)
+EVERY = tuple(Precision)
+CONVOLUTIONAL = Graph({"Conv": 8, "Relu": 8, "Gemm": 1}, {"Conv": 900, "Gemm": 100})
+ENCODER = Graph({"MatMul": 24, "Softmax": 4}, {"MatMul": 950, "Gather": 50})
+RECURRENT = Graph({"LSTM": 2, "Gemm": 1}, {"LSTM": 950, "Gemm": 50})
+LOOKUP = Graph({"TreeEnsembleClassifier": 1}, {})
 
 
-def reason(fault: Fault | None) -> BuildReason | None:
-    return fault.reason if fault else None
+def tried(profile: Profile, graph: Graph) -> set[Precision]:
+    return {recipe.precision for recipe in candidates(profile, graph)}
 
 
-@given(SHARES, SHARES)
-@example(0.97, 0.96)
-@example(0.96, 0.97)
-def test_a_version_passes_at_its_floor_with_an_honest_claim(fp32: float, claimed: float) -> None:
-    found = reason(judge_version(GOAL, reference_accuracy=fp32, claimed=claimed))
-    if round(fp32 * 1000) < 900:
-        assert found is BuildReason.BELOW_FLOOR
-    elif abs(round(fp32 * 1000) - round(claimed * 1000)) > 10:
-        assert found is BuildReason.CLAIM_DIFFERS
-    else:
-        assert found is None
+def on_arm(**facts: object) -> Profile:
+    return replace(a_profile(), **{"arch": Arch.AARCH64, "precisions": EVERY, **facts})
 
 
-@given(SHARES, SHARES)
-@example(0.97, 0.96)
-def test_a_variant_passes_at_its_floor_within_the_largest_drop(fp32: float, int8: float) -> None:
-    found = reason(judge_variant(GOAL, reference_accuracy=fp32, accuracy=int8))
-    if round(int8 * 1000) < 900:
-        assert found is BuildReason.BELOW_FLOOR
-    elif round(fp32 * 1000) - round(int8 * 1000) > 10:
-        assert found is BuildReason.DROP_TOO_LARGE
-    else:
-        assert found is None
+def on_x86(**facts: object) -> Profile:
+    return replace(a_profile(), **{"arch": Arch.X86_64, "precisions": EVERY, **facts})
 
 
-def test_a_variant_better_than_fp32_is_no_drop() -> None:
-    assert judge_variant(GOAL, reference_accuracy=0.92, accuracy=0.99) is None
+def test_float_is_always_tried_and_stands_first() -> None:
+    only_int8 = on_x86(precisions=(Precision.INT8,))
+    for graph in (CONVOLUTIONAL, ENCODER, RECURRENT, LOOKUP):
+        assert candidates(only_int8, graph)[0] == baseline(only_int8)
 
 
-def test_budgets_are_upper_bounds_and_absent_ones_bind_nothing() -> None:
-    bounded = a_profile(size_bytes=1000, latency_ms=1.5)
-    assert judge_budget(bounded, size_bytes=1000, p50_ms=1.5) is None
-    assert judge_budget(bounded, size_bytes=1000, p50_ms=None) is None
-    assert judge_budget(a_profile(), size_bytes=10**9, p50_ms=10**6) is None
-    for size_bytes, p50_ms in ((1001, 1.0), (10, 1.51)):
-        fault = judge_budget(bounded, size_bytes=size_bytes, p50_ms=p50_ms)
-        assert reason(fault) is BuildReason.OVER_BUDGET
+def test_ranges_at_each_run_are_for_products_and_recurrent_nets() -> None:
+    assert Precision.INT8_DYNAMIC not in tried(on_x86(), CONVOLUTIONAL)
+    assert Precision.INT8_DYNAMIC in tried(on_x86(), ENCODER)
+    assert Precision.INT8_DYNAMIC in tried(on_x86(), RECURRENT)
 
 
-def test_every_reason_has_a_remedy_and_every_sentence_ends_with_it() -> None:
-    assert set(REMEDIES) == set(BuildReason)
-    for known in BuildReason:
-        assert str(BuildRefused(Fault(known, "it is so"))) == f"it is so: {REMEDIES[known]}."
+def test_fp16_is_not_for_arm_processors() -> None:
+    assert Precision.FP16 in tried(on_x86(), CONVOLUTIONAL)
+    assert Precision.FP16 not in tried(on_arm(), CONVOLUTIONAL)
+    assert Precision.FP16 in tried(on_arm(runtime=Runtime.LITERT), CONVOLUTIONAL)
+    assert Precision.FP16 in tried(on_arm(provider="TensorrtExecutionProvider"), CONVOLUTIONAL)
 
 
-def test_a_float_recipe_quantizes_nothing() -> None:
-    recipe = recipe_for(a_profile(reduced_range=True), Precision.FP32)
-    assert not recipe.per_channel
-    assert not recipe.reduced_range
-    assert recipe.steps == ("torch.onnx.export", "ir<=10", "opset<=20")
+def test_int4_is_for_nets_that_are_mostly_matrix_products() -> None:
+    assert Precision.INT4 in tried(on_x86(), ENCODER)
+    assert Precision.INT4 not in tried(on_x86(), CONVOLUTIONAL)
+    assert Precision.INT4 not in tried(on_x86(runtime=Runtime.LITERT), ENCODER)
 
 
-def test_an_int8_recipe_follows_the_profile() -> None:
-    profile = a_profile(activation=Activation.U8, reduced_range=True)
-    recipe = recipe_for(profile, Precision.INT8)
-    assert recipe.activation is Activation.U8
-    assert recipe.per_channel
-    assert recipe.reduced_range
-    assert recipe.steps[-2:] == ("static_qdq_u8s8_per_channel", "reduced_range")
+def test_stored_weights_are_for_litert() -> None:
+    assert Precision.INT8_WEIGHTS not in tried(on_x86(), CONVOLUTIONAL)
+    assert Precision.INT8_WEIGHTS in tried(on_x86(runtime=Runtime.LITERT), CONVOLUTIONAL)
+
+
+def test_nothing_is_tried_on_a_graph_without_weights() -> None:
+    assert tried(on_x86(), LOOKUP) <= {Precision.FP32, Precision.FP16}
+
+
+def test_nothing_is_tried_that_the_profile_does_not_take() -> None:
+    assert tried(on_x86(precisions=(Precision.FP32, Precision.INT8)), ENCODER) == {
+        Precision.FP32,
+        Precision.INT8,
+    }
+
+
+def test_a_static_recipe_follows_the_profile() -> None:
+    profile = on_x86(activation=Activation.U8, reduced_range=True)
+    static = {one.precision: one for one in candidates(profile, ENCODER)}[Precision.INT8]
+    assert (static.activation, static.reduced_range, static.per_channel) == (
+        Activation.U8,
+        True,
+        True,
+    )
+    assert static.name == "int8-u8s8-reduced_range"
+    assert steps_of(static) == ("export onnx", "ir<=10", "opset<=20", "int8-u8s8-reduced_range")
 
 
 def test_litert_knows_signed_activations_in_full_range_only() -> None:
-    profile = a_profile(runtime=Runtime.LITERT, activation=Activation.U8, reduced_range=True)
-    recipe = recipe_for(profile, Precision.INT8)
-    assert recipe.activation is Activation.S8
-    assert not recipe.reduced_range
-    assert recipe.steps == ("litert_torch.convert", "static_batch=1", "static_wi8_ai8")
+    profile = on_x86(runtime=Runtime.LITERT, activation=Activation.U8, reduced_range=True)
+    static = {one.precision: one for one in candidates(profile, ENCODER)}[Precision.INT8]
+    assert (static.activation, static.reduced_range) == (Activation.S8, False)
+    assert [one.name for one in improvements(static)] == ["int8-per_tensor"]
 
 
-@pytest.mark.parametrize("message", MESSAGES)
-def test_a_message_survives_its_line(message: BuildMessage) -> None:
-    assert parse_message(codec.encode(message)) == message
+def test_tflite_runtime_gets_one_scale_a_tensor_where_it_finds_ranges_itself() -> None:
+    old = on_x86(runtime=Runtime.TFLITE)
+    scales = {one.precision: one.per_channel for one in candidates(old, ENCODER)}
+    assert not scales[Precision.INT8_DYNAMIC]
+    assert scales[Precision.INT8]
 
 
-@pytest.mark.parametrize("line", [b"", b"warning: noise", b"{}", b'{"kind":"built"}'])
-def test_a_line_that_is_no_message_is_malformed(line: bytes) -> None:
-    with pytest.raises(BadDocument):
-        parse_message(line)
+def test_a_static_recipe_has_other_ways_and_no_way_twice() -> None:
+    (static,) = (
+        one for one in candidates(on_x86(), CONVOLUTIONAL) if one.precision is Precision.INT8
+    )
+    others = improvements(static)
+    assert len({static, *others}) == 1 + len(others) == 6
+    assert {one.calibration for one in others} == set(Calibration)
+    assert all(one.precision is Precision.INT8 for one in others)
+
+
+def test_different_recipes_have_different_names() -> None:
+    every = candidates(on_x86(), ENCODER)
+    more = [other for recipe in every for other in improvements(recipe)]
+    kept = [replace(every[1], kept_float=("a", "b")[:count]) for count in (1, 2)]
+    names = [recipe.name for recipe in (*every, *more, *kept)]
+    assert len(set(names)) == len(names)

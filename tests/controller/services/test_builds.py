@@ -2,41 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import pytest
+from sqlmodel import select
 
-from tests.builders import a_key
+from tests.builders import a_digest, a_key
 from tests.controller.scripted import (
     AtOnce,
     Script,
     ScriptedBuilder,
+    a_bench,
     a_card,
+    a_fleet,
     a_profile_file,
+    a_trials,
     builds_all,
     crashes,
+    keeps,
+    logs,
     refuses,
     refuses_profile,
     the_files,
 )
+from tests.controller.stores import a_store
+from wherry import codec
 from wherry.bundle import open_manifest
-from wherry.manifest import blobs_of
+from wherry.manifest import MODEL_FILE, Manifest, blobs_of
 from wherry.names import parse_model_name, parse_profile_name, parse_version_name
 from wherry.signing import keyring
-from wherry_controller.core.recipe import (
+from wherry_controller.core.build import (
+    BLOBS,
+    LOGS,
     BuildMessage,
-    BuildReason,
     BuildRequest,
     BuildStep,
     Built,
+    Limits,
     Progress,
+    log_file,
 )
+from wherry_controller.core.fault import BuildReason, BuildRefused, Fault
 from wherry_controller.core.written import parse_profile
-from wherry_controller.services.builds import Builds, build_of
-from wherry_controller.services.missing import Taken, UnknownProfile, UnknownVersion
+from wherry_controller.services.bench import LARGEST_LOG_BYTES, OUTPUT
+from wherry_controller.services.builds import (
+    BuildOver,
+    Builds,
+    NothingToBuild,
+    Scope,
+    build_of,
+)
+from wherry_controller.services.child import BuildStopped
+from wherry_controller.services.missing import (
+    Taken,
+    UnknownModel,
+    UnknownProfile,
+    UnknownVersion,
+)
 from wherry_controller.services.models import (
     MissingFiles,
     RefusedVersion,
@@ -44,10 +74,15 @@ from wherry_controller.services.models import (
     register,
     version_of,
 )
-from wherry_controller.store import models
+from wherry_controller.services.told import advanced
+from wherry_controller.store import models, records
 from wherry_controller.store.blobs import BlobFolder
-from wherry_controller.store.database import Store, open_store
+from wherry_controller.store.database import Store
 from wherry_controller.store.records import Build, BuildStatus, Variant, Version, VersionStatus
+from wherry_controller.store.tables import BuildRow
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 DIGITS = parse_model_name("digits")
 V1 = parse_version_name("v1")
@@ -75,8 +110,10 @@ class Shop:
             a_key(),
             builder=self.builder,
             executor=self.executor,
-            workspace=self.folder / "builds",
+            bench=a_bench(self.folder),
+            trials=a_trials(self.store, a_fleet(self.store, self.blobs)),
             clock=lambda: 1000.0,
+            limits=Limits(),
         )
         builds.start()
         return builds
@@ -92,6 +129,20 @@ class Shop:
         with self.store.transaction() as tx:
             return build_of(tx, build)
 
+    def register_as(self, version: str) -> Version:
+        return register(
+            self.store, self.blobs, a_card(version), the_files(), now=float(version[1:])
+        )
+
+    def only_build(self) -> Build:
+        with self.store.transaction() as tx:
+            (build,) = models.list_builds(tx)
+        return build
+
+    def reports(self) -> list[records.KeptReport]:
+        with self.store.transaction() as tx:
+            return list(models.list_reports(tx, DIGITS, V1))
+
     def version(self) -> Version:
         with self.store.transaction() as tx:
             return version_of(tx, DIGITS, V1)
@@ -103,7 +154,7 @@ class Shop:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
-    store = open_store(f"sqlite:///{tmp_path / 'wherry.db'}")
+    store = a_store(tmp_path)
     with store.transaction() as tx:
         for name in (FP32, OTHER):
             models.save_profile(tx, parse_profile(a_profile_file(name)))
@@ -222,6 +273,7 @@ def test_a_manifest_that_is_not_the_announced_one_fails_the_build(shop: Shop) ->
     shop.register()
     assert shop.build(script).status is BuildStatus.FAILED
     assert not shop.variants()
+    assert shop.builder.ended_in == [True]
 
 
 def test_an_unknown_profile_is_refused_before_a_build_begins(shop: Shop) -> None:
@@ -237,31 +289,292 @@ def test_an_unknown_version_is_refused_before_a_build_begins(shop: Shop) -> None
     assert not shop.builder.requests
 
 
-class Never(AtOnce):
-    """Takes work and does none of it."""
+def dies(_: BuildRequest) -> Iterator[BuildMessage]:
+    yield Progress(BuildStep.LOADING, 0, 4)
+    raise KeyboardInterrupt
 
-    def submit(self, work: object, /, *_: object, **__: object) -> Future[object]:  # type: ignore[override]
+
+def stops(_: BuildRequest) -> Iterator[BuildMessage]:
+    yield Progress(BuildStep.LOADING, 0, 4)
+    raise BuildStopped
+
+
+class Later(Executor):
+    """Does the work that it was given when it is told to."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Callable[[], object]] = []
+
+    def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        self._waiting.append(partial(work, *args, **kwargs))
         return Future()
+
+    def do_all(self) -> None:
+        for work in self._waiting:
+            work()
 
 
 def test_a_build_that_waited_is_queued_again_after_a_restart(shop: Shop) -> None:
     shop.register()
-    shop.executor = Never()
+    shop.executor = Later()
     build = shop.restarted().order(DIGITS, V1, [FP32])
     shop.executor = AtOnce()
     shop.restarted()
     assert shop.build_of(build.id).status is BuildStatus.SUCCEEDED
 
 
-def test_a_build_that_ran_when_the_controller_died_is_failed_at_the_next_start(shop: Shop) -> None:
-    def dies(_: BuildRequest) -> Iterator[BuildMessage]:
-        yield Progress(BuildStep.LOADING, 0, 4)
-        raise KeyboardInterrupt
-
+def test_a_build_that_ran_when_the_controller_died_is_run_again_at_the_next_start(
+    shop: Shop,
+) -> None:
     shop.register()
     with pytest.raises(KeyboardInterrupt):
         shop.build(dies)
+    shop.builder.script = builds_all
     shop.restarted()
-    with shop.store.transaction() as tx:
-        (build,) = models.list_builds(tx)
-    assert (build.status, build.reason) == (BuildStatus.FAILED, "controller_stopped")
+    build = shop.only_build()
+    assert (build.status, build.attempts) == (BuildStatus.SUCCEEDED, 2)
+    first, second = shop.builder.requests
+    assert first.cache == second.cache
+
+
+def test_a_build_under_which_the_controller_died_twice_is_failed(shop: Shop) -> None:
+    shop.register()
+    with pytest.raises(KeyboardInterrupt):
+        shop.build(dies)
+    with pytest.raises(KeyboardInterrupt):
+        shop.restarted()
+    shop.restarted()
+    build = shop.only_build()
+    assert (build.status, build.reason) == (BuildStatus.FAILED, "controller_died")
+    assert "wherry model log" in build.detail
+    assert len(shop.builder.requests) == 2
+
+
+def test_orderly_stops_of_the_controller_fail_no_build(shop: Shop) -> None:
+    shop.register()
+    assert shop.build(stops).status is BuildStatus.QUEUED
+    for _ in range(3):
+        shop.restarted()
+    shop.builder.script = builds_all
+    shop.restarted()
+    assert shop.only_build().status is BuildStatus.SUCCEEDED
+
+
+def test_a_build_that_the_database_keeps_from_beginning_is_told_in_the_log(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.register()
+    is_broken = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(is_broken.wait)
+        shop.executor = executor
+        shop.restarted().order(DIGITS, V1, [FP32])
+        with shop.store.transaction() as tx:
+            tx.delete(tx.exec(select(BuildRow)).one())
+        is_broken.set()
+    assert "build.left_open" in caplog.text
+
+
+def test_a_build_that_waits_and_is_canceled_never_begins(shop: Shop) -> None:
+    shop.register()
+    later = shop.executor = Later()
+    builds = shop.restarted()
+    build = builds.order(DIGITS, V1, [FP32])
+    assert builds.cancel(build.id).status is BuildStatus.CANCELED
+    later.do_all()
+    assert shop.build_of(build.id).status is BuildStatus.CANCELED
+    assert not shop.builder.requests
+
+
+def test_a_build_that_runs_and_is_canceled_ends_and_keeps_what_it_built(shop: Shop) -> None:
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        for message in builds_all(request):
+            yield message
+            if isinstance(message, Built):
+                shop.builds.cancel(shop.only_build().id)
+
+    shop.register()
+    build = shop.build(script)
+    assert (build.status, build.reason) == (BuildStatus.CANCELED, "canceled")
+    assert [variant.profile for variant in shop.variants()] == [FP32]
+    shop.restarted()
+    assert shop.build_of(build.id).status is BuildStatus.CANCELED
+
+
+def test_a_build_that_is_canceled_at_its_very_end_stays_canceled(shop: Shop) -> None:
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        yield from builds_all(request)
+        shop.builds.cancel(shop.only_build().id)
+
+    shop.register()
+    assert shop.build(script).status is BuildStatus.CANCELED
+
+
+def test_a_fault_of_the_machine_is_none_of_the_version(shop: Shop) -> None:
+    shop.register()
+    assert shop.build(refuses(BuildReason.RUNTIME_MISSING)).status is BuildStatus.REFUSED
+    assert shop.version().status is VersionStatus.REGISTERED
+
+
+def test_a_build_that_is_over_cannot_be_canceled(shop: Shop) -> None:
+    shop.register()
+    build = shop.build()
+    with pytest.raises(BuildOver, match="succeeded already"):
+        shop.builds.cancel(build.id)
+
+
+def test_a_build_without_profiles_is_for_all_that_are_declared(shop: Shop) -> None:
+    shop.register()
+    build = shop.builds.order(DIGITS, V1, [])
+    assert set(build.profiles) == {FP32, OTHER}
+
+
+def test_all_builds_the_newest_version_of_each_model_that_no_build_refused(shop: Shop) -> None:
+    for version in ("v1", "v2", "v3"):
+        shop.register_as(version)
+    shop.builder.script = refuses(BuildReason.OUTPUT_NOT_FINITE)
+    shop.builds.order(DIGITS, parse_version_name("v3"), [FP32])
+    shop.builder.script = builds_all
+    (build,) = shop.builds.order_all([], [], Scope.NEWEST)
+    assert (build.version, len(build.profiles)) == ("v2", 2)
+    every = shop.builds.order_all([DIGITS], [FP32], Scope.EVERY)
+    assert [(one.version, one.profiles) for one in every] == [("v1", (FP32,)), ("v2", (FP32,))]
+
+
+def test_all_of_nothing_is_refused(shop: Shop) -> None:
+    with pytest.raises(NothingToBuild, match="wherry model add"):
+        shop.builds.order_all([], [], Scope.NEWEST)
+    with pytest.raises(UnknownModel):
+        shop.builds.order_all([DIGITS], [], Scope.NEWEST)
+
+
+@pytest.mark.parametrize("reason", [BuildReason.OUT_OF_MEMORY, BuildReason.OUT_OF_TIME])
+def test_a_build_over_its_limits_is_refused_and_its_version_is_not(
+    shop: Shop, reason: BuildReason
+) -> None:
+    def script(_: BuildRequest) -> Iterator[BuildMessage]:
+        yield Progress(BuildStep.LOADING, 0, 4)
+        raise BuildRefused(Fault(reason, "it took more than it may"))
+
+    shop.register()
+    build = shop.build(script)
+    assert (build.status, build.reason) == (BuildStatus.REFUSED, reason.value)
+    assert "raise build." in build.detail
+    assert shop.version().status is VersionStatus.REGISTERED
+    assert shop.build().status is BuildStatus.SUCCEEDED
+
+
+def test_a_profile_keeps_the_report_of_its_last_build(shop: Shop) -> None:
+    shop.register()
+    shop.build(refuses_profile(BuildReason.DROP_TOO_LARGE, OTHER))
+    reports = {report.profile: report for report in shop.reports()}
+    assert reports[FP32].document.chosen is not None
+    assert reports[OTHER].document.chosen is None
+    assert reports[OTHER].tools["wherry-controller"]
+    again = shop.build()
+    assert {report.build for report in shop.reports()} == {again.id}
+    assert all(report.document.chosen for report in shop.reports())
+
+
+def test_the_weights_that_a_build_hands_over_stay_with_the_version(shop: Shop) -> None:
+    shop.register()
+    assert shop.build(keeps(b"safetensors", b"safetensors")).status is BuildStatus.SUCCEEDED
+    reference = shop.version().reference
+    assert reference is not None
+    assert shop.blobs.get(reference) == b"safetensors"
+
+
+def test_weights_that_are_not_the_announced_ones_fail_the_build(shop: Shop) -> None:
+    shop.register()
+    assert shop.build(keeps(b"safetensors", b"altered")).status is BuildStatus.FAILED
+    assert shop.version().reference is None
+
+
+def test_logs_are_kept_and_the_end_of_a_refused_build_says_where(shop: Shop) -> None:
+    refused = refuses_profile(BuildReason.DROP_TOO_LARGE, OTHER)
+    shop.register()
+    build = shop.build(logs({OTHER: "x" * 2_000_000 + "the end"}, refused))
+    assert f"`wherry model log {build.id} --profile {OTHER}`" in build.detail
+    kept = shop.builds.log(build, OTHER)
+    assert kept is not None and kept.endswith(b"the end") and len(kept) == LARGEST_LOG_BYTES
+    assert shop.builds.log(build, FP32) is None
+
+
+def test_a_build_that_runs_again_shows_no_log_of_the_run_before(shop: Shop) -> None:
+    bench = a_bench(shop.folder)
+    for run in ("first", "second"):
+        with bench.place_for("b1", [FP32]) as place:
+            assert bench.log("b1", FP32) is None
+            (place / OUTPUT / LOGS).mkdir()
+            (place / OUTPUT / LOGS / log_file(FP32)).write_text(run)
+            assert bench.log("b1", FP32) == run.encode()
+    assert bench.log("b1", FP32) == b"second"
+
+
+def test_a_link_among_the_logs_shows_nothing_of_the_controllers_files(
+    shop: Shop, tmp_path: Path
+) -> None:
+    (tmp_path / "key.pem").write_text("secret")
+
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        folder = Path(request.output) / LOGS
+        folder.mkdir()
+        (folder / log_file(FP32)).symlink_to(tmp_path / "key.pem")
+        yield from builds_all(request)
+
+    shop.register()
+    assert shop.builds.log(shop.build(script), FP32) is None
+
+
+def test_the_steps_of_versions_are_bounded_and_the_oldest_go_first(tmp_path: Path) -> None:
+    bench = a_bench(tmp_path, cache_bytes=250)
+    bench.clear()
+    lineages = [a_digest(name) for name in ("first", "second", "third")]
+    for age, lineage in enumerate(lineages):
+        (bench.cache_of(lineage) / "step").write_bytes(b"x" * 100)
+        os.utime(bench.cache / lineage, (age, age))
+    bench.bound_cache(in_use={lineages[0]})
+    assert {folder.name for folder in bench.cache.iterdir()} == {lineages[0], lineages[2]}
+
+
+def test_steps_that_another_build_removes_meanwhile_are_not_counted(tmp_path: Path) -> None:
+    bench = a_bench(tmp_path, cache_bytes=1 << 30)
+    bench.clear()
+    is_over = threading.Event()
+
+    def make_and_remove() -> None:
+        while not is_over.is_set():
+            folder = bench.cache_of(a_digest("first"))
+            (folder / "step").write_bytes(b"x")
+            shutil.rmtree(folder)
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(make_and_remove)
+        try:
+            for _ in range(5000):
+                bench.bound_cache(in_use=frozenset())
+        finally:
+            is_over.set()
+
+
+def test_a_build_is_told_where_the_version_before_stands(shop: Shop) -> None:
+    shop.register()
+    shop.builds.order(DIGITS, V1, [FP32])
+    shop.register_as("v2")
+    for _ in range(2):
+        shop.builds.order(DIGITS, parse_version_name("v2"), [FP32, OTHER])
+    first, second, third = shop.builder.requests
+    assert first.previous == {} and set(second.previous) == {FP32}
+    assert third.previous == second.previous  # The same place, so that cached steps are found.
+    place = Path(second.previous[FP32])
+    manifest = codec.decode(Manifest, (place / "manifest.json").read_bytes())
+    assert manifest.version == "v1"
+    model = manifest.files[MODEL_FILE].digest
+    assert (place / BLOBS / model).read_bytes() == shop.blobs.get(model)
+
+
+def test_progress_is_told_of_the_build_and_of_each_profile() -> None:
+    first = advanced(records.Progress(), Progress(BuildStep.QUANTIZING, 1, 8, FP32))
+    second = advanced(first, Progress(BuildStep.PACKING, 2, 8, OTHER))
+    assert (second.step, second.done) == (f"packing {OTHER}", 2)
+    assert second.profiles[FP32] == records.ProfileProgress("quantizing", 1, 8)

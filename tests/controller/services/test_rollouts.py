@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from tests.builders import a_histogram, a_key, a_reported, a_store_id, a_telemetry, an_alias
+from tests.builders import (
+    a_histogram,
+    a_key,
+    a_reported,
+    a_store_id,
+    a_telemetry,
+    a_trial,
+    an_alias,
+)
 from tests.controller.services.brokers import MemoryBroker
 from tests.controller.stores import DIGITS, a_store, add_built_version, add_devices, add_version
 from wherry import codec, signing
@@ -29,7 +37,7 @@ from wherry.topics import BundleTopic, DesiredTopic, text
 from wherry_controller.core.gate import Gate, GateReason
 from wherry_controller.core.rollout import NotNow, Rollout, RolloutStatus, Started, StoppedBy, step
 from wherry_controller.services import fleet
-from wherry_controller.services.fleet import Fleet, InARollout
+from wherry_controller.services.fleet import Fleet, InARollout, needed_bundles, order_trials
 from wherry_controller.services.ingest import Ingest, Message
 from wherry_controller.services.machines import state_of, written
 from wherry_controller.services.missing import (
@@ -399,6 +407,17 @@ def test_more_than_the_broker_may_retain_is_refused(tmp_path: Path) -> None:
     bench.build("v1")
     with pytest.raises(OverBudget, match="budget_bytes"):
         bench.create()
+
+
+def test_trials_give_way_to_a_rollout_that_needs_the_broker(bench: Bench) -> None:
+    bundle, other = bench.build("v1"), bench.build("v2")
+    with bench.store.transaction() as tx:
+        order_trials(tx, PI_3, [a_trial("build:1", bundle=other.digest)])
+        bench.budget_bytes = bench.fleet.shelved(tx, bundle.digest).size_bytes
+    bench.restart()
+    bench.create()
+    with bench.store.reading() as tx:
+        assert needed_bundles(tx) == frozenset()
 
 
 def test_names_that_nothing_has_are_refused(bench: Bench) -> None:

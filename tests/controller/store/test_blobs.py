@@ -25,6 +25,8 @@ def test_a_blob_that_the_disk_changed_is_not_given_out(tmp_path: Path) -> None:
     folder.path(digest).write_bytes(b"same bytes")
     with pytest.raises(WrongBytes):
         folder.get(digest)
+    with pytest.raises(WrongBytes):
+        folder.copy(digest, tmp_path / "copy")
 
 
 def test_a_blob_over_the_limit_is_refused(tmp_path: Path) -> None:
@@ -35,3 +37,5 @@ def test_a_blob_over_the_limit_is_refused(tmp_path: Path) -> None:
 def test_a_blob_that_is_not_there_is_lost(tmp_path: Path) -> None:
     with pytest.raises(LostBlob, match="restore"):
         BlobFolder(tmp_path).get(a_digest())
+    with pytest.raises(LostBlob, match="restore"):
+        BlobFolder(tmp_path).copy(a_digest(), tmp_path / "copy")

@@ -1,0 +1,1 @@
+"""Judges variants: what they are worth, and what proves that a device runs them faithfully."""

@@ -1,0 +1,1 @@
+"""Candidates made from float exports, each pass checked for having changed something."""

@@ -1,0 +1,147 @@
+"""What a build leaves behind: signed variants, reports, and the version's reference.
+
+The builder ran the user's code, so nothing of it is believed: every file is read under the name
+that its digest must prove, and the key is used here only.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
+
+from wherry import bundle, codec
+from wherry.blobs import Blob, WrongBytes, check_digest
+from wherry.bundle import Bundle
+from wherry.errors import Malformed
+from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest, blobs_of
+from wherry.names import Digest
+from wherry_controller.core.build import BLOBS, TOOLS, Built, Offered, manifest_file, offer_file
+from wherry_controller.core.choice import Latency, ProfileReport
+from wherry_controller.services.models import version_of
+from wherry_controller.store import models
+from wherry_controller.store.blobs import BlobFolder
+from wherry_controller.store.database import Store
+from wherry_controller.store.records import Build, KeptReport, Variant
+
+
+class NotForMeasuring(Malformed):
+    """A builder offered a bundle for measuring that devices would serve."""
+
+    def __init__(self, recipe: str) -> None:
+        super().__init__(recipe)
+        self.recipe = recipe
+
+    def __str__(self) -> str:
+        return f"{self.recipe} is offered as a bundle to serve: look into the version's own code."
+
+
+def keep_variant(
+    store: Store,
+    blobs: BlobFolder,
+    key: Ed25519PrivateKey,
+    *,
+    build: Build,
+    output: Path,
+    built: Built,
+    now: float,
+) -> None:
+    """Sign a variant's manifest and keep its bundle; raise `WrongBytes` where files lie."""
+    manifest = _manifest_in(output, manifest_file(built.profile), built.bundle)
+    sealed = _seal(blobs, key, output, manifest)
+    variant = Variant(
+        model=build.model,
+        version=build.version,
+        profile=built.profile,
+        bundle=sealed.digest,
+        precision=manifest.precision,
+        size_bytes=manifest.report.size_bytes,
+        report=manifest.report,
+        latency=_latency_of(built.report),
+        created_at=now,
+    )
+    with store.transaction() as tx:
+        models.save_variant(tx, variant, sealed.envelope)
+        models.save_report(tx, _kept(build, built.report, now))
+
+
+def keep_offer(
+    store: Store, blobs: BlobFolder, key: Ed25519PrivateKey, *, output: Path, offered: Offered
+) -> None:
+    """Sign a candidate's manifest and keep its bundle for measuring.
+
+    Raises `WrongBytes` where files lie, and `NotForMeasuring`: a device would serve such a bundle.
+    """
+    file = offer_file(offered.profile, offered.recipe)
+    manifest = _manifest_in(output, file, offered.bundle)
+    if not manifest.measuring:
+        raise NotForMeasuring(offered.recipe)
+    sealed = _seal(blobs, key, output, manifest)
+    with store.transaction() as tx:
+        models.save_bundle(tx, sealed.digest, sealed.envelope)
+
+
+def keep_report(store: Store, *, build: Build, report: ProfileReport, now: float) -> None:
+    """Keep what was tried for a profile that was refused."""
+    with store.transaction() as tx:
+        models.save_report(tx, _kept(build, report, now))
+
+
+def keep_reference(
+    store: Store, blobs: BlobFolder, *, build: Build, output: Path, weights: Blob
+) -> None:
+    """Keep the version's weights with it; raise `WrongBytes` where the file lies."""
+    with (output / BLOBS / weights.digest).open("rb") as file:
+        digest, _ = blobs.take(file)
+    if digest != weights.digest:
+        raise WrongBytes(weights.digest, digest)
+    with store.transaction() as tx:
+        version = version_of(tx, build.model, build.version)
+        models.save_version(tx, replace(version, reference=digest))
+
+
+def _manifest_in(output: Path, file: str, digest: Digest) -> Manifest:
+    signed = check_digest((output / file).read_bytes(), digest)
+    return codec.decode(Manifest, signed, limit_bytes=LARGEST_MANIFEST_BYTES)
+
+
+def _seal(blobs: BlobFolder, key: Ed25519PrivateKey, output: Path, manifest: Manifest) -> Bundle:
+    named = {
+        blob.digest: (output / BLOBS / blob.digest).read_bytes() for blob in blobs_of(manifest)
+    }
+    sealed = bundle.seal(manifest, named, key)
+    for data in sealed.blobs.values():
+        blobs.put(data)
+    return sealed
+
+
+@cache
+def tools() -> dict[str, str]:
+    """Return the versions of what builds variants, by its name; what is not installed is absent."""
+    installed = {}
+    for name in TOOLS:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def _latency_of(report: ProfileReport) -> Latency | None:
+    chosen = [one for one in report.candidates if one.name == report.chosen]
+    return chosen[0].latency if chosen else None
+
+
+def _kept(build: Build, report: ProfileReport, now: float) -> KeptReport:
+    return KeptReport(
+        model=build.model,
+        version=build.version,
+        profile=report.profile,
+        build=build.id,
+        document=report,
+        tools=tools(),
+        created_at=now,
+    )

@@ -1,0 +1,1 @@
+"""Benchmarks on real nets, run by `make bench-…`."""

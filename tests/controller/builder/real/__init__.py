@@ -1,0 +1,1 @@
+"""Builds of models that people use, and of what nobody should send."""

@@ -1,0 +1,1 @@
+"""Golden vectors: the bytes of every format, kept so that no change goes unseen."""
