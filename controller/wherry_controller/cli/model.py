@@ -13,11 +13,11 @@ from wherry_controller.cli.building import Reference, show_variants
 from wherry_controller.cli.remote import connect
 from wherry_controller.cli.replies import Build, Model, Page, Version, read, reference
 from wherry_controller.core.report import (
-    FIGURES,
+    BRIEF,
     ProfilePart,
     VersionReport,
-    figures_of,
-    verdict_of,
+    brief_of,
+    mark_of,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Models and their immutable versions.")
@@ -142,11 +142,11 @@ def report(
 def _show_part(part: ProfilePart) -> None:
     tried = part.report
     show.line(f"{tried.profile} ({tried.runtime}, {tried.metric})")
-    rows = [
-        (one.name, *figures_of(one, tried.candidates[0]), verdict_of(one, tried))
-        for one in tried.candidates
-    ]
-    show.table(("candidate", *FIGURES, "verdict"), rows)
+    rows = [(one.name, *brief_of(one), mark_of(one, tried)) for one in tried.candidates]
+    show.table(("candidate", *BRIEF, "verdict"), rows)
+    for one in tried.candidates:
+        if one.fault is not None:
+            show.line(f"{one.name}: {one.problem}")
     show.line(f"chosen: {tried.chosen or 'none'}. {tried.why}")
     for place in sorted({one.latency.measured_on for one in tried.candidates if one.latency}):
         show.line(f"timed on {place}")

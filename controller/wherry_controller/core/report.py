@@ -48,6 +48,30 @@ def figures_of(candidate: Candidate, base: Candidate) -> tuple[str, ...]:
     )
 
 
+BRIEF = ("size", "p50 ms", "faster", "metric", "drop [95 %]")
+
+
+def brief_of(candidate: Candidate) -> tuple[str, ...]:
+    """Return the `BRIEF` figures of a candidate, for a terminal of 80 columns."""
+    latency, score = candidate.latency, score_of(candidate)
+    return (
+        size(candidate.size_bytes),
+        f"{latency.p50_ms:.3f}" if latency else "",
+        f"{latency.speed_ratio:.2f}x" if latency else "",
+        f"{score.value:.4f}" if score else "",
+        f"{score.drop:+.4f} ±{score.drop_high - score.drop:.4f}" if score else "",
+    )
+
+
+def mark_of(candidate: Candidate, report: ProfileReport) -> str:
+    """Return what became of a candidate in one word."""
+    if candidate.name == report.chosen:
+        return "chosen"
+    if candidate.fault is not None:
+        return candidate.fault.value
+    return "good" if candidate.on_pareto else "beaten"
+
+
 def score_of(candidate: Candidate) -> Score | None:
     """Return the score that judges, or the search's where it went no further."""
     return candidate.judged or candidate.searched

@@ -6,9 +6,12 @@ that its digest must prove, and the key is used here only.
 
 from __future__ import annotations
 
+import os
+import stat
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import BinaryIO
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
@@ -37,6 +40,17 @@ class NotForMeasuring(Malformed):
 
     def __str__(self) -> str:
         return f"{self.recipe} is offered as a bundle to serve: look into the version's own code."
+
+
+class NotPlain(Malformed):
+    """A builder left something that is no file under a file's name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name} is no plain file: look into the version's own code."
 
 
 def keep_variant(
@@ -94,7 +108,7 @@ def keep_reference(
     store: Store, blobs: BlobFolder, *, build: Build, output: Path, weights: Blob
 ) -> None:
     """Keep the version's weights with it; raise `WrongBytes` where the file lies."""
-    with (output / BLOBS / weights.digest).open("rb") as file:
+    with _opened(output / BLOBS / weights.digest) as file:
         digest, _ = blobs.take(file)
     if digest != weights.digest:
         raise WrongBytes(weights.digest, digest)
@@ -104,18 +118,34 @@ def keep_reference(
 
 
 def _manifest_in(output: Path, file: str, digest: Digest) -> Manifest:
-    signed = check_digest((output / file).read_bytes(), digest)
+    signed = check_digest(_read(output / file, LARGEST_MANIFEST_BYTES), digest)
     return codec.decode(Manifest, signed, limit_bytes=LARGEST_MANIFEST_BYTES)
 
 
 def _seal(blobs: BlobFolder, key: Ed25519PrivateKey, output: Path, manifest: Manifest) -> Bundle:
     named = {
-        blob.digest: (output / BLOBS / blob.digest).read_bytes() for blob in blobs_of(manifest)
+        blob.digest: _read(output / BLOBS / blob.digest, blob.size_bytes)
+        for blob in blobs_of(manifest)
     }
     sealed = bundle.seal(manifest, named, key)
     for data in sealed.blobs.values():
         blobs.put(data)
     return sealed
+
+
+def _read(path: Path, limit_bytes: int) -> bytes:
+    """Return the bytes of a file that is not longer; of another one only what shows that it is."""
+    with _opened(path) as file:
+        return file.read(limit_bytes + 1)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a plain file: no link is followed and no pipe is waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotPlain(path.name)
+    return os.fdopen(descriptor, "rb")
 
 
 @cache

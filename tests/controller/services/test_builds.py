@@ -36,7 +36,7 @@ from tests.controller.scripted import (
 from tests.controller.stores import a_store
 from wherry import codec
 from wherry.bundle import open_manifest
-from wherry.manifest import MODEL_FILE, Manifest, blobs_of
+from wherry.manifest import LARGEST_MANIFEST_BYTES, MODEL_FILE, Manifest, blobs_of
 from wherry.names import parse_model_name, parse_profile_name, parse_version_name
 from wherry.signing import keyring
 from wherry_controller.core.build import (
@@ -49,6 +49,7 @@ from wherry_controller.core.build import (
     Limits,
     Progress,
     log_file,
+    manifest_file,
 )
 from wherry_controller.core.fault import BuildReason, BuildRefused, Fault
 from wherry_controller.core.written import parse_profile
@@ -252,6 +253,42 @@ def test_a_profile_that_is_refused_leaves_the_version_and_the_others_standing(sh
     assert build.detail.startswith(f"{OTHER}: ")
     assert shop.version().status is VersionStatus.REGISTERED
     assert [variant.profile for variant in shop.variants()] == [FP32]
+
+
+def leaves(spoil: Callable[[Path], None]) -> Script:
+    """Return the script that builds all, and spoils each manifest before it is read."""
+
+    def script(request: BuildRequest) -> Iterator[BuildMessage]:
+        for message in builds_all(request):
+            if isinstance(message, Built):
+                spoil(Path(request.output) / manifest_file(message.profile))
+            yield message
+
+    return script
+
+
+def links(file: Path) -> None:
+    file.rename(file.with_suffix(".elsewhere"))
+    file.symlink_to(file.with_suffix(".elsewhere"))
+
+
+def makes_a_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def lengthens(file: Path) -> None:
+    file.write_bytes(file.read_bytes().ljust(2 * LARGEST_MANIFEST_BYTES))
+
+
+@pytest.mark.parametrize("spoil", [links, makes_a_pipe, lengthens])
+def test_a_manifest_that_is_no_plain_short_file_is_not_signed(
+    shop: Shop, spoil: Callable[[Path], None]
+) -> None:
+    shop.register()
+    build = shop.build(leaves(spoil))
+    assert build.status is BuildStatus.FAILED
+    assert not shop.variants()
 
 
 def test_a_crash_fails_the_build_and_says_the_last_line(shop: Shop) -> None:
