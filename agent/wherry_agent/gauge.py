@@ -66,9 +66,14 @@ class _Run(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        ran = self._find_no_room() or self._measure()
+        ran = self._find_no_time() or self._find_no_room() or self._measure()
         if not self._is_stopped.is_set():
             self._on_event(ran)
+
+    def _find_no_time(self) -> Ran | None:
+        if time.monotonic() < self._deadline_s:
+            return None
+        return self._failed(Reason.DEADLINE, "its time was over before its worker began")
 
     def _find_no_room(self) -> Ran | None:
         available = host.memory_available_bytes()

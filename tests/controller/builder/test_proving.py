@@ -214,7 +214,7 @@ def test_what_cannot_be_proved_is_neither_shipped_nor_offered(tmp_path: Path) ->
     outcome = finish(task, explored, say)
     assert outcome.bundle is not None
     assert outcome.report.chosen == "fp32"
-    assert outcome.report.candidates[1].fault is BuildReason.NO_RECIPE
+    assert outcome.report.candidates[1].fault is BuildReason.RUN_FAILED
     assert outcome.report.candidates[1].problem.startswith("the runtime fails with it (")
     assert [one.recipe for one in offer(task, explored, say)] == ["fp32"]
 
@@ -226,7 +226,7 @@ def test_what_crashes_while_it_is_timed_leaves_its_profile_without_a_choice(
     other = with_another(explored, unloadable(tmp_path))
     tasks = [a_task(tmp_path / "sick", EITHER), a_task(tmp_path / "good", FP32)]
     sick, good = time_all(tasks, [other, explored], say)
-    assert {one.fault for one in sick.candidates} == {BuildReason.NO_RECIPE}
+    assert {one.fault for one in sick.candidates} == {BuildReason.RUN_FAILED}
     assert good.candidates[0].fault is None
     assert good.candidates[0].latency is not None
 
