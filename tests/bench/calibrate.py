@@ -18,10 +18,10 @@ from wherry.blobs import digest_of
 from wherry.names import parse_profile_name
 from wherry.profile import Arch, Precision, Profile, Runtime
 from wherry_controller.builder.data.read import read_datasets
-from wherry_controller.builder.explore import calibration_rows, open_workshop
 from wherry_controller.builder.running.runner import memory_kib
 from wherry_controller.builder.running.runners import Runners
 from wherry_controller.builder.stages import Task
+from wherry_controller.builder.workshop import calibration_rows, open_workshop
 from wherry_controller.core.build import BuildRequest
 from wherry_controller.core.card import Card
 from wherry_controller.core.recipe import candidates

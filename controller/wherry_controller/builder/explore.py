@@ -10,14 +10,9 @@ Decisions look at the `search` rows only. A candidate that is good on them is sc
 
 from __future__ import annotations
 
-import importlib
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import msgspec
 import numpy as np
@@ -26,8 +21,8 @@ from msgspec.structs import replace
 from wherry import codec
 from wherry.files import write_whole
 from wherry.names import Digest
-from wherry.profile import Precision, Profile, Runtime, is_release_of
-from wherry_controller.builder.cache import Cache, digest_of_file, struct_facts
+from wherry.profile import Precision, Profile, is_release_of
+from wherry_controller.builder.cache import digest_of_file, struct_facts
 from wherry_controller.builder.data.read import FINAL, SEARCH
 from wherry_controller.builder.data.rows import Tensors, open_rows, write_rows
 from wherry_controller.builder.faults import refuse, refusing
@@ -35,13 +30,20 @@ from wherry_controller.builder.jobs import Say, tell
 from wherry_controller.builder.judging import metrics
 from wherry_controller.builder.judging.outputs import output_error_of, refuse_not_finite
 from wherry_controller.builder.passes.base import Operator
-from wherry_controller.builder.running.place import Place, places_of
-from wherry_controller.builder.running.runner import inward
+from wherry_controller.builder.running.place import places_of
 from wherry_controller.builder.running.runners import Runners
 from wherry_controller.builder.running.server import RunFailed
 from wherry_controller.builder.stages import Explored, Task
 from wherry_controller.builder.variant import Variant
-from wherry_controller.builder.version import Loaded, open_version
+from wherry_controller.builder.workshop import (
+    Workshop,
+    fault_of,
+    file_of,
+    open_workshop,
+    ranges_of,
+    scratch,
+    variant_of,
+)
 from wherry_controller.core.build import BuildStep
 from wherry_controller.core.card import SourceKind
 from wherry_controller.core.choice import (
@@ -50,11 +52,10 @@ from wherry_controller.core.choice import (
     Goals,
     Score,
     Sensitivity,
-    goals_of,
     judge_score,
     next_kept,
 )
-from wherry_controller.core.fault import BuildReason, BuildRefused, Fault
+from wherry_controller.core.fault import BuildReason, BuildRefused
 from wherry_controller.core.recipe import Recipe, baseline, candidates, improvements
 
 PARITY = 1e-3  # Of the outputs' spread; exports of five kinds of nets were within 4e-6.
@@ -74,29 +75,6 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
     load_ms: float
     memory_bytes: int
     on: str
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """What every trial of one profile needs."""
-
-    task: Task
-    loaded: Loaded
-    cache: Cache
-    runners: Runners
-    passes: ModuleType
-    export: Path
-    export_digest: str
-    goals: Goals
-
-    @property
-    def profile(self) -> Profile:
-        return self.task.profile
-
-    @property
-    def place(self) -> Place:
-        """Where the profile's variants are evaluated."""
-        return places_of(self.profile).evaluated
 
 
 def explore(task: Task, say: Say) -> Explored:
@@ -119,51 +97,6 @@ def explore(task: Task, say: Say) -> Explored:
             tried += [_judged(shop, one) for one in found]
     files = {one.name: str(file_of(shop, one.recipe)) for one in tried if one.digest is not None}
     return Explored(candidates=tuple(tried), files=files, sensitivities=tuple(ranked))
-
-
-def open_workshop(task: Task, runners: Runners) -> Workshop:
-    request, profile = task.request, task.profile
-    loaded = open_version(task.version, request.card)
-    passes = passes_for(profile.runtime)
-    export = loaded.export(profile.runtime)
-    return Workshop(
-        task=task,
-        loaded=loaded,
-        cache=Cache(Path(request.cache)),
-        runners=runners,
-        passes=passes,
-        export=export,
-        export_digest=digest_of_file(export),
-        goals=goals_of(request.card, profile),
-    )
-
-
-def passes_for(runtime: Runtime) -> ModuleType:
-    """Return the passes for a runtime; each kind loads libraries that the other has no use for."""
-    name = "onnx" if runtime is Runtime.ONNXRUNTIME else "litert"
-    return importlib.import_module(f"wherry_controller.builder.passes.{name}")
-
-
-def variant_of(shop: Workshop, file: Path) -> Variant:
-    """Return a model file as a variant of the version."""
-    signature = shop.task.request.card.signature
-    inputs, outputs, static_batch = shop.passes.bindings_of(file, signature)
-    return Variant(file, signature, inputs, outputs, static_batch)
-
-
-def file_of(shop: Workshop, recipe: Recipe) -> Path:
-    """Return the model file that the recipe makes, made now if it is not known."""
-
-    def make(folder: Path) -> None:
-        to = folder / shop.export.name
-        if recipe == baseline(shop.profile):
-            shop.passes.finish_float(shop.export, recipe, to)
-        else:
-            ranges = _ranges(shop, recipe) if recipe.is_calibrated else None
-            shop.passes.make(shop.export, recipe, ranges, to)
-
-    facts = (shop.export_digest, struct_facts(recipe))
-    return shop.cache.made("model", facts, make) / shop.export.name
 
 
 def try_out(shop: Workshop, recipe: Recipe) -> Candidate:
@@ -207,11 +140,6 @@ def _float_layers(shop: Workshop, recipe: Recipe, file: Path) -> tuple[str, ...]
     return tuple(dict.fromkeys(named))
 
 
-def fault_of(error: RunFailed) -> Fault:
-    """Return the fault of a variant that its runtime does not run."""
-    return Fault(BuildReason.RUN_FAILED, f"the runtime fails with it ({error.problem})")
-
-
 def score(shop: Workshop, variant: Variant, recipe: Recipe, part: str) -> Scored:
     """Run the variant on all rows of `search` or `final` and compare it with the net."""
     return codec.decode(Scored, (_scored(shop, variant, recipe, part) / SCORE).read_bytes())
@@ -229,7 +157,7 @@ def _scored(shop: Workshop, variant: Variant, recipe: Recipe, part: str) -> Path
     rows = shop.loaded.data.search if part == SEARCH else shop.loaded.data.final
 
     def make(to: Path) -> None:
-        with _scratch(shop) as folder:
+        with scratch(shop) as folder:
             ran = shop.runners.run(shop.place, variant, profile, rows, folder)
             refuse_not_finite("it", ran.outputs)
             found = _compare(shop, shop.loaded.reference(part), ran.outputs, rows.labels)
@@ -377,10 +305,10 @@ def _error_of(shop: Workshop, recipe: Recipe) -> float:
     reference = {
         name: array[: len(span)] for name, array in shop.loaded.reference("search").items()
     }
-    with _scratch(shop) as folder:
+    with scratch(shop) as folder:
         file = folder / f"alone{shop.export.suffix}"
         try:
-            ranges = _ranges(shop, recipe) if recipe.is_calibrated else None
+            ranges = ranges_of(shop, recipe) if recipe.is_calibrated else None
             shop.passes.make(shop.export, recipe, ranges, file)
             variant = variant_of(shop, file)
             ran = shop.runners.run(shop.place, variant, shop.profile, rows, folder, span=span)
@@ -406,43 +334,10 @@ def _load_on_the_oldest(shop: Workshop, variant: Variant) -> None:
     place = places_of(shop.profile).floor
     if is_release_of(shop.place.version, place.version):
         return
-    with _scratch(shop) as folder:
+    with scratch(shop) as folder:
         shop.runners.run(
             place, variant, shop.profile, shop.loaded.data.search, folder, span=range(1)
         )
-
-
-def _ranges(shop: Workshop, recipe: Recipe) -> Path:
-    """Return the file with the ranges of the export's tensors, measured on calibration rows."""
-    if shop.loaded.calibration is None:
-        refuse(BuildReason.CALIBRATION_MISSING, "static int8 needs calibration data")
-    # One look at the rows serves every way to take ranges from them.
-    facts = (shop.export_digest, recipe.max_opset)
-
-    def make(folder: Path) -> None:
-        whole = replace(recipe, kept_float=())
-        shop.passes.calibrate(shop.export, whole, calibration_rows(shop), folder / "ranges.json")
-
-    return shop.cache.made("ranges", facts, make) / "ranges.json"
-
-
-def calibration_rows(shop: Workshop) -> Iterator[Tensors]:
-    """Yield calibration rows one by one, by the export's own input names."""
-    rows = shop.loaded.calibration
-    assert rows is not None
-    variant = variant_of(shop, shop.export)
-    for index in range(len(rows)):
-        row = rows.part(slice(index, index + 1))
-        yield {
-            binding.runtime_name: inward(binding, row[binding.name]) for binding in variant.inputs
-        }
-
-
-@contextmanager
-def _scratch(shop: Workshop) -> Iterator[Path]:
-    """Give a folder that is gone afterwards."""
-    with tempfile.TemporaryDirectory(dir=shop.task.request.output, prefix=".scratch-") as folder:
-        yield Path(folder)
 
 
 def _settings(profile: Profile) -> tuple[object, ...]:

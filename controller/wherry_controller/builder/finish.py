@@ -12,18 +12,13 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from wherry_controller.builder.explore import (
-    Workshop,
-    fault_of,
-    open_workshop,
-    variant_of,
-)
 from wherry_controller.builder.jobs import Say
 from wherry_controller.builder.pack import pack, pack_for_measuring
 from wherry_controller.builder.proving import Proved, prove
 from wherry_controller.builder.running.runners import Runners
 from wherry_controller.builder.running.server import RunFailed
 from wherry_controller.builder.stages import Explored, Offer, Outcome, Task
+from wherry_controller.builder.workshop import Workshop, fault_of, open_workshop, variant_of
 from wherry_controller.core.build import BuildStep
 from wherry_controller.core.choice import (
     Candidate,

@@ -17,8 +17,8 @@ from wherry.manifest import ASSETS, MODEL_FILE, REFERENCE_FILE, GoldenTensor, Ma
 from wherry.names import Digest
 from wherry.signature import Tensor
 from wherry_controller.builder.data.rows import NUMPY, Tensors
-from wherry_controller.builder.explore import Workshop, variant_of
 from wherry_controller.builder.proving import Proved
+from wherry_controller.builder.workshop import Workshop, variant_of
 from wherry_controller.core.build import BLOBS, manifest_file, offer_file
 from wherry_controller.core.choice import Candidate
 from wherry_controller.core.recipe import steps_of

@@ -13,7 +13,7 @@ from pathlib import Path
 from wherry import codec
 from wherry.manifest import MODEL_FILE, Manifest
 from wherry_controller.builder.data.rows import Rows, Tensors
-from wherry_controller.builder.explore import Workshop, final_outputs
+from wherry_controller.builder.explore import final_outputs
 from wherry_controller.builder.faults import refuse, refuse_if
 from wherry_controller.builder.judging import proof
 from wherry_controller.builder.judging.damage import damages_of
@@ -22,6 +22,7 @@ from wherry_controller.builder.judging.golden import Golden, golden_of
 from wherry_controller.builder.running.place import Place, places_of
 from wherry_controller.builder.running.server import RunFailed
 from wherry_controller.builder.variant import Variant
+from wherry_controller.builder.workshop import Workshop
 from wherry_controller.core.build import BLOBS, PREVIOUS_MANIFEST
 from wherry_controller.core.choice import Candidate
 from wherry_controller.core.fault import BuildReason

@@ -15,17 +15,12 @@ from msgspec.structs import replace
 
 from wherry.cpuinfo import features_in, lines_of
 from wherry.profile import Facts, Profile, find_wrong_processor
-from wherry_controller.builder.explore import (
-    Workshop,
-    fault_of,
-    open_workshop,
-    variant_of,
-)
 from wherry_controller.builder.jobs import Say
 from wherry_controller.builder.running.place import this_arch
 from wherry_controller.builder.running.runners import Runners
 from wherry_controller.builder.running.server import RunFailed
 from wherry_controller.builder.stages import Explored, Task
+from wherry_controller.builder.workshop import Workshop, fault_of, open_workshop, variant_of
 from wherry_controller.core.build import BuildStep
 from wherry_controller.core.choice import Candidate, Latency, judge
 from wherry_controller.core.fault import Fault

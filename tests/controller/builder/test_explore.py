@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from tests.controller.builder.workshops import WEIGHTS, a_net, a_task, here
 from wherry.profile import Profile
 from wherry_controller.builder.data.rows import Rows
-from wherry_controller.builder.explore import explore, fault_of, open_workshop, try_out
+from wherry_controller.builder.explore import explore, try_out
 from wherry_controller.builder.running.place import Place
 from wherry_controller.builder.running.runners import Ran, Runners
 from wherry_controller.builder.running.server import RunFailed
@@ -20,6 +20,7 @@ from wherry_controller.builder.stages import Task
 from wherry_controller.builder.timing import time_all
 from wherry_controller.builder.variant import Variant
 from wherry_controller.builder.version import ONNX
+from wherry_controller.builder.workshop import fault_of, open_workshop
 from wherry_controller.core.fault import BuildReason, BuildRefused
 from wherry_controller.core.recipe import baseline
 

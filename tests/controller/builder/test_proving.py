@@ -15,7 +15,7 @@ from tests.controller.builder.workshops import WEIGHTS, WIDTH, a_net, a_task, he
 from wherry.profile import Precision, Profile
 from wherry_controller.builder.cache import digest_of_file
 from wherry_controller.builder.data.rows import Rows
-from wherry_controller.builder.explore import explore, file_of, open_workshop, try_out, variant_of
+from wherry_controller.builder.explore import explore, try_out
 from wherry_controller.builder.finish import finish, offer, on_devices
 from wherry_controller.builder.proving import Proved, prove
 from wherry_controller.builder.running.place import Place
@@ -24,6 +24,7 @@ from wherry_controller.builder.running.server import RunFailed
 from wherry_controller.builder.stages import Explored, Task
 from wherry_controller.builder.timing import time_all
 from wherry_controller.builder.variant import Variant
+from wherry_controller.builder.workshop import file_of, open_workshop, variant_of
 from wherry_controller.core.build import BLOBS, PREVIOUS_MANIFEST, manifest_file
 from wherry_controller.core.choice import DeviceFigures
 from wherry_controller.core.fault import BuildReason, BuildRefused

@@ -20,8 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wherry.profile import Runtime
-
-Floats = npt.NDArray[np.float64]
+from wherry_controller.builder.judging.layer import Layer
 
 LARGEST_SHARE = 0.25
 LAYERS = 8  # Of a side: a whole branch that is not taken may stand before the first live one.
@@ -42,15 +41,6 @@ class Side:
 
     name: str
     layers: tuple[tuple[Damage, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A layer's output channels by their strength; `zeroed` writes a copy without some of them."""
-
-    name: str
-    strengths: Callable[[], Floats]
-    zeroed: Callable[[npt.NDArray[np.int64], Path], None]
 
 
 def damages_of(file: Path, runtime: Runtime) -> tuple[Side, ...]:

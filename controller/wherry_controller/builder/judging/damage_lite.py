@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from wherry_controller.builder.data.rows import Array, Indices
-from wherry_controller.builder.judging.damage import Floats, Layer
+from wherry_controller.builder.judging.layer import Floats, Layer
 
 # TensorType and BuiltinOperator in the schema.
 TYPES: dict[int, np.dtype[np.generic]] = {

@@ -16,7 +16,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from wherry_controller.builder.data.rows import Array, Indices
-from wherry_controller.builder.judging.damage import Floats, Layer
+from wherry_controller.builder.judging.layer import Floats, Layer
 
 # The input that holds the weights, the output channels' axis in it, the input with its zero point.
 WEIGHTS = {

@@ -32,8 +32,9 @@ from tests.controller.builder.judging.nets import (
 )
 from wherry.profile import Runtime
 from wherry_controller.builder.data.rows import Array
-from wherry_controller.builder.judging.damage import Layer, damages_of
+from wherry_controller.builder.judging.damage import damages_of
 from wherry_controller.builder.judging.damage_onnx import layers_of, ranges_of
+from wherry_controller.builder.judging.layer import Layer
 
 BLOCK = 16
 
