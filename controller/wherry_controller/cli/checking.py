@@ -20,8 +20,11 @@ COMMAND = (sys.executable, "-m", "wherry_controller.builder.check")
 class Wish(Enum):
     """Whether the builder only looks, or makes the runtimes that are missing."""
 
-    LOOK = ()
-    INSTALL = ("--install",)
+    LOOK = "look"
+    INSTALL = "install"
+
+
+FLAGS = {Wish.LOOK: (), Wish.INSTALL: ("--install",)}
 
 
 def ask_builder(
@@ -31,7 +34,7 @@ def ask_builder(
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as stderr:
         file = Path(folder) / "profile.json"
         file.write_bytes(codec.encode(profile))
-        words = (*command, str(file), str(runtimes), *wish.value)
+        words = (*command, str(file), str(runtimes), *FLAGS[wish])
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=stderr) as child:
             assert child.stdout is not None
             for line in child.stdout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -89,15 +90,22 @@ def varying_axes(tensor: Tensor) -> dict[int, str]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Send what converters print to stderr, also what does not go through Python."""
-    sys.stdout.flush()
+    _flush()
     kept = os.dup(1)
     try:
         os.dup2(2, 1)
         with redirect_stdout(sys.stderr):
             yield
     finally:
+        _flush()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def _flush() -> None:
+    """Write out what Python and the C library hold back: it belongs where stdout leads now."""
+    sys.stdout.flush()
+    ctypes.CDLL(None).fflush(None)
 
 
 def _filled(inputs: Tensors, indices: npt.NDArray[np.int64]) -> Tensors:
