@@ -89,7 +89,8 @@ class Gates(msgspec.Struct, frozen=True, kw_only=True):
 class Build(msgspec.Struct, frozen=True, kw_only=True):
     """What a build may use, and what builds leave behind.
 
-    `processes`, `memory_bytes` (of all of them together) and `deadline_s` bound one build,
+    `processes`, `memory_bytes` (of all of them together) and `deadline_s` bound one run of the
+    builder; a build that devices measure has two, and the wait between them counts in neither.
     `at_once` says how many run beside each other. `cache_bytes` bounds what is kept of their steps
     for the next build of a version. `measure_silence_s` is how long a build waits for devices that
     measure its candidates, since any of them answered.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from wherry import codec, manifest
 from wherry.blobs import Blob, describe, digest_of
@@ -32,13 +33,11 @@ def pack(shop: Workshop, candidate: Candidate, file: Path, proof: Proved) -> Dig
 
 def pack_for_measuring(shop: Workshop, candidate: Candidate, file: Path, proof: Proved) -> Digest:
     """Write a candidate as a bundle that devices may run and never serve; return its digest."""
-    document = _document(shop, candidate, file, proof, measuring=True)
+    document = replace(_document(shop, candidate, file, proof), measuring=True)
     return _write(_output(shop) / offer_file(shop.profile.name, candidate.name), document)
 
 
-def _document(
-    shop: Workshop, candidate: Candidate, file: Path, proof: Proved, *, measuring: bool = False
-) -> Manifest:
+def _document(shop: Workshop, candidate: Candidate, file: Path, proof: Proved) -> Manifest:
     request, profile = shop.task.request, shop.profile
     card, signature = request.card, request.card.signature
     blobs = make_folder(_output(shop) / BLOBS)
@@ -64,7 +63,6 @@ def _document(
         report=_report(candidate, proof, card.task.metric.value),
         class_output=card.task.class_output,
         labels=card.labels,
-        measuring=measuring,
     )
 
 

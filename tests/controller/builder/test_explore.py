@@ -71,9 +71,9 @@ def test_float_is_scored_on_both_parts_and_says_where(tmp_path: Path) -> None:
 
 
 def test_an_export_that_strays_from_the_net_is_refused(tmp_path: Path) -> None:
-    explore(with_export(a_task(tmp_path / "near", FP32), 1.0001), say)
+    explore(with_export(a_task(tmp_path / "near", FP32), 1.00001), say)
     with pytest.raises(BuildRefused) as refusal:
-        explore(with_export(a_task(tmp_path / "far", FP32), 1.02), say)
+        explore(with_export(a_task(tmp_path / "far", FP32), 1.0002), say)
     assert refusal.value.fault.reason is BuildReason.EXPORT_DIFFERS
 
 
