@@ -60,6 +60,9 @@ from wherry.signature import BATCH, Datatype, Signature, StatePair, Tensor
 MS = 1_000_000  # Nanoseconds.
 
 
+A_TIME = 1_800_000_000  # January 2027.
+
+
 def a_key(seed: int = 1) -> Ed25519PrivateKey:
     """Return the same key for the same seed of 0 to 255."""
     return Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32)
@@ -290,7 +293,10 @@ def a_wanted(
 def an_order(
     *,
     device: str = "pi-1",
+    epoch: int = 1,
     generation: int = 1,
+    issued: int = A_TIME,
+    expires: int = A_TIME + 90 * 86_400,
     aliases: dict[AliasName, Wanted] | None = None,
     revoked: tuple[Digest, ...] = (),
     trials: tuple[Trial, ...] = (),
@@ -298,7 +304,10 @@ def an_order(
 ) -> Order:
     return Order(
         device=a_device_id(device),
+        epoch=epoch,
         generation=generation,
+        issued=issued,
+        expires=expires,
         aliases={an_alias(): a_wanted()} if aliases is None else aliases,
         revoked=revoked,
         trials=trials,
