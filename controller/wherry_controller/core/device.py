@@ -1,13 +1,17 @@
 """What the controller wants of one device, and how it reads what the device says.
 
-The generation rises with every change of the desired state and with nothing else, so a repeated
-order is the same order. What a device says is numbered within its store; a new store id is a
-device that was made anew, and its numbers begin again.
+The generation rises with every change of the desired state, and with every renewal of an order
+that says the same for longer; so a repeated order is the same order, byte for byte. A change is
+made first and issued then (`issue`): for the one enrolment that is live, and to an end.
+
+What a device says is numbered within its store; a new store id is a device that was made anew, and
+its numbers begin again. A store never comes back once another has spoken under the same
+enrolment: where one does, two devices live with one identity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -15,6 +19,8 @@ from wherry.messages import Order, Trial, Wanted
 from wherry.names import AliasName, DeviceId, Digest, StoreId, TrialId
 
 MOST_REVOKED = 32  # The newest; a device keeps two bundles, so older ones are long gone.
+MOST_STORES = 8  # The newest; a device is made anew a few times in one enrolment at most.
+ORDER_LIFETIME_S = 90 * 86_400
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -24,9 +30,13 @@ class Position(msgspec.Struct, frozen=True):
     seq: int
 
 
-def is_news(known: Position | None, said: Position) -> bool:
-    """Say whether `said` is later than what is known of the device."""
-    return known is None or known.store_id != said.store_id or said.seq > known.seq
+def is_news(
+    known: Position | None, said: Position, earlier: Mapping[StoreId, int] | None = None
+) -> bool:
+    """Say whether `said` is later than what is known of its store, `earlier` ones among them."""
+    if known is not None and known.store_id == said.store_id:
+        return said.seq > known.seq
+    return said.seq > (earlier or {}).get(said.store_id, -1)
 
 
 def contiguous(acked: int, stored: frozenset[int]) -> int:
@@ -79,9 +89,50 @@ def outrun(order: Order, generation: int) -> Order:
     return msgspec.structs.replace(order, generation=generation + 1)
 
 
+def issue(order: Order, epoch: int, *, now: float) -> Order:
+    """Return the order as it is signed now: for an enrolment, with the whole of its life."""
+    issued = int(now)
+    return msgspec.structs.replace(
+        order, epoch=epoch, issued=issued, expires=issued + ORDER_LIFETIME_S
+    )
+
+
+def renew(order: Order, epoch: int, *, now: float) -> Order:
+    """Return the next generation of the same deployments, if the order is past half of its life.
+
+    An order for another enrolment than the one that is live is renewed at once.
+    """
+    if order.generation == 0 or (order.epoch == epoch and now < renew_at(order)):
+        return order
+    return issue(_next(order, order.aliases), epoch, now=now)
+
+
+def renew_at(order: Order) -> float:
+    """Return when half of the order's life is over."""
+    return (order.issued + order.expires) / 2
+
+
 def first_order(device: DeviceId) -> Order:
-    """Return the order of a device of which nothing is wanted yet."""
-    return Order(device=device, generation=0, aliases={})
+    """Return the order of a device of which nothing is wanted yet: it was never issued."""
+    return Order(device=device, epoch=0, generation=0, issued=0, expires=0, aliases={})
+
+
+def is_twin(earlier: Mapping[StoreId, int], said: Position) -> bool:
+    """Say whether a store has news though another one has spoken since: two devices live.
+
+    What comes late of a store that is gone is numbered as before, and is no news.
+    """
+    return said.seq > earlier.get(said.store_id, said.seq)
+
+
+def earlier_after(
+    earlier: Mapping[StoreId, int], known: Position | None, said: Position
+) -> dict[StoreId, int]:
+    """Return how far the stores came that spoke before the one of `said`, the newest last."""
+    if known is None or known.store_id == said.store_id:
+        return dict(earlier)
+    others = [(store, seq) for store, seq in earlier.items() if store != said.store_id]
+    return dict([*others, (known.store_id, known.seq)][-MOST_STORES:])
 
 
 def is_silent(last_seen_s: float | None, now_s: float, deadline_s: float) -> bool:
