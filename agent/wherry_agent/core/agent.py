@@ -26,6 +26,7 @@ from wherry.names import AliasName, DeploymentId, Digest
 from wherry_agent.core import download, install, session, trial
 from wherry_agent.core.backoff import delay_s
 from wherry_agent.core.health import Watch, diagnose, observe
+from wherry_agent.core.sources import Sources, advise, settle
 
 RECENT_WINDOWS = 60
 
@@ -53,6 +54,8 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     open_fetch_at_s: float | None = None
     fetched: frozenset[DeploymentId] = frozenset()
     limit_bytes_per_s: float | None = None
+    left_bytes: int | None = None
+    sources: Sources = Sources()
 
 
 # Events. Those of the session, of the download and of trials are theirs.
@@ -127,6 +130,11 @@ Event: TypeAlias = (
     | session.Acked
     | download.ChunkCame
     | download.ChunkSpoiled
+    | download.StillMissing
+    | download.Awaits
+    | download.LookAgain
+    | download.Advised
+    | download.FromSource
     | trial.Ran
 )
 
@@ -178,6 +186,7 @@ Effect: TypeAlias = (
     | download.AskChunks
     | download.DropChunks
     | download.Want
+    | download.AskSource
     | trial.Effect
 )
 Effects: TypeAlias = tuple[Effect, ...]
@@ -260,12 +269,10 @@ def _dispatch(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]
             return _try(agent, event)
         case Tick():
             return _tick(agent, now_s)
-        case download.ChunkCame() | download.ChunkSpoiled():
-            return _fetch(agent, event)
         case session.Connected() | session.Lost() | session.Stored() | session.Acked():
             return _speak(agent, event)
         case _:
-            assert_never(event)
+            return _fetch(agent, event)
 
 
 def _follow_order(agent: Agent, order: Order, now_s: float) -> tuple[Agent, Effects]:
@@ -465,7 +472,12 @@ def _pursue(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
     if wanted is None:
         closed = replace(agent, download=None, fetch_online=False, open_fetch_at_s=None)
         return closed, (*drop, CloseFetch())
-    fresh = download.Download(bundle=wanted, limit_bytes_per_s=agent.limit_bytes_per_s)
+    fresh = download.Download(
+        bundle=wanted,
+        limit_bytes_per_s=agent.limit_bytes_per_s,
+        left_bytes=agent.left_bytes,
+        sources=settle(agent.sources),
+    )
     agent = replace(agent, download=fresh, open_fetch_at_s=None)
     if not agent.fetch_online:
         return agent, (*drop, OpenFetch())
@@ -473,11 +485,24 @@ def _pursue(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
     return agent, (*drop, *ask)
 
 
+def _advise(agent: Agent, advice: download.Advised) -> Agent:
+    """Keep what is true of later downloads too."""
+    return replace(
+        agent,
+        limit_bytes_per_s=advice.bytes_per_s,
+        left_bytes=advice.left_bytes,
+        sources=advise(agent.sources, advice.sources),
+    )
+
+
 def _fetch(agent: Agent, event: download.Event) -> tuple[Agent, Effects]:
+    if isinstance(event, download.Advised):
+        agent = _advise(agent, event)
     if agent.download is None:
         return agent, ()
     after, effects = download.step(agent.download, event)
-    agent = replace(agent, download=after)
+    # What was spent and who lied is true of the next download too.
+    agent = replace(agent, download=after, left_bytes=after.left_bytes, sources=after.sources)
     told: list[Effect] = []
     for effect in effects:
         match effect:
