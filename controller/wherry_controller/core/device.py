@@ -1,8 +1,8 @@
 """What the controller wants of one device, and how it reads what the device says.
 
-The generation rises with every change of the desired state, and with every renewal of an order
-that says the same for longer; so a repeated order is the same order, byte for byte. A change is
-made first and issued then (`issue`): for the one enrolment that is live, and to an end.
+The generation rises with every change of the desired state, and with every renewal of what it
+says; so a repeated order is the same order, byte for byte. A change is made first, and issued
+(`issue`) before it is signed: for the one enrolment that is live, and to an end.
 
 What a device says is numbered within its store; a new store id is a device that was made anew, and
 its numbers begin again. A store never comes back once another has spoken under the same
@@ -20,7 +20,6 @@ from wherry.names import AliasName, DeviceId, Digest, StoreId, TrialId
 
 MOST_REVOKED = 32  # The newest; a device keeps two bundles, so older ones are long gone.
 MOST_STORES = 8  # The newest; a device is made anew a few times in one enrolment at most.
-ORDER_LIFETIME_S = 90 * 86_400
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -86,25 +85,28 @@ def outrun(order: Order, generation: int) -> Order:
     """
     if generation <= order.generation:
         return order
-    return msgspec.structs.replace(order, generation=generation + 1)
+    return _next(msgspec.structs.replace(order, generation=generation), order.aliases)
 
 
-def issue(order: Order, epoch: int, *, now: float) -> Order:
-    """Return the order as it is signed now: for an enrolment, with the whole of its life."""
-    issued = int(now)
-    return msgspec.structs.replace(
-        order, epoch=epoch, issued=issued, expires=issued + ORDER_LIFETIME_S
-    )
+def issue(order: Order, epoch: int, *, lifetime_s: float, now: float) -> Order:
+    """Return the order as it is signed now, for the enrolment that is live.
 
-
-def renew(order: Order, epoch: int, *, now: float) -> Order:
-    """Return the next generation of the same deployments, if the order is past half of its life.
-
-    An order for another enrolment than the one that is live is renewed at once.
+    What was issued before stays as it is until half of its life is over or its device is enrolled
+    again: then the next generation says the same, under the same deployment ids.
     """
-    if order.generation == 0 or (order.epoch == epoch and now < renew_at(order)):
+    if order.generation == 0:
         return order
-    return issue(_next(order, order.aliases), epoch, now=now)
+    if is_issued(order):
+        if order.epoch == epoch and now < renew_at(order):
+            return order
+        order = _next(order, order.aliases)
+    end = int(now + lifetime_s)
+    return msgspec.structs.replace(order, epoch=epoch, issued=int(now), expires=end)
+
+
+def is_issued(order: Order) -> bool:
+    """Say whether the order was given its end since it was changed."""
+    return order.expires > 0
 
 
 def renew_at(order: Order) -> float:
@@ -147,4 +149,6 @@ def _with_trials(order: Order, trials: tuple[Trial, ...]) -> Order:
 
 
 def _next(order: Order, aliases: dict[AliasName, Wanted]) -> Order:
-    return msgspec.structs.replace(order, generation=order.generation + 1, aliases=aliases)
+    return msgspec.structs.replace(
+        order, generation=order.generation + 1, aliases=aliases, issued=0, expires=0
+    )

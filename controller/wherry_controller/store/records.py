@@ -30,7 +30,10 @@ from wherry_controller.core.choice import Latency, ProfileReport
 
 
 class VersionStatus(StrEnum):
+    """An imported version came as bundles: its files are elsewhere."""
+
     REGISTERED = "registered"
+    IMPORTED = "imported"
     REFUSED = "refused"
 
 
@@ -159,8 +162,19 @@ class ProfileRecord(msgspec.Struct, frozen=True):
     document: Profile
 
 
+class Flag(StrEnum):
+    """What is wrong with a device's identity until it is enrolled again."""
+
+    TWO_LIVE = "two_live"
+
+
 class Device(msgspec.Struct, frozen=True, kw_only=True):
-    """`profile` is what the operator declared; what the device says of itself is `reported`."""
+    """`profile` is what the operator declared; what the device says of itself is `reported`.
+
+    `epoch` counts its enrolments: 0 before the first; `root` is the version that it trusts, 0
+    before it has said so. `earlier` says how far the stores came that
+    it had before `store_id` in this enrolment, and `flagged` what is wrong with its identity.
+    """
 
     id: DeviceId
     profile: ProfileName
@@ -172,6 +186,10 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     online: bool = False
     last_seen_at: float | None = None
     reported: Reported | None = None
+    epoch: int = 0
+    root: int = 0
+    flagged: Flag | None = None
+    earlier: dict[StoreId, int] = {}
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -180,13 +198,28 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):
-    """What the controller wants of a device: the order before it is signed."""
+    """What the controller wants of a device: the order before it is signed.
+
+    `enclosure` travels beside it, and was made of the `snapshot` of that version.
+    """
 
     device: DeviceId
     generation: int = 0
     aliases: dict[AliasName, Wanted] = {}
     revoked: tuple[Digest, ...] = ()
     trials: tuple[Trial, ...] = ()
+    epoch: int = 0
+    issued_at: int = 0
+    expires_at: int = 0
+    snapshot: int = 0
+    enclosure: Digest | None = None
+
+
+class Enclosure(msgspec.Struct, frozen=True):
+    """What travels beside an order, as JSON; the same for all devices that it helps alike."""
+
+    digest: Digest
+    body: bytes
 
 
 class TrialRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sqlalchemy import JSON, Column, ForeignKeyConstraint, LargeBinary, MetaData, Text
+from sqlalchemy import JSON, BigInteger, Column, ForeignKeyConstraint, LargeBinary, MetaData, Text
 from sqlmodel import Field, SQLModel
 
 
@@ -145,6 +145,10 @@ class DeviceRow(Row, table=True):
     online: bool = False
     last_seen_at: float | None = None
     reported: object = Field(default=None, sa_column=_optional_document())
+    epoch: int = 0
+    root: int = 0
+    flagged: str | None = None
+    earlier: object = Field(sa_column=_document())
 
 
 class GroupRow(Row, table=True):
@@ -186,6 +190,20 @@ class DesiredRow(Row, table=True):
     aliases: object = Field(sa_column=_document())
     revoked: object = Field(sa_column=_document())
     trials: object = Field(sa_column=_document())
+    epoch: int = 0
+    issued_at: int = Field(default=0, sa_type=BigInteger)
+    expires_at: int = Field(default=0, sa_type=BigInteger)
+    snapshot: int = 0
+    enclosure: str | None = Field(default=None, foreign_key="enclosure.digest", index=True)
+
+
+class EnclosureRow(Row, table=True):
+    """What travels beside orders, once for all that it is the same for."""
+
+    __tablename__ = "enclosure"
+
+    digest: str = Field(primary_key=True)
+    body: bytes = Field(sa_type=LargeBinary)
 
 
 class TrialRow(Row, table=True):

@@ -8,25 +8,27 @@ from hypothesis import strategies as st
 
 from tests.builders import a_device_id, a_digest, a_store_id, a_wanted, an_alias, an_order
 from tests.laws import tried
+from wherry.messages import Order
 from wherry.names import StoreId
 from wherry_controller.core.device import (
     MOST_REVOKED,
     MOST_STORES,
-    ORDER_LIFETIME_S,
     Position,
     contiguous,
     earlier_after,
     first_order,
+    is_issued,
     is_news,
     is_silent,
     is_twin,
     issue,
-    renew,
+    outrun,
     want,
     withdraw,
 )
 
 NOW = 1_800_000_000.7
+LIFE_S = 90 * 86_400.0
 
 
 def test_the_first_order_wants_nothing() -> None:
@@ -71,32 +73,54 @@ def test_a_withdrawal_raises_the_generation_once() -> None:
     assert withdraw(bare, an_alias()) is bare
 
 
+def issued(order: Order, *, epoch: int = 1, now: float = NOW) -> Order:
+    return issue(order, epoch, lifetime_s=LIFE_S, now=now)
+
+
+def a_changed_order() -> Order:
+    return want(first_order(a_device_id()), an_alias(), a_wanted())
+
+
 def test_an_order_is_issued_for_an_enrolment_and_to_an_end() -> None:
-    order = issue(want(first_order(a_device_id()), an_alias(), a_wanted()), 3, now=NOW)
-    assert (order.epoch, order.issued) == (3, int(NOW))
-    assert order.expires == int(NOW) + ORDER_LIFETIME_S
+    order = issued(a_changed_order(), epoch=3)
+    assert (order.epoch, order.generation, order.issued) == (3, 1, int(NOW))
+    assert order.expires == int(NOW + LIFE_S)
 
 
 def test_an_order_is_renewed_at_half_of_its_life_under_the_same_deployment_ids() -> None:
-    order = issue(an_order(), 1, now=NOW)
-    half = order.issued + ORDER_LIFETIME_S / 2
-    assert renew(order, 1, now=half - 1) is order
-    renewed = renew(order, 1, now=half)
+    order = issued(a_changed_order())
+    half = (order.issued + order.expires) / 2
+    assert issued(order, now=half - 1) is order
+    renewed = issued(order, now=half)
     assert renewed.generation == order.generation + 1
     assert (renewed.aliases, renewed.revoked) == (order.aliases, order.revoked)
-    assert renewed.expires == int(half) + ORDER_LIFETIME_S
+    assert renewed.expires == int(half + LIFE_S)
 
 
 def test_an_order_for_an_earlier_enrolment_is_renewed_at_once() -> None:
-    order = issue(an_order(), 1, now=NOW)
-    renewed = renew(order, 2, now=NOW)
+    order = issued(a_changed_order())
+    renewed = issued(order, epoch=2)
     assert (renewed.epoch, renewed.generation) == (2, order.generation + 1)
     assert renewed.aliases == order.aliases
 
 
-def test_what_was_never_issued_is_not_renewed() -> None:
+def test_a_change_is_issued_anew_and_raises_the_generation_once() -> None:
+    changed = want(issued(a_changed_order()), an_alias(), a_wanted("another"))
+    assert not is_issued(changed)
+    later = issued(changed, now=NOW + 5)
+    assert (later.generation, later.issued) == (2, int(NOW + 5))
+
+
+def test_an_order_that_outruns_another_is_issued_anew() -> None:
+    assert outrun(issued(a_changed_order()), 0).generation == 1
+    newer = outrun(issued(a_changed_order()), 7)
+    assert newer.generation == 8
+    assert not is_issued(newer)
+
+
+def test_what_wants_nothing_yet_is_never_issued() -> None:
     order = first_order(a_device_id())
-    assert renew(order, 1, now=NOW) is order
+    assert issued(order) is order
 
 
 @pytest.mark.parametrize(
