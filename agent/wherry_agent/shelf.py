@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from wherry.bundle import open_manifest
 from wherry.errors import REFUSALS, Untrusted
-from wherry.manifest import Manifest
+from wherry.manifest import Manifest, open_manifest
 from wherry.messages import Reason, detail
 from wherry.names import Digest
-from wherry.signing import Keyring
 from wherry_agent.core.agent import Assembled, BundleRefused, ManifestAccepted
 from wherry_agent.core.suitability import Machine, find_unfit
 from wherry_agent.link import BundlePlace
@@ -17,18 +15,17 @@ from wherry_agent.store import DiskFull, Store
 
 
 class Shelf:
-    """Manifests by digest, trusted only through `builders`, the key that signs bundles."""
+    """Manifests by digest: the order and the targets agreed on it, so the name is the trust."""
 
-    def __init__(self, store: Store, builders: Keyring, machine: Machine) -> None:
+    def __init__(self, store: Store, machine: Machine) -> None:
         self._store = store
-        self._builders = builders
         self._machine = machine
         self._manifests: dict[Digest, Manifest] = {}
 
     def accept(self, bundle: Digest, envelope: bytes) -> ManifestAccepted | BundleRefused:
         """Verify, then parse, then judge; only then is anything of the bundle fetched."""
         try:
-            manifest = open_manifest(envelope, self._builders, bundle)
+            manifest = open_manifest(envelope, bundle)
         except REFUSALS as error:
             return BundleRefused(bundle, reason_of(error), detail(str(error)))
         unfit = find_unfit(
@@ -95,14 +92,14 @@ class Shelf:
             if envelope is None:
                 return None
             try:
-                self._manifests[bundle] = open_manifest(envelope, self._builders, bundle)
+                self._manifests[bundle] = open_manifest(envelope, bundle)
             except REFUSALS:
                 return None
         return self._manifests[bundle]
 
 
 def reason_of(error: Exception) -> Reason:
-    """Return the reason code for bytes that were refused at the door."""
+    """Return the reason code for a manifest that was refused at the door."""
     if isinstance(error, Untrusted):
-        return Reason.UNTRUSTED_SIGNATURE
+        return Reason.WRONG_MANIFEST
     return Reason.MALFORMED_MANIFEST

@@ -30,7 +30,7 @@ from tests.controller.stores import add_built_version, add_devices
 from tests.controller.test_mqtt import PATIENCE_S, Inbox, a_link
 from wherry import codec, signing
 from wherry.blobs import check_digest, join
-from wherry.bundle import Bundle, open_manifest
+from wherry.bundle import Bundle, open_signed_manifest
 from wherry.manifest import blobs_of
 from wherry.messages import Ack, Order
 from wherry.names import Digest
@@ -139,7 +139,7 @@ def fetch_bundle(port: int, controller: Controller) -> Digest:
         digest = codec.decode(Order, signed).aliases[an_alias()].bundle
         envelope = fetch(link, inbox, BundleTopic(digest))
         keys = signing.keyring(a_key().public_key())
-        for blob in blobs_of(open_manifest(envelope, keys, digest)):
+        for blob in blobs_of(open_signed_manifest(envelope, keys, digest)):
             wanted = [text(BlobTopic(chunk)) for chunk in dict.fromkeys(blob.chunks)]
             for start in range(0, len(wanted), WINDOW):
                 link.subscribe(wanted[start : start + WINDOW])

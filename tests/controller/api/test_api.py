@@ -28,7 +28,7 @@ from tests.controller.scripted import (
 )
 from tests.controller.served import Served
 from wherry.blobs import digest_of
-from wherry.bundle import open_manifest
+from wherry.bundle import open_signed_manifest
 from wherry.messages import Reason, Status
 from wherry.names import parse_device_id, parse_digest
 from wherry.signing import keyring, parse_public_pem
@@ -178,7 +178,7 @@ def test_a_build_leaves_bundles_whose_manifests_devices_can_trust(ready: httpx.C
     (bundle,) = ready.get("/bundles").json()["items"]
     envelope = ready.get(f"/bundles/{bundle['bundle']}/manifest").content
     key = parse_public_pem(ready.get("/devices/pi-1/enrolment").json()["bundles_pem"].encode())
-    manifest = open_manifest(envelope, keyring(key), parse_digest(bundle["bundle"]))
+    manifest = open_signed_manifest(envelope, keyring(key), parse_digest(bundle["bundle"]))
     assert manifest.profile.name == bundle["profile"] == PROFILE
 
 

@@ -35,7 +35,7 @@ from tests.controller.scripted import (
 )
 from tests.controller.stores import a_store
 from wherry import codec
-from wherry.bundle import open_manifest
+from wherry.bundle import open_signed_manifest
 from wherry.manifest import LARGEST_MANIFEST_BYTES, MODEL_FILE, Manifest, blobs_of
 from wherry.names import parse_model_name, parse_profile_name, parse_version_name
 from wherry.signing import keyring
@@ -199,7 +199,7 @@ def test_a_build_leaves_a_signed_bundle_for_each_profile(shop: Shop) -> None:
         with shop.store.transaction() as tx:
             envelope = models.get_envelope(tx, variant.bundle)
         assert envelope is not None
-        manifest = open_manifest(envelope, keyring(a_key().public_key()), variant.bundle)
+        manifest = open_signed_manifest(envelope, keyring(a_key().public_key()), variant.bundle)
         assert manifest.profile.name == variant.profile
         assert all(shop.blobs.has(blob.digest) for blob in blobs_of(manifest))
 

@@ -34,7 +34,7 @@ from tests.controller.services.brokers import MemoryBroker
 from tests.controller.services.test_rollouts import CANARY, a_wish
 from tests.controller.stores import DIGITS, a_store, add_built_version, add_devices
 from wherry import codec, signing
-from wherry.bundle import open_manifest
+from wherry.bundle import open_signed_manifest
 from wherry.messages import Order, Reason, Status, Trial, TrialResult
 from wherry.names import DeviceId, Digest, parse_device_id, parse_group_name, parse_version_name
 from wherry.profile import Facts
@@ -258,7 +258,7 @@ def test_bundles_for_measuring_are_signed_kept_and_retained_while_they_are_wante
             envelope = models.get_envelope(tx, record.bundle)
         assert envelope is not None
         trusted = signing.keyring(a_key().public_key())
-        assert open_manifest(envelope, trusted, record.bundle).measuring
+        assert open_signed_manifest(envelope, trusted, record.bundle).measuring
 
 
 def test_answered_trials_leave_the_orders_and_what_was_found_stays(lab: Lab) -> None:
