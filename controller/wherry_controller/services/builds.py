@@ -40,8 +40,8 @@ from wherry_controller.services.harvest import keep_reference, keep_report, keep
 from wherry_controller.services.measuring import Measuring
 from wherry_controller.services.missing import UnknownBuild
 from wherry_controller.services.models import (
-    sound_version_of,
-    sound_versions_of,
+    buildable_version_of,
+    buildable_versions_of,
     version_of,
     wanted_profiles,
 )
@@ -157,7 +157,7 @@ class Builds:
         `UnknownVersion`, `UnknownProfile`, `NoProfile`, `UnknownPlace` or `RefusedVersion` at once.
         """
         with self._store.transaction() as tx:
-            found = sound_version_of(tx, model, version)
+            found = buildable_version_of(tx, model, version)
             build = self._queue(tx, found, wanted_profiles(tx, profiles), measure_on)
         self._submit(build)
         return build
@@ -177,7 +177,7 @@ class Builds:
         with self._store.transaction() as tx:
             wanted = wanted_profiles(tx, profiles)
             chosen = names or [model.name for model in models.list_models(tx)]
-            sound = [sound_versions_of(tx, name) for name in dict.fromkeys(chosen)]
+            sound = [buildable_versions_of(tx, name) for name in dict.fromkeys(chosen)]
             newest = [versions[-1:] for versions in sound]
             versions = newest if scope is Scope.NEWEST else sound
             builds = [self._queue(tx, one, wanted, measure_on) for some in versions for one in some]
