@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sqlalchemy import JSON, BigInteger, Column, ForeignKeyConstraint, LargeBinary, MetaData, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    ForeignKeyConstraint,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+)
 from sqlmodel import Field, SQLModel
 
 
@@ -276,3 +285,39 @@ class WindowRow(Row, table=True):
     sent_bytes: int
     received_bytes: int
     host: object = Field(sa_column=_document())
+
+
+class MetadataRow(Row, table=True):
+    """One version of a role of TUF metadata; what has no `published_at` waits for a signature."""
+
+    __tablename__ = "trust_metadata"
+
+    role: str = Field(primary_key=True)
+    version: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    data: bytes = Field(sa_type=LargeBinary)
+    made_at: float
+    published_at: float | None = None
+
+
+class ReleaseRow(Row, table=True):
+    """Which release of an alias a version is; no two have one counter."""
+
+    __tablename__ = "release"
+    __table_args__ = (_of_a_version(column="version"), UniqueConstraint("alias", "counter"))
+
+    alias: str = Field(primary_key=True)
+    model: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    counter: int
+    released_at: float
+
+
+class AuditRow(Row, table=True):
+    """One entry of the audit log; the database refuses to change or to remove it."""
+
+    __tablename__ = "audit"
+
+    seq: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    kind: str = Field(index=True)
+    body: str = Field(sa_type=Text)
+    digest: str

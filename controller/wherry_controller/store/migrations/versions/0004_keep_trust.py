@@ -14,6 +14,8 @@ depends_on = None
 def upgrade() -> None:
     _extend_devices()
     _extend_orders()
+    _keep_metadata()
+    _keep_audit()
 
 
 def _extend_devices() -> None:
@@ -47,6 +49,69 @@ def _extend_orders() -> None:
         )
     op.create_index(op.f("ix_desired_enclosure"), "desired", ["enclosure"])
     op.execute("UPDATE desired SET generation = generation + 1")
+
+
+def _keep_metadata() -> None:
+    op.create_table(
+        "trust_metadata",
+        sa.Column("role", sa.String(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.Column("made_at", sa.Float(), nullable=False),
+        sa.Column("published_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("role", "version", name=op.f("pk_trust_metadata")),
+    )
+    op.create_table(
+        "release",
+        sa.Column("alias", sa.String(), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("version", sa.String(), nullable=False),
+        sa.Column("counter", sa.Integer(), nullable=False),
+        sa.Column("released_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["model", "version"], ["version.model", "version.name"], name=op.f("fk_release_model_version")
+        ),
+        sa.PrimaryKeyConstraint("alias", "model", "version", name=op.f("pk_release")),
+        sa.UniqueConstraint("alias", "counter", name=op.f("uq_release_alias_counter")),
+    )
+
+
+def _keep_audit() -> None:
+    """Add the audit log, which the database itself only lets grow."""
+    op.create_table(
+        "audit",
+        sa.Column("seq", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("digest", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_audit")),
+    )
+    op.create_index(op.f("ix_audit_kind"), "audit", ["kind"])
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(
+            "CREATE FUNCTION audit_only_grows() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'the audit log only grows'; END $$"
+        )
+        op.execute(
+            "CREATE TRIGGER audit_keeps_rows BEFORE UPDATE OR DELETE ON audit "
+            "FOR EACH ROW EXECUTE FUNCTION audit_only_grows()"
+        )
+        op.execute(
+            "CREATE TRIGGER audit_keeps_all BEFORE TRUNCATE ON audit "
+            "FOR EACH STATEMENT EXECUTE FUNCTION audit_only_grows()"
+        )
+        return
+    for change in ("UPDATE", "DELETE"):
+        op.execute(
+            f"CREATE TRIGGER audit_refuses_{change.lower()} BEFORE {change} ON audit "
+            "BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END"
+        )
+    # REPLACE deletes without the trigger above, unless recursive triggers are on.
+    op.execute(
+        "CREATE TRIGGER audit_refuses_replace BEFORE INSERT ON audit "
+        "WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq) "
+        "BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END"
+    )
 
 
 def _number(name: str) -> sa.Column[int]:
