@@ -22,7 +22,8 @@ from wherry_agent.papers import Papers, write_papers, write_root
 from wherry_agent.settings import Identity, Settings, write_settings
 
 NOT_BEFORE_S, NOT_AFTER_S = 1_700_000_000.0, 4_000_000_000.0
-_EPOCH = datetime.datetime(1970, 1, 1)  # In UTC, as x509 takes what names no zone.
+_UTC = datetime.timezone(datetime.timedelta())
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=_UTC)
 
 
 @dataclass(frozen=True)
