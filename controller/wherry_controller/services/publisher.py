@@ -2,15 +2,17 @@
 
 The publisher is told the whole of what is wanted (every device's order, every bundle that one
 of them needs) and sends only the difference to what it believes the broker has. After each
-connect, and at intervals, it reads orders and manifests back to correct that belief.
+connect, and at intervals, it reads trust, orders and manifests back to correct that belief.
 
     Disconnected --connected--> collecting --quiet for collect_s--> repairing --reconcile_s--+
                                     ^--------------------------------------------------------+
 
-Orders go first, for a halt must not wait behind a large bundle. A bundle's chunks go before its
-manifest, so a manifest that is there says that its chunks were sent; chunks are not read back
-(that would cost their length each time), a device that misses one says so. Each chunk goes once,
-whichever bundles share it, and few at a time, so that memory does not grow with the bundle.
+Trust metadata goes first: what a timestamp vouches for, the timestamp, then the orders that need
+it. Orders go before bundles, for a halt must not wait behind a large one. A bundle's chunks go
+before its manifest, so a manifest that is there says that its chunks were sent; chunks are not
+read back (that would cost their length each time), a device that misses one says so. Each chunk
+goes once, whichever bundles share it, and few at a time, so that memory does not grow with the
+bundle.
 """
 
 from __future__ import annotations
@@ -20,20 +22,26 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from types import MappingProxyType
+from typing import Protocol, TypeAlias
 
-from wherry import codec, signing
+import msgspec
+
+from wherry import codec, messages, signing
 from wherry.blobs import check_digest, digest_of
 from wherry.errors import REFUSALS
 from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest, blobs_of
+from wherry.messages import Delta, Desired
 from wherry.names import DeviceId, Digest
 from wherry.topics import (
     AcksTopic,
     BlobTopic,
     BundleTopic,
     DesiredTopic,
+    MetadataTopic,
     PresenceTopic,
     ReportedTopic,
+    TimestampTopic,
     Topic,
     filter_of,
     text,
@@ -42,8 +50,11 @@ from wherry_controller.store.blobs import BlobFolder
 
 log = logging.getLogger(__name__)
 
+TrustTopic: TypeAlias = TimestampTopic | MetadataTopic
+ReadBack: TypeAlias = DesiredTopic | BundleTopic | TrustTopic
+
 CLEARED = b""
-READ_BACK = (filter_of(DesiredTopic), filter_of(BundleTopic))
+READ_BACK = tuple(map(filter_of, (TimestampTopic, MetadataTopic, DesiredTopic, BundleTopic)))
 
 
 class Broker(Protocol):
@@ -70,12 +81,44 @@ class Place:
     end: int
 
 
+class Beside(msgspec.Struct, frozen=True, kw_only=True):
+    """What travels beside an order; see `Desired`."""
+
+    packet: str = ""
+    deltas: tuple[Delta, ...] = ()
+    sources: tuple[str, ...] = ()
+    pace: messages.Pace = messages.Pace()
+
+
+NOTHING_BESIDE = Beside()
+
+
 @dataclass(frozen=True, slots=True)
 class SignedOrder:
-    """An order as the broker retains it, and the bundles that it names."""
+    """An order as the broker retains it, and the bundles that it names.
+
+    The message is put together when it is sent: what lies beside is shared by many devices.
+    """
 
     envelope: bytes
     bundles: frozenset[Digest]
+    beside: Beside = NOTHING_BESIDE
+    digest: Digest = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", digest_of(self.message))
+
+    @property
+    def message(self) -> bytes:
+        beside = self.beside
+        desired = Desired(
+            order=msgspec.Raw(self.envelope),
+            packet=beside.packet,
+            deltas=beside.deltas,
+            sources=beside.sources,
+            pace=beside.pace,
+        )
+        return codec.encode(desired)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +188,7 @@ class Publisher:
         self._state = _State.DISCONNECTED
         self._orders: Mapping[DeviceId, SignedOrder] = {}
         self._bundles: Mapping[Digest, Shelved] = {}
+        self._trust: Mapping[TrustTopic, bytes] = {}
         self._places: dict[Digest, Place] = {}
         self._belief = _Belief()
         self._seen: dict[Topic, bytes] = {}
@@ -161,10 +205,18 @@ class Publisher:
         return self._state is _State.REPAIRING and not self._todo and self._broker.backlog == 0
 
     def want(
-        self, orders: Mapping[DeviceId, SignedOrder], bundles: Mapping[Digest, Shelved], now: float
+        self,
+        orders: Mapping[DeviceId, SignedOrder],
+        bundles: Mapping[Digest, Shelved],
+        now: float,
+        *,
+        trust: Mapping[TrustTopic, bytes] = MappingProxyType({}),
     ) -> None:
-        """Take the whole of what shall be retained, and send what is missing of it."""
-        self._orders, self._bundles = orders, bundles
+        """Take the whole of what shall be retained, and send what is missing of it.
+
+        `trust` is the current metadata of every role, and every root.
+        """
+        self._orders, self._bundles, self._trust = orders, bundles, trust
         self._places = {d: place for one in bundles.values() for d, place in one.chunks.items()}
         self._repair(now)
 
@@ -214,8 +266,8 @@ class Publisher:
             self._is_granted = True
             self._quiet_since = now
 
-    def on_read_back(self, topic: DesiredTopic | BundleTopic, payload: bytes, now: float) -> None:
-        """Take an order or a manifest that the broker has."""
+    def on_read_back(self, topic: ReadBack, payload: bytes, now: float) -> None:
+        """Take an order, a manifest or trust metadata that the broker has."""
         if self._state is _State.COLLECTING:
             self._seen[topic] = payload
             self._quiet_since = now
@@ -257,8 +309,9 @@ class Publisher:
     def _differences(self) -> Iterator[Topic]:
         """Yield what to publish or to clear, the most urgent first."""
         believed = self._belief
+        yield from self._trust_to_say()
         for device, order in self._orders.items():
-            if believed.documents.get(DesiredTopic(device)) != digest_of(order.envelope):
+            if believed.documents.get(DesiredTopic(device)) != order.digest:
                 yield DesiredTopic(device)
         planned: set[Digest] = set()
         for digest, bundle in self._bundles.items():
@@ -269,6 +322,16 @@ class Publisher:
                 yield BundleTopic(digest)
         yield from (topic for topic in believed.documents if self._payload(topic) == CLEARED)
         yield from map(BlobTopic, believed.chunks - self._places.keys())
+
+    def _trust_to_say(self) -> Iterator[TrustTopic]:
+        """Yield the metadata that the broker lacks, the timestamp after what it vouches for."""
+        missing = [
+            topic
+            for topic, data in self._trust.items()
+            if self._belief.documents.get(topic) != digest_of(data)
+        ]
+        yield from (topic for topic in missing if topic != TimestampTopic())
+        yield from (topic for topic in missing if topic == TimestampTopic())
 
     def _send_some(self, now: float) -> None:
         while (
@@ -299,10 +362,12 @@ class Publisher:
         match topic:
             case DesiredTopic(device):
                 order = self._orders.get(device)
-                return CLEARED if order is None else order.envelope
+                return CLEARED if order is None else order.message
             case BundleTopic(digest):
                 bundle = self._bundles.get(digest)
                 return CLEARED if bundle is None else bundle.envelope
+            case TimestampTopic() | MetadataTopic():
+                return self._trust.get(topic, CLEARED)
             case BlobTopic(digest) if digest in self._places:
                 place = self._places[digest]
                 return check_digest(self._blobs.part(place.blob, place.start, place.end), digest)

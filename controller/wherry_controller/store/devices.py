@@ -7,16 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from sqlalchemy import select as select_columns
 from sqlmodel import col, delete, or_, select, update
 
-from wherry.names import DeploymentId, DeviceId, GroupName, RolloutName
+from wherry.names import DeploymentId, DeviceId, Digest, GroupName, RolloutName
 from wherry_controller.store.convert import get, save, to_record
 from wherry_controller.store.database import Transaction
-from wherry_controller.store.records import Desired, Device, Group, Journey
+from wherry_controller.store.records import (
+    Desired,
+    Device,
+    Enclosure,
+    Group,
+    Journey,
+    Outline,
+)
 from wherry_controller.store.tables import (
     DeploymentRow,
     DesiredRow,
     DeviceRow,
+    EnclosureRow,
     GroupRow,
     MemberRow,
 )
@@ -101,6 +110,49 @@ def list_desired(tx: Transaction) -> Sequence[Desired]:
 
 def save_desired(tx: Transaction, desired: Desired) -> None:
     save(tx, DesiredRow, desired)
+
+
+def list_outlines(tx: Transaction) -> Sequence[Outline]:
+    """Return the outline of every order, in the order of their devices."""
+    rows = tx.connection().execute(
+        select_columns(
+            col(DesiredRow.device),
+            col(DesiredRow.generation),
+            col(DesiredRow.epoch),
+            col(DesiredRow.issued_at),
+            col(DesiredRow.expires_at),
+            col(DesiredRow.snapshot),
+            col(DesiredRow.enclosure),
+            col(DeviceRow.epoch),
+            col(DeviceRow.generation),
+            col(DeviceRow.root),
+        )
+        .join(DeviceRow, col(DeviceRow.id) == col(DesiredRow.device))
+        .order_by(col(DesiredRow.device))
+    )
+    return [Outline._make(row) for row in rows]
+
+
+def enclose(
+    tx: Transaction, devices: Collection[DeviceId], enclosure: Enclosure, *, snapshot: int
+) -> None:
+    """Have the orders of these devices travel with `enclosure` from now on."""
+    save(tx, EnclosureRow, enclosure)
+    tx.exec(
+        update(DesiredRow)
+        .where(col(DesiredRow.device).in_(devices))
+        .values(snapshot=snapshot, enclosure=enclosure.digest)
+    )
+
+
+def get_enclosure(tx: Transaction, digest: Digest) -> Enclosure | None:
+    return get(tx, EnclosureRow, digest, Enclosure)
+
+
+def drop_loose_enclosures(tx: Transaction) -> None:
+    """Remove what no order travels with any more."""
+    used = select(DesiredRow.enclosure).where(col(DesiredRow.enclosure).is_not(None))
+    tx.exec(delete(EnclosureRow).where(col(EnclosureRow.digest).not_in(used)))
 
 
 def get_journey(tx: Transaction, deployment: DeploymentId) -> Journey | None:

@@ -6,6 +6,7 @@ Times are UNIX seconds by the controller's clock.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -220,6 +221,25 @@ class Enclosure(msgspec.Struct, frozen=True):
 
     digest: Digest
     body: bytes
+
+
+class Outline(NamedTuple):
+    """What decides whether an order must be issued, signed, or told with something else beside it.
+
+    The first seven are of the order, the others of its device: its enrolment, and how far it has
+    followed.
+    """
+
+    device: DeviceId
+    generation: int
+    epoch: int
+    issued_at: int
+    expires_at: int
+    snapshot: int
+    enclosure: Digest | None
+    live_epoch: int
+    followed: int
+    root: int
 
 
 class TrialRecord(msgspec.Struct, frozen=True, kw_only=True):
