@@ -97,6 +97,16 @@ def open_envelope(
     raise NotSignedByTrusted(tuple(s.keyid for s in envelope.signatures), tuple(trusted))
 
 
+def vouching(envelope: Envelope, trusted: Keyring) -> frozenset[KeyId]:
+    """Return the trusted keys that have signed `envelope`, each once."""
+    signed = bytes(envelope.signed)
+    return frozenset(
+        signature.keyid
+        for signature in envelope.signatures
+        if signature.keyid in trusted and _is_valid(trusted[signature.keyid], signature.sig, signed)
+    )
+
+
 def _is_valid(key: Ed25519PublicKey, sig: str, signed: bytes) -> bool:
     try:
         key.verify(bytes.fromhex(sig), signed)
