@@ -321,3 +321,49 @@ class AuditRow(Row, table=True):
     kind: str = Field(index=True)
     body: str = Field(sa_type=Text)
     digest: str
+
+
+class TokenRow(Row, table=True):
+    __tablename__ = "token"
+
+    id: str = Field(primary_key=True)
+    digest: str = Field(unique=True)
+    device: str = Field(foreign_key="device.id", ondelete="CASCADE", index=True)
+    created_at: float
+    expires_at: float
+    used_at: float | None = None
+    csr: str | None = None
+    revoked_at: float | None = None
+
+
+class IdentityRow(Row, table=True):
+    """A certificate outlives the device's row: its revocation must be told until it has ended."""
+
+    __tablename__ = "identity"
+
+    serial: str = Field(primary_key=True)
+    device: str = Field(index=True)
+    epoch: int
+    csr: str = Field(index=True)
+    fingerprint: str
+    pem: str = Field(sa_type=Text)
+    not_before: float
+    not_after: float
+    issued_at: float
+    renews: str | None = None
+    revoked_at: float | None = Field(default=None, index=True)
+
+
+class PendingRow(Row, table=True):
+    __tablename__ = "pending"
+
+    fingerprint: str = Field(primary_key=True)
+    csr: str
+    device: str | None = None
+    profile: str | None = None
+    facts: object = Field(default=None, sa_column=_optional_document())
+    address: str
+    asked_at: float
+    seen_at: float
+    decision: str
+    decided_at: float | None = None

@@ -16,6 +16,7 @@ def upgrade() -> None:
     _extend_orders()
     _keep_metadata()
     _keep_audit()
+    _keep_identities()
 
 
 def _extend_devices() -> None:
@@ -69,7 +70,9 @@ def _keep_metadata() -> None:
         sa.Column("counter", sa.Integer(), nullable=False),
         sa.Column("released_at", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(
-            ["model", "version"], ["version.model", "version.name"], name=op.f("fk_release_model_version")
+            ["model", "version"],
+            ["version.model", "version.name"],
+            name=op.f("fk_release_model_version"),
         ),
         sa.PrimaryKeyConstraint("alias", "model", "version", name=op.f("pk_release")),
         sa.UniqueConstraint("alias", "counter", name=op.f("uq_release_alias_counter")),
@@ -111,6 +114,57 @@ def _keep_audit() -> None:
         "CREATE TRIGGER audit_refuses_replace BEFORE INSERT ON audit "
         "WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq) "
         "BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END"
+    )
+
+
+def _keep_identities() -> None:
+    op.create_table(
+        "token",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("digest", sa.String(), nullable=False),
+        sa.Column("device", sa.String(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("expires_at", sa.Float(), nullable=False),
+        sa.Column("used_at", sa.Float(), nullable=True),
+        sa.Column("csr", sa.String(), nullable=True),
+        sa.Column("revoked_at", sa.Float(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["device"], ["device.id"], name=op.f("fk_token_device"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_token")),
+        sa.UniqueConstraint("digest", name=op.f("uq_token_digest")),
+    )
+    op.create_index(op.f("ix_token_device"), "token", ["device"])
+    op.create_table(
+        "identity",
+        sa.Column("serial", sa.String(), nullable=False),
+        sa.Column("device", sa.String(), nullable=False),
+        sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.Column("csr", sa.String(), nullable=False),
+        sa.Column("fingerprint", sa.String(), nullable=False),
+        sa.Column("pem", sa.Text(), nullable=False),
+        sa.Column("not_before", sa.Float(), nullable=False),
+        sa.Column("not_after", sa.Float(), nullable=False),
+        sa.Column("issued_at", sa.Float(), nullable=False),
+        sa.Column("renews", sa.String(), nullable=True),
+        sa.Column("revoked_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("serial", name=op.f("pk_identity")),
+    )
+    for column in ("device", "csr", "revoked_at"):
+        op.create_index(op.f(f"ix_identity_{column}"), "identity", [column])
+    op.create_table(
+        "pending",
+        sa.Column("fingerprint", sa.String(), nullable=False),
+        sa.Column("csr", sa.String(), nullable=False),
+        sa.Column("device", sa.String(), nullable=True),
+        sa.Column("profile", sa.String(), nullable=True),
+        sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("address", sa.String(), nullable=False),
+        sa.Column("asked_at", sa.Float(), nullable=False),
+        sa.Column("seen_at", sa.Float(), nullable=False),
+        sa.Column("decision", sa.String(), nullable=False),
+        sa.Column("decided_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("fingerprint", name=op.f("pk_pending")),
     )
 
 
