@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -21,8 +22,10 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from wherry.errors import Untrusted
 from wherry.messages import Traffic
 from wherry_agent.settings import Broker
+from wherry_agent.tls import Secured
 
 KEEPALIVE_S = 30
 CONNECT_TIMEOUT_S = 5.0
@@ -54,7 +57,10 @@ class Callbacks:
 
 
 class Connection:
-    """One client id at one broker, with clean start and no session that outlives it."""
+    """One client id at one broker, with clean start and no session that outlives it.
+
+    `secured` is for a broker with TLS, which makes the client id of the certificate that it sees.
+    """
 
     def __init__(
         self,
@@ -64,8 +70,11 @@ class Connection:
         *,
         window: int,
         will: Will | None,
+        secured: Secured | None = None,
     ) -> None:
+        assert secured is not None or not broker.tls, "a broker with TLS needs what secures it"
         self._broker, self._client_id = broker, client_id
+        self._secured = secured if broker.tls else None
         self._callbacks = callbacks
         self._window, self._will = window, will
         self._done = Traffic()
@@ -131,6 +140,7 @@ class Connection:
         client.on_connect = self._connected
         client.on_message = self._message
         client.on_publish = self._published
+        client.on_socket_open = self._opened
         client.on_socket_close = self._closing
         if self._will is not None:
             properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
@@ -145,6 +155,8 @@ class Connection:
         properties.ReceiveMaximum = self._window
         properties.MaximumPacketSize = LARGEST_PACKET_BYTES
         try:
+            if self._secured is not None:
+                client.tls_set_context(self._secured.context())
             client.connect(
                 self._broker.host,
                 self._broker.port,
@@ -153,7 +165,7 @@ class Connection:
                 properties=properties,
             )
             client.loop_forever()
-        except OSError as error:
+        except (OSError, Untrusted) as error:
             self._warn(str(error))
         finally:  # Whatever a broker sends, its owner hears of the end and tries again.
             self._end(client)
@@ -187,6 +199,16 @@ class Connection:
         self, _client: paho.Client, _data: object, mid: int, _code: object, _p: object
     ) -> None:
         self._callbacks.on_puback(mid)
+
+    def _opened(self, _client: paho.Client, _data: object, link: object) -> None:
+        """Judge the peer before anything is said to it; paho raises on what this raises."""
+        if self._secured is None or not isinstance(link, ssl.SSLSocket):
+            return
+        try:
+            self._secured.check(link)
+        except Untrusted:
+            link.close()
+            raise
 
     def _closing(self, _client: paho.Client, _data: object, link: object) -> None:
         self._done += _traffic_of(link)

@@ -1,0 +1,121 @@
+"""The text of mosquitto's configuration: two listeners that ask for certificates, and limits.
+
+Written for mosquitto 2.0. Each limit says in the file itself what it is for, since whoever reads
+that file is about to change it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CA, CERTIFICATE, KEY, REVOKED = "ca.pem", "server.pem", "server.key", "crl.pem"
+RIGHTS = "state/dynamic-security.json"
+STATE = "state"
+PID = "state/mosquitto.pid"
+# Beside what is retained: what waits for connections, and their own memory.
+HEADROOM_BYTES = 256 << 20
+LARGEST_PACKET_BYTES = 2 << 20
+
+_TEXT = """\
+# Written by `wherry broker config mosquitto`, which writes it anew: change its options instead.
+user {user}
+pid_file {folder}/{pid}
+log_dest stderr
+log_type error
+log_type warning
+log_type notice
+
+# Who may do what. The plugin keeps this file itself while the broker runs.
+per_listener_settings false
+allow_anonymous false
+plugin {plugin}
+plugin_opt_config_file {folder}/{rights}
+
+# Limits of this release's parts; the broker tells them to whoever connects.
+# The largest chunk has 256 KiB and the largest signed manifest fits; message_size_limit would
+# instead cut its sender off again and again.
+max_packet_size {packet}
+# What is on its way to one connection. A fetching device asks for 8 chunks itself.
+max_inflight_messages 20
+# What waits for one connection: 10,000 devices may speak at once to the controller, and the
+# default of 1000 drops messages that were acknowledged.
+max_queued_messages 100000
+max_queued_bytes {queued}
+# The retained chunks (broker.budget_bytes in wherry.toml), and as much again as waits and connects.
+# Above it publications are refused, and the machine is not driven out of memory.
+memory_limit {memory}
+# Devices keep no session, so what another left behind goes soon.
+persistent_client_expiration 1h
+# A connection whose other end is gone is noticed within one and a half of these.
+max_keepalive 60
+set_tcp_nodelay true
+
+# The broker is a cache: the controller fills it again. Saving rewrites all that is retained and
+# holds everybody up meanwhile (1.5 s for 600 MB), so it is seldom; the default of 30 minutes
+# would have chunks fetched from the controller again after each power cut.
+persistence true
+persistence_location {folder}/{state}/
+autosave_interval 300
+
+# Orders and reports. The certificate's common name is the username and the client id.
+{control}
+use_identity_as_username true
+
+# Chunks and manifests, on a second connection of the same certificate. Its whole subject is the
+# username and the client id, so that the two connections do not evict each other.
+{fetch}
+use_subject_as_username true
+"""
+_LISTENER = """\
+listener {port} {address}
+cafile {folder}/{ca}
+certfile {folder}/{certificate}
+keyfile {folder}/{key}
+# Must be newer than its "next update", else nobody is let in: the controller writes it daily.
+crlfile {folder}/{revoked}
+require_certificate true
+tls_version tlsv1.3
+use_username_as_clientid true"""
+QUEUED_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where the broker finds its files and listens; `budget_bytes` of chunks are retained."""
+
+    folder: str
+    user: str
+    plugin: str
+    address: str
+    control_port: int
+    fetch_port: int
+    budget_bytes: int
+
+
+def configuration(layout: Layout) -> str:
+    """Return `mosquitto.conf`."""
+    return _TEXT.format(
+        user=layout.user,
+        folder=layout.folder,
+        plugin=layout.plugin,
+        pid=PID,
+        rights=RIGHTS,
+        state=STATE,
+        packet=LARGEST_PACKET_BYTES,
+        queued=QUEUED_BYTES,
+        memory=layout.budget_bytes + HEADROOM_BYTES,
+        control=_listener(layout, layout.control_port),
+        fetch=_listener(layout, layout.fetch_port),
+    )
+
+
+def _listener(layout: Layout, port: int) -> str:
+    return _LISTENER.format(
+        port=port,
+        address=layout.address,
+        folder=layout.folder,
+        ca=CA,
+        certificate=CERTIFICATE,
+        key=KEY,
+        revoked=REVOKED,
+    )

@@ -1,0 +1,226 @@
+"""The folder that mosquitto runs from: what the controller writes there, and how it is read again.
+
+    FOLDER/mosquitto.conf, ca.pem, crl.pem, server.pem, server.key     written here
+    FOLDER/state/                                                      the broker's own
+
+A running mosquitto reads certificates and revocations again on SIGHUP (measured with 2.0.11; live
+connections go on), and its plugin keeps the rights in memory: its file is written only where the
+broker does not run, else `services.rights` tells it what to change.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from cryptography import x509
+
+from wherry.errors import Unavailable
+from wherry.files import make_folder, write_whole
+from wherry.names import DeviceId
+from wherry_controller.core.mosquitto import (
+    CA,
+    CERTIFICATE,
+    KEY,
+    PID,
+    REVOKED,
+    RIGHTS,
+    STATE,
+    Layout,
+    configuration,
+)
+from wherry_controller.core.rights import document, rights_of
+
+CONFIGURATION = "mosquitto.conf"
+PLUGIN = "mosquitto_dynamic_security.so"
+PLUGIN_FOLDERS = ("/usr/lib", "/usr/local/lib", "/lib")
+RELOAD_S = 30.0
+
+
+class NoPlugin(Unavailable):
+    """Mosquitto's plugin for rights is not installed."""
+
+    def __str__(self) -> str:
+        return f"{PLUGIN} was not found: install mosquitto 2, or name it with --plugin."
+
+
+class NotReloaded(Unavailable):
+    """A broker that could not be told to read its files again."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(what, why)
+        self.what, self.why = what, why
+
+    def __str__(self) -> str:
+        return f"{self.what} did not reload ({self.why}): send its mosquitto a SIGHUP."
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate with its private key, as PEM."""
+
+    certificate: bytes
+    key: bytes
+
+
+class Authority(Protocol):
+    """What vouches for both ends of a connection."""
+
+    @property
+    def certificate(self) -> bytes:
+        """The authority's own certificate, as PEM."""
+
+    def issue_server(self, names: Sequence[str]) -> Issued:
+        """Return a certificate for a server that is reached by `names`, hosts or addresses."""
+
+    def revoked(self) -> bytes:
+        """Return the list of revoked certificates, as PEM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The files that changed, and whether the broker was running meanwhile."""
+
+    changed: tuple[str, ...]
+    was_running: bool
+
+
+def write(
+    layout: Layout,
+    authority: Authority,
+    *,
+    names: Sequence[str],
+    devices: Collection[DeviceId],
+    now: float,
+) -> Written:
+    """Write what the broker is to run from; write nothing that stands there already.
+
+    The server's certificate is kept while it names the same hosts and has a third of its time.
+    """
+    folder = Path(layout.folder)
+    make_folder(folder)
+    make_folder(folder / STATE, mode=0o700)
+    was_running = is_running(folder)
+    wanted: dict[str, bytes] = {
+        CONFIGURATION: configuration(layout).encode(),
+        CA: authority.certificate,
+        **_server_files(folder, authority, names, now),
+    }
+    if not _is_same_list(folder / REVOKED, revoked := authority.revoked()):
+        wanted[REVOKED] = revoked
+    if not was_running:
+        wanted[RIGHTS] = document(rights_of(devices))
+    changed = tuple(_put(folder, wanted))
+    _give_to(layout.user, folder)
+    return Written(changed, was_running)
+
+
+def write_revoked(folder: Path, pem: bytes) -> None:
+    """Put a new list of revoked certificates where the broker reads it when it is told to."""
+    write_whole(folder / REVOKED, pem)
+
+
+def reload(how: str) -> None:
+    """Have the broker read its files again: `how` is its pid file, or its systemd service.
+
+    Raises `NotReloaded`.
+    """
+    try:
+        if os.sep in how:
+            os.kill(int(Path(how).read_text()), signal.SIGHUP)
+        else:
+            command = ["systemctl", "reload", how]
+            subprocess.run(command, check=True, capture_output=True, timeout=RELOAD_S)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise NotReloaded(how, str(error)) from error
+
+
+def is_running(folder: Path) -> bool:
+    """Say whether a mosquitto runs from `folder`, by the pid file that it keeps."""
+    try:
+        pid = int((folder / PID).read_text())
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "mosquitto"
+    except (OSError, ValueError):
+        return False
+
+
+def find_plugin() -> Path:
+    """Return where mosquitto's plugin for rights is installed; raise `NoPlugin`."""
+    for folder in map(Path, PLUGIN_FOLDERS):
+        for found in sorted([*folder.glob(PLUGIN), *folder.glob(f"*/{PLUGIN}")]):
+            return found
+    raise NoPlugin
+
+
+def _server_files(
+    folder: Path, authority: Authority, names: Sequence[str], now: float
+) -> Mapping[str, bytes]:
+    if _serves_on(folder / CERTIFICATE, authority, names, now):
+        return {}
+    issued = authority.issue_server(names)
+    return {KEY: issued.key, CERTIFICATE: issued.certificate}
+
+
+def _serves_on(path: Path, authority: Authority, names: Sequence[str], now: float) -> bool:
+    """Say whether a certificate is this authority's, names these hosts and has time left."""
+    try:
+        known = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    issuer = x509.load_pem_x509_certificate(authority.certificate)
+    begins, ends = known.not_valid_before_utc, known.not_valid_after_utc
+    is_fresh = ends - datetime.fromtimestamp(now, UTC) > (ends - begins) / 3
+    try:
+        known.verify_directly_issued_by(issuer)
+    except Exception:  # noqa: BLE001 — whatever is wrong with it, a new one is issued.
+        return False
+    return is_fresh and _names_of(known) == set(names)
+
+
+def _names_of(certificate: x509.Certificate) -> set[str]:
+    extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    hosts = extension.value.get_values_for_type(x509.DNSName)
+    addresses = extension.value.get_values_for_type(x509.IPAddress)
+    return {*hosts, *map(str, addresses)}
+
+
+def _is_same_list(path: Path, pem: bytes) -> bool:
+    """Say whether the broker has this very list; signing it again makes other bytes of it."""
+    try:
+        known, new = map(x509.load_pem_x509_crl, (path.read_bytes(), pem))
+    except (OSError, ValueError):
+        return False
+    return _facts_of(known) == _facts_of(new)
+
+
+def _facts_of(revoked: x509.CertificateRevocationList) -> tuple[object, ...]:
+    serials = frozenset(one.serial_number for one in revoked)
+    return revoked.issuer, revoked.next_update_utc, serials
+
+
+def _put(folder: Path, files: Mapping[str, bytes]) -> Iterator[str]:
+    """Write the files that differ; yield their names."""
+    for name, data in files.items():
+        path = folder / name
+        if not path.exists() or path.read_bytes() != data:
+            is_secret = name in (KEY, RIGHTS)
+            write_whole(path, data, mode=0o600 if is_secret else 0o644)
+            yield name
+
+
+def _give_to(user: str, folder: Path) -> None:
+    """Let the broker's user have what it writes, and its key, where this process may decide so."""
+    if os.geteuid() == 0:
+        for path in _own_files(folder):
+            shutil.chown(path, user)
+
+
+def _own_files(folder: Path) -> Iterable[Path]:
+    return (folder / KEY, folder / STATE, *(folder / STATE).iterdir())
