@@ -12,6 +12,7 @@ enrolment: where one does, two devices live with one identity.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -88,30 +89,36 @@ def outrun(order: Order, generation: int) -> Order:
     return _next(msgspec.structs.replace(order, generation=generation), order.aliases)
 
 
+class Term(NamedTuple):
+    """Which enrolment an order is for, when it was issued and when it ends, in UNIX seconds."""
+
+    epoch: int
+    issued: int
+    expires: int
+
+
+def is_due(term: Term, epoch: int, *, now: float) -> bool:
+    """Say whether an order must be issued.
+
+    It was changed, half of its life is over, or its device was enrolled again.
+    """
+    half = (term.issued + term.expires) / 2
+    return term.expires == 0 or term.epoch != epoch or now >= half
+
+
 def issue(order: Order, epoch: int, *, lifetime_s: float, now: float) -> Order:
     """Return the order as it is signed now, for the enrolment that is live.
 
-    What was issued before stays as it is until half of its life is over or its device is enrolled
-    again: then the next generation says the same, under the same deployment ids.
+    What was issued before stays as it is until it is due: then the next generation says the same,
+    under the same deployment ids.
     """
-    if order.generation == 0:
+    term = Term(order.epoch, order.issued, order.expires)
+    if order.generation == 0 or not is_due(term, epoch, now=now):
         return order
-    if is_issued(order):
-        if order.epoch == epoch and now < renew_at(order):
-            return order
+    if order.expires > 0:
         order = _next(order, order.aliases)
     end = int(now + lifetime_s)
     return msgspec.structs.replace(order, epoch=epoch, issued=int(now), expires=end)
-
-
-def is_issued(order: Order) -> bool:
-    """Say whether the order was given its end since it was changed."""
-    return order.expires > 0
-
-
-def renew_at(order: Order) -> float:
-    """Return when half of the order's life is over."""
-    return (order.issued + order.expires) / 2
 
 
 def first_order(device: DeviceId) -> Order:

@@ -17,7 +17,6 @@ from wherry_controller.core.device import (
     contiguous,
     earlier_after,
     first_order,
-    is_issued,
     is_news,
     is_silent,
     is_twin,
@@ -106,7 +105,7 @@ def test_an_order_for_an_earlier_enrolment_is_renewed_at_once() -> None:
 
 def test_a_change_is_issued_anew_and_raises_the_generation_once() -> None:
     changed = want(issued(a_changed_order()), an_alias(), a_wanted("another"))
-    assert not is_issued(changed)
+    assert changed.expires == 0
     later = issued(changed, now=NOW + 5)
     assert (later.generation, later.issued) == (2, int(NOW + 5))
 
@@ -115,7 +114,7 @@ def test_an_order_that_outruns_another_is_issued_anew() -> None:
     assert outrun(issued(a_changed_order()), 0).generation == 1
     newer = outrun(issued(a_changed_order()), 7)
     assert newer.generation == 8
-    assert not is_issued(newer)
+    assert newer.expires == 0
 
 
 def test_what_wants_nothing_yet_is_never_issued() -> None:

@@ -10,7 +10,6 @@ from msgspec.structs import replace
 
 from tests.builders import (
     a_histogram,
-    a_key,
     a_reported,
     a_store_id,
     a_telemetry,
@@ -19,7 +18,7 @@ from tests.builders import (
 )
 from tests.controller.services.brokers import MemoryBroker
 from tests.controller.stores import DIGITS, a_store, add_built_version, add_devices, add_version
-from wherry import codec, signing
+from tests.controller.trusts import a_fleet, order_in
 from wherry.bundle import Bundle
 from wherry.messages import Deployment, Feedback, Order, Reason, Slots, Status
 from wherry.names import (
@@ -37,7 +36,7 @@ from wherry.topics import BundleTopic, DesiredTopic, text
 from wherry_controller.core.gate import Gate, GateReason
 from wherry_controller.core.rollout import NotNow, Rollout, RolloutStatus, Started, StoppedBy, step
 from wherry_controller.services import fleet
-from wherry_controller.services.fleet import Fleet, InARollout, needed_bundles, order_trials
+from wherry_controller.services.fleet import InARollout, needed_bundles, order_trials
 from wherry_controller.services.ingest import Ingest, Message
 from wherry_controller.services.machines import state_of, written
 from wherry_controller.services.missing import (
@@ -84,7 +83,7 @@ class Bench:
         """Begin anew on the same database, as a controller that was killed does."""
         self.broker = MemoryBroker()
         self.publisher = Publisher(self.broker, self.blobs, Pace())
-        self.fleet = Fleet(self.store, self.publisher, a_key())
+        self.fleet = a_fleet(self.store, self.publisher)
         self.rollouts = Rollouts(
             self.store, self.fleet, incumbent_span_s=3600.0, budget_bytes=self.budget_bytes
         )
@@ -113,8 +112,7 @@ class Bench:
         envelope = self.broker.retained.get(text(DesiredTopic(device)))
         if envelope is None:
             return None
-        trusted = signing.keyring(a_key().public_key())
-        return codec.decode(Order, signing.open_envelope(envelope, trusted))
+        return order_in(envelope)
 
     def manifests(self) -> set[str]:
         """Return the digests of the bundles that the broker retains."""

@@ -33,7 +33,8 @@ from tests.controller.scripted import (
 from tests.controller.services.brokers import MemoryBroker
 from tests.controller.services.test_rollouts import CANARY, a_wish
 from tests.controller.stores import DIGITS, a_store, add_built_version, add_devices
-from wherry import codec, signing
+from tests.controller.trusts import a_fleet, order_in
+from wherry import signing
 from wherry.bundle import open_signed_manifest
 from wherry.messages import Order, Reason, Status, Trial, TrialResult
 from wherry.names import DeviceId, Digest, parse_device_id, parse_group_name, parse_version_name
@@ -41,6 +42,7 @@ from wherry.profile import Facts
 from wherry.topics import BundleTopic, DesiredTopic, text
 from wherry_controller.core.build import BuildMessage, BuildRequest, Limits
 from wherry_controller.core.choice import DeviceFigures
+from wherry_controller.core.device import first_order
 from wherry_controller.core.fault import BuildReason
 from wherry_controller.services.builds import Builds, build_of
 from wherry_controller.services.fleet import Fleet, needed_bundles
@@ -108,7 +110,7 @@ class Lab:
         self.blobs = BlobFolder(self.folder / "blobs")
         self.broker = MemoryBroker()
         self.publisher = Publisher(self.broker, self.blobs, Pace())
-        self.fleet = Fleet(self.store, self.publisher, a_key())
+        self.fleet = a_fleet(self.store, self.publisher)
         self.ingest = Ingest(self.store)
         self.builder = ScriptedBuilder(offers("int8"))
         with self.store.transaction() as tx:
@@ -183,9 +185,8 @@ class Lab:
     def order_for(self, device: DeviceId) -> Order:
         envelope = self.broker.retained.get(text(DesiredTopic(device)))
         if envelope is None:
-            return Order(device=device, generation=0, aliases={})
-        trusted = signing.keyring(a_key().public_key())
-        return codec.decode(Order, signing.open_envelope(envelope, trusted))
+            return first_order(device)
+        return order_in(envelope)
 
     def retained(self, bundle: Digest) -> bool:
         return text(BundleTopic(bundle)) in self.broker.retained

@@ -1,0 +1,229 @@
+"""The orders of the fleet as the broker retains them: issued, signed, with what lies beside each.
+
+An order is issued and saved before it is signed, so one generation has the same bytes whenever it
+is said. What lies beside it (the trust metadata that its device misses, and advice on fetching) is
+saved too, and made anew only while the device has not followed: a new bundle makes a new snapshot,
+and is no news to a fleet that has its orders. A device whose metadata is older than the timestamp
+asks the trust topics for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
+
+from wherry import codec, signing
+from wherry.blobs import digest_of
+from wherry.messages import Order
+from wherry.names import DeviceId, Digest
+from wherry.trust import packet
+from wherry.trust.repository import Repository, pieces_for
+from wherry_controller.core import device as core
+from wherry_controller.services.publisher import NOTHING_BESIDE, Beside, SignedOrder
+from wherry_controller.store import devices
+from wherry_controller.store.database import Store, Transaction
+from wherry_controller.store.records import Desired, Enclosure, Outline
+
+MOST_RENEWED = 500  # At a time: a fleet that was ordered in one day is not renewed in one second.
+FIRST_ROOT = 1  # What a device has at least that has not said yet which root it trusts.
+LARGEST_ENCLOSURE_BYTES = 1 << 20
+
+Advise = Callable[[Transaction, DeviceId, frozenset[Digest]], Beside]
+Pack = Callable[[frozenset[Digest], int], str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Envelope:
+    """A signed order, and the bundles that it names."""
+
+    generation: int
+    term: core.Term
+    data: bytes
+    bundles: frozenset[Digest]
+
+
+def no_advice(_: Transaction, __: DeviceId, ___: frozenset[Digest]) -> Beside:
+    """Leave a device to find out by itself how it fetches."""
+    return NOTHING_BESIDE
+
+
+class Orders:
+    """Signs the orders of the fleet; one thread calls it.
+
+    `advise` says how a device may fetch the bundles of its order; the packet is put in here.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        director: Ed25519PrivateKey,
+        *,
+        lifetime_s: float,
+        advise: Advise = no_advice,
+    ) -> None:
+        self._store = store
+        self._director = director
+        self._lifetime_s = lifetime_s
+        self._advise = advise
+        self._envelopes: dict[DeviceId, _Envelope] = {}
+        self._beside: dict[Digest, Beside] = {}
+        self._signed: dict[DeviceId, tuple[_Envelope, Digest, SignedOrder]] = {}
+
+    def retained(self, repository: Repository, now: float) -> Mapping[DeviceId, SignedOrder]:
+        """Return what the broker shall retain for each device that was ever ordered anything."""
+        outlines = self._issued(now)
+        with self._store.reading() as tx:
+            self._envelopes = {one.device: self._sign(tx, one) for one in outlines}
+            besides = dict(self._changed(tx, repository, outlines))
+        if besides:
+            self._keep(besides, repository)
+            outlines = self._outlines()
+        self._learn({one.enclosure for one in outlines if one.enclosure is not None})
+        self._signed = {one.device: self._put_together(one) for one in outlines}
+        return {device: order for device, (_, _, order) in self._signed.items()}
+
+    def _outlines(self) -> Sequence[Outline]:
+        with self._store.reading() as tx:
+            return devices.list_outlines(tx)
+
+    def _issued(self, now: float) -> Sequence[Outline]:
+        """Issue what was changed, is for an enrolment of the past or past half of its life."""
+        outlines = self._outlines()
+        due = [one for one in outlines if core.is_due(_term(one), one.live_epoch, now=now)]
+        renewals = [one for one in due if one.expires_at and one.epoch == one.live_epoch]
+        later = set(renewals[MOST_RENEWED:])
+        due = [one for one in due if one not in later]
+        if not due:
+            return outlines
+        with self._store.transaction() as tx:
+            for one in due:
+                before = order_of(devices.get_desired(tx, one.device))
+                issue = partial(core.issue, lifetime_s=self._lifetime_s, now=now)
+                save_order(tx, issue(before, one.live_epoch))
+        return self._outlines()
+
+    def _sign(self, tx: Transaction, outline: Outline) -> _Envelope:
+        """Sign an order once: the same order has the same bytes."""
+        known = self._envelopes.get(outline.device)
+        term = _term(outline)
+        if known is not None and (known.generation, known.term) == (outline.generation, term):
+            return known
+        order = order_of(devices.get_desired(tx, outline.device))
+        data = signing.sign(order, self._director)
+        return _Envelope(outline.generation, term, data, bundles_of(order))
+
+    def _changed(
+        self, tx: Transaction, repository: Repository, outlines: Iterable[Outline]
+    ) -> Iterable[tuple[DeviceId, Beside]]:
+        """Yield what shall lie beside the orders that are not followed yet, where it is new."""
+        pack = _packer(repository)
+        for one in outlines:
+            if not _is_pending(one, repository):
+                continue
+            bundles = self._envelopes[one.device].bundles
+            advice = self._advise(tx, one.device, bundles)
+            beside = replace(advice, packet=pack(bundles, max(one.root, FIRST_ROOT)))
+            if _enclosure(beside).digest != one.enclosure:
+                yield one.device, beside
+
+    def _keep(self, besides: Mapping[DeviceId, Beside], repository: Repository) -> None:
+        snapshot = repository.snapshot.signed.version
+        shared: dict[Enclosure, list[DeviceId]] = {}
+        for device, beside in besides.items():
+            shared.setdefault(_enclosure(beside), []).append(device)
+        with self._store.transaction() as tx:
+            for enclosure, members in shared.items():
+                devices.enclose(tx, members, enclosure, snapshot=snapshot)
+            devices.drop_loose_enclosures(tx)
+
+    def _learn(self, digests: Iterable[Digest]) -> None:
+        """Know what lies beside the orders, and forget what lay there."""
+        with self._store.reading() as tx:
+            self._beside = {
+                digest: self._beside.get(digest) or _read(tx, digest) for digest in digests
+            }
+
+    def _put_together(self, outline: Outline) -> tuple[_Envelope, Digest, SignedOrder]:
+        envelope, enclosure = self._envelopes[outline.device], outline.enclosure
+        assert enclosure is not None  # Whoever has none is pending, and was given one.
+        known = self._signed.get(outline.device)
+        if known is not None and (known[0], known[1]) == (envelope, enclosure):
+            return known
+        order = SignedOrder(envelope.data, envelope.bundles, self._beside[enclosure])
+        return envelope, enclosure, order
+
+
+def order_of(desired: Desired) -> Order:
+    return Order(
+        device=desired.device,
+        epoch=desired.epoch,
+        generation=desired.generation,
+        issued=desired.issued_at,
+        expires=desired.expires_at,
+        aliases=desired.aliases,
+        revoked=desired.revoked,
+        trials=desired.trials,
+    )
+
+
+def save_order(tx: Transaction, order: Order) -> None:
+    """Save an order; what lies beside it stays until it is made anew."""
+    desired = replace(
+        devices.get_desired(tx, order.device),
+        epoch=order.epoch,
+        generation=order.generation,
+        issued_at=order.issued,
+        expires_at=order.expires,
+        aliases=order.aliases,
+        revoked=order.revoked,
+        trials=order.trials,
+    )
+    devices.save_desired(tx, desired)
+
+
+def bundles_of(order: Order) -> frozenset[Digest]:
+    """Return the bundles that a device needs for its order."""
+    wanted = (one.bundle for one in order.aliases.values())
+    tried = (one.bundle for one in order.trials)
+    return frozenset((*wanted, *tried))
+
+
+def _term(outline: Outline) -> core.Term:
+    return core.Term(outline.epoch, outline.issued_at, outline.expires_at)
+
+
+def _is_pending(outline: Outline, repository: Repository) -> bool:
+    """Say whether the device has not followed its order, or not to the newest root."""
+    return (
+        outline.enclosure is None
+        or outline.followed < outline.generation
+        or outline.root < repository.root.signed.version
+    )
+
+
+def _packer(repository: Repository) -> Pack:
+    """Return what packs the metadata for bundles and a root, each packet once."""
+    packed: dict[tuple[frozenset[Digest], int], str] = {}
+
+    def pack(bundles: frozenset[Digest], root: int) -> str:
+        key = (bundles, root)
+        if key not in packed:
+            packed[key] = packet.pack(pieces_for(repository, bundles, root_after=root))
+        return packed[key]
+
+    return pack
+
+
+def _enclosure(beside: Beside) -> Enclosure:
+    body = codec.encode(beside)
+    return Enclosure(digest_of(body), body)
+
+
+def _read(tx: Transaction, digest: Digest) -> Beside:
+    kept = devices.get_enclosure(tx, digest)
+    assert kept is not None  # A foreign key holds it.
+    return codec.decode(Beside, kept.body, limit_bytes=LARGEST_ENCLOSURE_BYTES)
