@@ -130,9 +130,17 @@ class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FetchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`max_bytes_per_s` None: as fast as the broker sends."""
+    """How a device fetches; the controller's pace may be slower and never makes it faster.
+
+    `max_bytes_per_s` None: as fast as the broker sends. `max_bytes_per_day` bounds any 24 hours.
+    `reserve_bytes` of the disk are never taken. `sources` are HTTP(S) folders of blobs beside those
+    that the controller names, asked first.
+    """
 
     max_bytes_per_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    max_bytes_per_day: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    reserve_bytes: Annotated[int, msgspec.Meta(ge=0)] = 16 << 20
+    sources: tuple[str, ...] = ()
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -319,7 +319,8 @@ def _go_on(state: Download, event: StillMissing | Awaits | LookAgain) -> tuple[D
     """Take the next step, when what was asked for has come."""
     match event:
         case StillMissing(missing, at_s):
-            return _refill(replace(state, missing=missing, awaits_until_s=None, progress_s=at_s))
+            known = replace(state, missing=missing, awaits_until_s=None, progress_s=at_s)
+            return _refill(replace(known, sources=second.settle(state.sources)))
         case Awaits(until_s):
             return replace(state, awaits_until_s=until_s), ()
         case LookAgain():
