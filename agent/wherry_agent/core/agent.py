@@ -14,6 +14,7 @@ the parts is decided here:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -22,8 +23,9 @@ from typing_extensions import assert_never
 
 from wherry.histogram import Histogram, merge
 from wherry.messages import Deployment, Order, Reason
-from wherry.names import AliasName, DeploymentId, Digest
-from wherry_agent.core import download, install, session, trial
+from wherry.names import AliasName, DeploymentId, Digest, TrialId
+from wherry.trust.verdict import Verdict
+from wherry_agent.core import download, install, orders, session, trial
 from wherry_agent.core.backoff import delay_s
 from wherry_agent.core.health import Watch, diagnose, observe
 from wherry_agent.core.sources import Sources, advise, settle
@@ -32,11 +34,14 @@ RECENT_WINDOWS = 60
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.agent/1"):
-    """The state on disk. `recent` are the serving bundle's compute times, as of the last change."""
+    """The state on disk. `recent` are the serving bundle's compute times, as of the last change.
 
-    generation: int = 0
+    `releases` is which release each bundle in use is under its alias.
+    """
+
     aliases: dict[AliasName, install.State] = {}
     recent: dict[AliasName, tuple[Histogram, ...]] = {}
+    releases: dict[AliasName, dict[Digest, int]] = {}
     trials: trial.State = trial.State()
 
 
@@ -46,6 +51,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     session: session.Session
     aliases: dict[AliasName, install.State] = {}
     recent: dict[AliasName, tuple[Histogram, ...]] = {}
+    releases: dict[AliasName, dict[Digest, int]] = {}
     watches: dict[AliasName, Watch] = {}
     trials: trial.State = trial.State()
     download: download.Download | None = None
@@ -62,9 +68,15 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OrderCame(msgspec.Struct, frozen=True):
-    """An order for this device, signed by a trusted key."""
+    """A newer order for this device was accepted; the targets allow each bundle, or deny it."""
 
     order: Order
+    verdicts: Mapping[AliasName, Verdict]
+    trials: Mapping[TrialId, Verdict] = {}
+
+
+class Reenrolled(msgspec.Struct, frozen=True):
+    """The device has a new enrolment: what was ordered under the last one is nobody's wish now."""
 
 
 class ManifestAccepted(msgspec.Struct, frozen=True):
@@ -117,6 +129,7 @@ class Tick(msgspec.Struct, frozen=True):
 
 Event: TypeAlias = (
     OrderCame
+    | Reenrolled
     | ManifestAccepted
     | BundleRefused
     | Assembled
@@ -180,7 +193,6 @@ Effect: TypeAlias = (
     | session.Announce
     | session.Send
     | session.Forget
-    | session.RefuseOrder
     | download.AskManifest
     | download.DropManifest
     | download.AskChunks
@@ -205,11 +217,10 @@ def wake(
     The outbox holds the events from `outbox_first` to `outbox_last` (one less: it is empty).
     """
     agent = Agent(
-        session=session.Session(
-            generation=saved.generation, last=outbox_last, acked=outbox_first - 1
-        ),
+        session=session.Session(last=outbox_last, acked=outbox_first - 1),
         aliases=saved.aliases,
         recent=saved.recent,
+        releases=saved.releases,
         trials=saved.trials,
         limit_bytes_per_s=limit_bytes_per_s,
     )
@@ -223,9 +234,9 @@ def wake(
 
 def saved_of(agent: Agent) -> Saved:
     return Saved(
-        generation=agent.session.generation,
         aliases=agent.aliases,
         recent=agent.recent,
+        releases=agent.releases,
         trials=agent.trials,
     )
 
@@ -234,7 +245,7 @@ def must_save(before: Agent, after: Agent) -> bool:
     """Say whether a step changed what outlives the process (measured windows alone do not)."""
     return (
         before.aliases != after.aliases
-        or before.session.generation != after.session.generation
+        or before.releases != after.releases
         or before.trials != after.trials
     )
 
@@ -250,8 +261,10 @@ def step(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]:
 
 def _dispatch(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]:
     match event:
-        case OrderCame(order):
-            return _follow_order(agent, order, now_s)
+        case OrderCame():
+            return _follow_order(agent, event, now_s)
+        case Reenrolled():
+            return _withdraw_all(agent)
         case ManifestAccepted():
             return _take_manifest(agent, event, now_s)
         case BundleRefused(bundle, reason, detail):
@@ -275,22 +288,26 @@ def _dispatch(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]
             return _fetch(agent, event)
 
 
-def _follow_order(agent: Agent, order: Order, now_s: float) -> tuple[Agent, Effects]:
-    before = agent.session.generation
-    agent, effects = _speak(agent, session.OrderCame(order.generation))
-    if agent.session.generation == before:
-        return agent, effects
+def _follow_order(agent: Agent, came: OrderCame, now_s: float) -> tuple[Agent, Effects]:
+    order, verdicts = came.order, came.verdicts
+    turns = orders.turns_of(order, verdicts, agent.aliases, agent.releases, now_s=now_s)
+    noted = orders.note_releases(agent.releases, order, verdicts, agent.aliases)
+    agent = replace(agent, releases=noted)
     told: Effects = ()
-    revoked = frozenset(order.revoked)
-    for alias, wanted in order.aliases.items():
-        agent, more = _install(agent, alias, install.Ordered(wanted, now_s, revoked))
+    for alias, turn in turns.items():
+        agent, more = _install(agent, alias, turn)
         told += more
-    for alias in agent.aliases.keys() - order.aliases.keys():
-        agent, more = _install(agent, alias, install.Withdrawn())
+    agent, more = _try(agent, trial.Ordered(order.trials, came.trials))
+    return agent, (*told, *more, session.Announce())
+
+
+def _withdraw_all(agent: Agent) -> tuple[Agent, Effects]:
+    told: Effects = ()
+    for alias, state in agent.aliases.items():
+        agent, more = _install(agent, alias, install.Withdrawn(state.revoked))
         told += more
-    agent, more = _try(agent, trial.Ordered(order.trials))
-    told += more
-    return agent, (*told, session.Announce())
+    agent, more = _try(agent, trial.Ordered(()))
+    return agent, told + more
 
 
 def _take_manifest(agent: Agent, came: ManifestAccepted, now_s: float) -> tuple[Agent, Effects]:
