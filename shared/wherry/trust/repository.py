@@ -45,6 +45,7 @@ from wherry.trust.making import (
     make_snapshot,
     make_timestamp,
 )
+from wherry.trust.packet import piece_name
 from wherry.trust.target import Target
 
 
@@ -59,7 +60,10 @@ class OnlineKeys:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """All current metadata, and every root that there was."""
+    """All current metadata, and every root that there was.
+
+    `bins` may be those only that a change is about: the snapshot knows of the others.
+    """
 
     roots: tuple[Metadata[Root], ...]
     targets: Metadata[Targets]
@@ -263,12 +267,17 @@ def pieces_for(
     return pieces
 
 
-def piece_name(role: RoleName, version: int) -> str:
-    return f"{role}/{version}"
+def versions_of(snapshot: Snapshot) -> dict[RoleName, int]:
+    """Return the version of targets and of each bin that a snapshot names."""
+    return {
+        parse_role_name(file.removesuffix(".json")): meta.version
+        for file, meta in snapshot.meta.items()
+    }
 
 
 def _snapped(repository: Repository, keys: OnlineKeys, now: float) -> Repository:
-    versions = {role: held.signed.version for role, held in repository.bins.items()}
+    versions = versions_of(repository.snapshot.signed)
+    versions |= {role: held.signed.version for role, held in repository.bins.items()}
     versions[TARGETS] = repository.targets.signed.version
     document = make_snapshot(
         versions,
