@@ -11,7 +11,7 @@ lost. A certificate that ended may be renewed for a while, by whoever has its ke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
@@ -19,8 +19,6 @@ import msgspec
 from wherry.errors import Malformed, Untrusted
 from wherry.names import DeviceId, Digest, ProfileName
 from wherry.profile import Facts
-
-EARLY_S = 7200.0  # A certificate's dates begin before it was made, a device's time floor with them.
 
 
 class TokenRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,34 +238,32 @@ def judge_name(named: DeviceId, asked: DeviceId | None) -> None:
         raise OtherDevice(named, asked)
 
 
+def certificate_in(held: Iterable[Certificate], device: DeviceId, serial: str) -> Certificate:
+    """Return the certificate with this serial; raise `UnknownCertificate`."""
+    for one in held:
+        if one.serial == serial and one.device == device:
+            return one
+    raise UnknownCertificate(device, serial)
+
+
 def judge_renewal(
-    held: Sequence[Certificate],
-    device: DeviceId,
-    serial: str,
-    *,
-    at: float,
-    now: float,
-    grace_s: float,
-) -> Certificate:
-    """Return the certificate that `device` may renew, of all that it was ever issued.
+    held: Iterable[Certificate], old: Certificate, *, at: float, now: float, grace_s: float
+) -> None:
+    """Let `old`, one of all that its device holds, be renewed; raise where it may not be.
 
     `at` is when the proof was made by the device's time, which signed times have raised: one from
     before the certificate was made nobody honest has. A clock that runs ahead is no reason to
     lock a device out, so a later one is let be.
     """
-    old = next((one for one in held if one.serial == serial and one.device == device), None)
-    if old is None:
-        raise UnknownCertificate(device, serial)
     if old.revoked_at is not None:
-        raise CertificateRevoked(device, serial)
+        raise CertificateRevoked(old.device, old.serial)
     if now > old.not_after + grace_s:
-        raise GraceOver(device, old.not_after)
+        raise GraceOver(old.device, old.not_after)
     newest = newest_of(held)
-    if newest is None or serial not in (newest.serial, newest.renews):
-        raise RenewedAlready(device, serial)
-    if at < old.not_before - EARLY_S:
-        raise BadProof(device, "is from before the certificate was made")
-    return old
+    if newest is not None and old.serial not in (newest.serial, newest.renews):
+        raise RenewedAlready(old.device, old.serial)
+    if at < old.not_before:
+        raise BadProof(old.device, "is from before the certificate was made")
 
 
 def newest_of(held: Iterable[Certificate]) -> Certificate | None:
