@@ -1,7 +1,9 @@
 """What the broker shall retain, and the repair of what it lacks: the broker is a cache.
 
 The publisher is told the whole of what is wanted (every device's order, every bundle that one
-of them needs) and sends only the difference to what it believes the broker has. After each
+of them needs, and which of these must be there) and sends only the difference to what it believes
+the broker has. Within a budget it holds the rest of the bundles too, and on a lease what a device
+wants of one that was cleared: all of it at once, whoever else wants it next. After each
 connect, and at intervals, it reads trust, orders and manifests back to correct that belief.
 
     Disconnected --connected--> collecting --quiet for collect_s--> repairing --reconcile_s--+
@@ -17,9 +19,10 @@ bundle.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -28,10 +31,10 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from wherry import codec, messages, signing
-from wherry.blobs import check_digest, digest_of
+from wherry.blobs import Blob, check_digest, digest_of
 from wherry.errors import REFUSALS
 from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest, blobs_of
-from wherry.messages import Delta, Desired
+from wherry.messages import Delta, DeltaIndex, Desired
 from wherry.names import DeviceId, Digest
 from wherry.topics import (
     AcksTopic,
@@ -46,6 +49,7 @@ from wherry.topics import (
     filter_of,
     text,
 )
+from wherry_controller.core.holding import hold
 from wherry_controller.store.blobs import BlobFolder
 
 log = logging.getLogger(__name__)
@@ -132,6 +136,11 @@ class Shelved:
     def size_bytes(self) -> int:
         return len(self.envelope) + sum(place.end - place.start for place in self.chunks.values())
 
+    def sizes(self, digest: Digest) -> Mapping[Digest, int]:
+        """Return the length in bytes of each part: the manifest's, under its digest, and chunks."""
+        chunks = {chunk: place.end - place.start for chunk, place in self.chunks.items()}
+        return {digest: len(self.envelope), **chunks}
+
 
 def shelve(envelope: bytes) -> Shelved:
     """Return what the bundle of a signed manifest takes on the broker; raise a `Malformed`."""
@@ -139,11 +148,24 @@ def shelve(envelope: bytes) -> Shelved:
     manifest = codec.decode(Manifest, bytes(opened.signed), limit_bytes=LARGEST_MANIFEST_BYTES)
     chunks: dict[Digest, Place] = {}
     for blob in blobs_of(manifest):
-        for number, chunk in enumerate(blob.chunks):
-            start = number * blob.chunk_bytes
-            end = min(start + blob.chunk_bytes, blob.size_bytes)
-            chunks.setdefault(chunk, Place(blob.digest, start, end))
+        chunks = {**_chunks_of(blob), **chunks}
     return Shelved(envelope, chunks)
+
+
+def _chunks_of(blob: Blob) -> Mapping[Digest, Place]:
+    chunks: dict[Digest, Place] = {}
+    for number, chunk in enumerate(blob.chunks):
+        start = number * blob.chunk_bytes
+        end = min(start + blob.chunk_bytes, blob.size_bytes)
+        chunks.setdefault(chunk, Place(blob.digest, start, end))
+    return chunks
+
+
+def shelve_delta(index: bytes) -> Shelved:
+    """Return what a delta takes on the broker: its index, as document and chunk, and its chunks."""
+    delta = codec.decode(DeltaIndex, index, limit_bytes=LARGEST_MANIFEST_BYTES).delta
+    name = digest_of(index)
+    return Shelved(index, {**_chunks_of(delta), name: Place(name, 0, len(index))})
 
 
 def size_of_all(bundles: Iterable[Shelved]) -> int:
@@ -162,6 +184,8 @@ class Pace:
     reconcile_s: float = 60.0
     collect_s: float = 1.0
     want_again_s: float = 30.0
+    lease_s: float = 600.0
+    budget_bytes: int = 256 * 1024 * 1024
 
 
 class _State(Enum):
@@ -188,6 +212,9 @@ class Publisher:
         self._state = _State.DISCONNECTED
         self._orders: Mapping[DeviceId, SignedOrder] = {}
         self._bundles: Mapping[Digest, Shelved] = {}
+        self._must: Collection[Digest] = ()
+        self._held: Mapping[Digest, Shelved] = {}
+        self._leases: dict[Digest, float] = {}
         self._trust: Mapping[TrustTopic, bytes] = {}
         self._places: dict[Digest, Place] = {}
         self._belief = _Belief()
@@ -210,14 +237,18 @@ class Publisher:
         bundles: Mapping[Digest, Shelved],
         now: float,
         *,
+        must: Collection[Digest] | None = None,
         trust: Mapping[TrustTopic, bytes] = MappingProxyType({}),
     ) -> None:
         """Take the whole of what shall be retained, and send what is missing of it.
 
+        `bundles` are in the order in which they are held while the budget lasts, `must` (None: all
+        of them) names those that are held in any case. Deltas are among them, by their indexes.
         `trust` is the current metadata of every role, and every root.
         """
         self._orders, self._bundles, self._trust = orders, bundles, trust
-        self._places = {d: place for one in bundles.values() for d, place in one.chunks.items()}
+        self._must = bundles.keys() if must is None else must
+        self._hold(now)
         self._repair(now)
 
     def say(self, topic: Topic, payload: bytes) -> None:
@@ -233,11 +264,16 @@ class Publisher:
     def say_again(self, device: DeviceId, digests: Iterable[Digest], now: float) -> int:
         """Publish again what a device misses of its own bundles; return how many were refused.
 
-        Refused is what its order does not name, and what was published less than `want_again_s`
-        ago: it is on its way.
+        Refused is what its order does not name, what finds no room, and what was published less
+        than `want_again_s` ago: it is on its way. A bundle that was cleared comes back whole, and
+        what it brings is not published twice.
         """
         refused = 0
+        digests = tuple(digests)
+        restored = self._lease(device, digests, now)
         for digest in digests:
+            if digest in restored:
+                continue
             topic = self._topic_for(device, digest)
             recent = now - self._published_at.get(digest, -self._pace.want_again_s)
             is_ready = self._state is _State.REPAIRING
@@ -248,6 +284,37 @@ class Publisher:
                 self._todo.appendleft(topic)
         self._send_some(now)
         return refused
+
+    def _lease(self, device: DeviceId, digests: Iterable[Digest], now: float) -> frozenset[Digest]:
+        """Bring bundles back that were cleared; return which of the digests came back so."""
+        cleared: dict[Digest, Digest] = {}
+        for digest in digests:
+            for bundle in self._bundles_with(device, digest):
+                if bundle not in self._must:
+                    self._leases[bundle] = now + self._pace.lease_s
+                if bundle not in self._held:
+                    cleared[digest] = bundle
+        if cleared:
+            self._hold(now)
+            self._repair(now)
+        return frozenset(digest for digest, bundle in cleared.items() if bundle in self._held)
+
+    def _hold(self, now: float) -> None:
+        """Decide anew which bundles the broker shall have."""
+        self._leases = {
+            bundle: until
+            for bundle, until in self._leases.items()
+            if until > now and bundle in self._bundles
+        }
+        held = hold(
+            self._bundles,
+            {digest: bundle.sizes(digest) for digest, bundle in self._bundles.items()},
+            must=self._must,
+            leased=self._leases,
+            budget_bytes=self._pace.budget_bytes,
+        )
+        self._held = {digest: one for digest, one in self._bundles.items() if digest in held}
+        self._places = {d: at for one in self._held.values() for d, at in one.chunks.items()}
 
     def on_connected(self, now: float) -> None:
         self._published_at.clear()
@@ -273,6 +340,9 @@ class Publisher:
             self._quiet_since = now
 
     def tick(self, now: float) -> None:
+        if any(until <= now for until in self._leases.values()):
+            self._hold(now)
+            self._repair(now)
         quiet_s = now - self._quiet_since
         if (
             self._state is _State.COLLECTING
@@ -314,14 +384,15 @@ class Publisher:
             if believed.documents.get(DesiredTopic(device)) != order.digest:
                 yield DesiredTopic(device)
         planned: set[Digest] = set()
-        for digest, bundle in self._bundles.items():
+        for digest, bundle in self._held.items():
             missing = [c for c in bundle.chunks if c not in believed.chunks and c not in planned]
             planned.update(missing)
             yield from map(BlobTopic, missing)
             if believed.documents.get(BundleTopic(digest)) != digest_of(bundle.envelope):
                 yield BundleTopic(digest)
-        yield from (topic for topic in believed.documents if self._payload(topic) == CLEARED)
+        # Before the manifests that vouch for them: what a kill leaves is found again.
         yield from map(BlobTopic, believed.chunks - self._places.keys())
+        yield from (topic for topic in believed.documents if self._payload(topic) == CLEARED)
 
     def _trust_to_say(self) -> Iterator[TrustTopic]:
         """Yield the metadata that the broker lacks, the timestamp after what it vouches for."""
@@ -364,7 +435,7 @@ class Publisher:
                 order = self._orders.get(device)
                 return CLEARED if order is None else order.message
             case BundleTopic(digest):
-                bundle = self._bundles.get(digest)
+                bundle = self._held.get(digest)
                 return CLEARED if bundle is None else bundle.envelope
             case TimestampTopic() | MetadataTopic():
                 return self._trust.get(topic, CLEARED)
@@ -375,13 +446,21 @@ class Publisher:
                 return CLEARED
 
     def _topic_for(self, device: DeviceId, digest: Digest) -> Topic | None:
-        order = self._orders.get(device)
-        for bundle in order.bundles if order is not None else ():
-            if bundle in self._bundles and digest == bundle:
-                return BundleTopic(digest)
-            if bundle in self._bundles and digest in self._bundles[bundle].chunks:
-                return BlobTopic(digest)
+        for bundle in self._bundles_with(device, digest):
+            if bundle in self._held:
+                return BundleTopic(digest) if digest == bundle else BlobTopic(digest)
         return None
+
+    def _bundles_with(self, device: DeviceId, digest: Digest) -> Iterator[Digest]:
+        """Yield what a device's order names, deltas too, and a digest is or is a part of."""
+        order = self._orders.get(device)
+        if order is None:
+            return
+        deltas = (delta.index for delta in order.beside.deltas if delta.index is not None)
+        for bundle in (*order.bundles, *deltas):
+            shelved = self._bundles.get(bundle)
+            if shelved is not None and (digest in shelved.chunks or digest == bundle):
+                yield bundle
 
     def _chunks_there(self) -> Iterator[Digest]:
         """Yield the chunks of manifests that were read back and are not in a wanted one's place."""
@@ -394,8 +473,9 @@ class Publisher:
                     yield from wanted.chunks
 
 
-def _chunks_named_by(envelope: bytes) -> Iterable[Digest]:
-    try:
-        return shelve(envelope).chunks
-    except REFUSALS:
-        return ()  # A stranger's bytes: its topic is cleared, and it vouches for no chunk.
+def _chunks_named_by(document: bytes) -> Iterable[Digest]:
+    """Return the chunks that a manifest or a delta's index names."""
+    for read in (shelve, shelve_delta):
+        with contextlib.suppress(*REFUSALS):
+            return read(document).chunks
+    return ()  # A stranger's bytes: its topic is cleared, and it vouches for no chunk.
