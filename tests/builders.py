@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -56,6 +56,7 @@ from wherry.names import (
 )
 from wherry.profile import Activation, Arch, Precision, Profile, Runtime
 from wherry.signature import BATCH, Datatype, Signature, StatePair, Tensor
+from wherry.trust.target import Target
 
 MS = 1_000_000  # Nanoseconds.
 
@@ -312,6 +313,25 @@ def an_order(
         revoked=revoked,
         trials=trials,
         critical=critical,
+    )
+
+
+def a_target(
+    *,
+    version: str = "v1",
+    profile: str = "x86-onnx-fp32",
+    measuring: bool = False,
+    releases: Mapping[AliasName, int] | None = None,
+    needs: Mapping[AliasName, int] | None = None,
+) -> Target:
+    """Return what targets say of a bundle: the first release under the usual alias."""
+    return Target(
+        model=parse_model_name("digits"),
+        version=parse_version_name(version),
+        profile=parse_profile_name(profile),
+        measuring=measuring,
+        releases={an_alias(): 1} if releases is None else dict(releases),
+        needs=dict(needs or {}),
     )
 
 
