@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import select as select_columns
 from sqlmodel import col, delete, or_, select, update
@@ -44,8 +44,10 @@ def remove_device(tx: Transaction, device: DeviceId) -> None:
     tx.exec(delete(DeviceRow).where(col(DeviceRow.id) == device))
 
 
-def known_devices(tx: Transaction) -> frozenset[DeviceId]:
-    return frozenset(DeviceId(device) for device in tx.exec(select(DeviceRow.id)))
+def live_epochs(tx: Transaction) -> Mapping[DeviceId, int]:
+    """Return every device that was added, and which enrolment of it is live."""
+    rows = tx.exec(select(DeviceRow.id, DeviceRow.epoch))
+    return {DeviceId(device): epoch for device, epoch in rows}
 
 
 def note_alive(tx: Transaction, devices: Collection[DeviceId], now: float) -> None:
