@@ -220,7 +220,7 @@ def _consider(state: Acceptance, clock: float) -> tuple[Acceptance, Effects]:
     if not state.desired:
         return _ask(state)
     try:
-        desired = codec.decode(Desired, state.desired, limit_bytes=LARGEST_DESIRED_BYTES)
+        desired = _read(state.desired)
         pieces = {**packet.unpack(desired.packet), **state.pieces}
         # A root that is taken stays taken, whatever becomes of the order.
         state = replace(state, trust=device.take_roots(state.trust, pieces))
@@ -240,6 +240,13 @@ def _consider(state: Acceptance, clock: float) -> tuple[Acceptance, Effects]:
             return after, asks
         case _:
             assert_never(outcome)
+
+
+def _read(payload: bytes) -> Desired:
+    if len(payload) > LARGEST_DESIRED_BYTES:
+        long = f"it has {len(payload)} bytes and {LARGEST_DESIRED_BYTES} are allowed"
+        raise MetadataRefused(Reason.OVERSIZED_PACKET, "packet", long)
+    return codec.decode(Desired, payload)
 
 
 def _after(state: Acceptance, outcome: device.Outcome) -> Acceptance:
