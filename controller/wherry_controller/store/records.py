@@ -328,3 +328,14 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
     right: int = 0
     latency: Histogram = Histogram()
     compute: Histogram = Histogram()
+
+
+class KeptDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """The delta from a blob to another, by its index; None: of no use, for `problem`."""
+
+    base: Digest
+    blob: Digest
+    index: Digest | None
+    size_bytes: int
+    problem: str = ""
+    made_at: float

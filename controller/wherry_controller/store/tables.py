@@ -367,3 +367,19 @@ class PendingRow(Row, table=True):
     seen_at: float
     decision: str
     decided_at: float | None = None
+
+
+class DeltaRow(Row, table=True):
+    """A delta that was tried; one without an index is of no use, for the reason that stands there.
+
+    Digests of blobs and of the index's bytes, all in the blob folder.
+    """
+
+    __tablename__ = "delta"
+
+    base: str = Field(primary_key=True)
+    blob: str = Field(primary_key=True)
+    index: str | None = None
+    size_bytes: int
+    problem: str = Field(default="", sa_type=Text)
+    made_at: float

@@ -17,6 +17,7 @@ def upgrade() -> None:
     _keep_metadata()
     _keep_audit()
     _keep_identities()
+    _keep_deltas()
 
 
 def _extend_devices() -> None:
@@ -165,6 +166,19 @@ def _keep_identities() -> None:
         sa.Column("decision", sa.String(), nullable=False),
         sa.Column("decided_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("fingerprint", name=op.f("pk_pending")),
+    )
+
+
+def _keep_deltas() -> None:
+    op.create_table(
+        "delta",
+        sa.Column("base", sa.String(), nullable=False),
+        sa.Column("blob", sa.String(), nullable=False),
+        sa.Column("index", sa.String(), nullable=True),
+        sa.Column("size_bytes", sa.Integer(), nullable=False),
+        sa.Column("problem", sa.Text(), nullable=False),
+        sa.Column("made_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("base", "blob", name=op.f("pk_delta")),
     )
 
 
