@@ -6,14 +6,11 @@ what a kill left unpublished is published at the next connect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from wherry.errors import Unsuitable
 from wherry.messages import Status, Trial, Wanted
 from wherry.names import AliasName, DeviceId, Digest, GroupName, ProfileName, RolloutName, TrialId
-from wherry.topics import MetadataTopic, TimestampTopic
-from wherry.trust.making import ROOT, SNAPSHOT, TARGETS
-from wherry.trust.repository import Repository
 from wherry_controller.core import device as core
 from wherry_controller.services import machines
 from wherry_controller.services.missing import (
@@ -24,7 +21,7 @@ from wherry_controller.services.missing import (
     UnknownProfile,
 )
 from wherry_controller.services.orders import Orders, bundles_of, order_of, save_order
-from wherry_controller.services.publisher import Publisher, Shelved, TrustTopic, shelve
+from wherry_controller.services.publisher import Publisher, Shelved, shelve
 from wherry_controller.store import devices, models
 from wherry_controller.store.database import Store, Transaction
 from wherry_controller.store.records import Device, Group, Journey
@@ -47,17 +44,10 @@ class InARollout(Unsuitable):
 class Fleet:
     """The devices of this controller; one thread calls it."""
 
-    def __init__(
-        self,
-        store: Store,
-        publisher: Publisher,
-        orders: Orders,
-        repository: Callable[[], Repository],
-    ) -> None:
+    def __init__(self, store: Store, publisher: Publisher, orders: Orders) -> None:
         self._store = store
         self._publisher = publisher
         self._orders = orders
-        self._repository = repository
         self._shelved: dict[Digest, Shelved] = {}
 
     def add_device(
@@ -106,12 +96,12 @@ class Fleet:
 
     def publish(self, now: float) -> None:
         """Have the broker retain trust metadata, every order, and the bundles devices may need."""
-        repository = self._repository()
-        orders = self._orders.retained(repository, now)
+        retained = self._orders.retained(now)
+        named = (order.bundles for order in retained.orders.values())
         with self._store.reading() as tx:
-            needed = machines.bundles_of_ways_back(tx).union(*(o.bundles for o in orders.values()))
+            needed = machines.bundles_of_ways_back(tx).union(*named)
             bundles = {digest: self.shelved(tx, digest) for digest in sorted(needed)}
-        self._publisher.want(orders, bundles, now, trust=topics_of(repository))
+        self._publisher.want(retained.orders, bundles, now, trust=retained.trust)
 
     def shelved(self, tx: Transaction, digest: Digest) -> Shelved:
         """Return what a bundle takes on the broker; raise `UnknownBundle`."""
@@ -121,19 +111,6 @@ class Fleet:
                 raise UnknownBundle(digest)
             self._shelved[digest] = shelve(envelope)
         return self._shelved[digest]
-
-
-def topics_of(repository: Repository) -> Mapping[TrustTopic, bytes]:
-    """Return the current metadata of every role, and every root, by topic."""
-    topics: dict[TrustTopic, bytes] = {
-        MetadataTopic(ROOT, root.signed.version): root.data for root in repository.roots
-    }
-    for role, held in repository.bins.items():
-        topics[MetadataTopic(role, held.signed.version)] = held.data
-    targets, snapshot = repository.targets, repository.snapshot
-    topics[MetadataTopic(TARGETS, targets.signed.version)] = targets.data
-    topics[MetadataTopic(SNAPSHOT, snapshot.signed.version)] = snapshot.data
-    return {**topics, TimestampTopic(): repository.timestamp.data}
 
 
 def needed_bundles(tx: Transaction) -> frozenset[Digest]:

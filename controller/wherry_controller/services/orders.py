@@ -4,14 +4,16 @@ An order is issued and saved before it is signed, so one generation has the same
 is said. What lies beside it (the trust metadata that its device misses, and advice on fetching) is
 saved too, and made anew only while the device has not followed: a new bundle makes a new snapshot,
 and is no news to a fleet that has its orders. A device whose metadata is older than the timestamp
-asks the trust topics for the rest.
+asks the trust topics for the rest: there stand the roles' current versions, every root, and the
+bins of all bundles that an order names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
@@ -19,72 +21,100 @@ from msgspec.structs import replace
 from wherry import codec, signing
 from wherry.blobs import digest_of
 from wherry.messages import Order
-from wherry.names import DeviceId, Digest
+from wherry.names import DeviceId, Digest, KeyId
+from wherry.topics import MetadataTopic, TimestampTopic
 from wherry.trust import packet
+from wherry.trust.making import ROOT, SNAPSHOT, TARGETS
 from wherry.trust.repository import Repository, pieces_for
 from wherry_controller.core import device as core
-from wherry_controller.services.publisher import NOTHING_BESIDE, Beside, SignedOrder
+from wherry_controller.services.publisher import NOTHING_BESIDE, Beside, SignedOrder, TrustTopic
 from wherry_controller.store import devices
 from wherry_controller.store.database import Store, Transaction
+from wherry_controller.store.fetching import fetching_devices
 from wherry_controller.store.records import Desired, Enclosure, Outline
 
 MOST_RENEWED = 500  # At a time: a fleet that was ordered in one day is not renewed in one second.
 FIRST_ROOT = 1  # What a device has at least that has not said yet which root it trusts.
 LARGEST_ENCLOSURE_BYTES = 1 << 20
 
-Advise = Callable[[Transaction, DeviceId, frozenset[Digest]], Beside]
+Advise = Callable[[DeviceId, frozenset[Digest]], Beside]
+Adviser = Callable[[Transaction, frozenset[DeviceId]], Advise]
 Pack = Callable[[frozenset[Digest], int], str]
+
+
+class Vouching(Protocol):
+    """What vouches for bundles and names the director; see `services/trust.py`."""
+
+    def repository(self, tx: Transaction, bundles: Collection[Digest], /) -> Repository: ...
+
+    def director(self, tx: Transaction, /) -> Ed25519PrivateKey: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """Every order, and the metadata that all of them need."""
+
+    orders: Mapping[DeviceId, SignedOrder]
+    trust: Mapping[TrustTopic, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class _Envelope:
     """A signed order, and the bundles that it names."""
 
+    signer: KeyId
     generation: int
     term: core.Term
     data: bytes
     bundles: frozenset[Digest]
 
 
-def no_advice(_: Transaction, __: DeviceId, ___: frozenset[Digest]) -> Beside:
-    """Leave a device to find out by itself how it fetches."""
-    return NOTHING_BESIDE
+def no_advice(_: Transaction, __: frozenset[DeviceId]) -> Advise:
+    """Leave devices to find out by themselves how they fetch."""
+    return lambda _device, _bundles: NOTHING_BESIDE
 
 
 class Orders:
     """Signs the orders of the fleet; one thread calls it.
 
-    `advise` says how a device may fetch the bundles of its order; the packet is put in here.
+    `advise` says how a device may fetch the bundles of its order, anew while it fetches; the packet
+    is put in here.
     """
 
     def __init__(
         self,
         store: Store,
-        director: Ed25519PrivateKey,
+        trust: Vouching,
         *,
         lifetime_s: float,
-        advise: Advise = no_advice,
+        advise: Adviser = no_advice,
     ) -> None:
         self._store = store
-        self._director = director
+        self._trust = trust
         self._lifetime_s = lifetime_s
         self._advise = advise
         self._envelopes: dict[DeviceId, _Envelope] = {}
         self._beside: dict[Digest, Beside] = {}
         self._signed: dict[DeviceId, tuple[_Envelope, Digest, SignedOrder]] = {}
 
-    def retained(self, repository: Repository, now: float) -> Mapping[DeviceId, SignedOrder]:
-        """Return what the broker shall retain for each device that was ever ordered anything."""
+    def retained(self, now: float) -> Retained:
+        """Return what the broker shall retain for each device that was ever ordered anything.
+
+        Raises `NotFounded`, and `NoOnlineKey` where the director's key is not here.
+        """
         outlines = self._issued(now)
         with self._store.reading() as tx:
-            self._envelopes = {one.device: self._sign(tx, one) for one in outlines}
+            self._envelopes = self._sign_all(tx, outlines)
+            named = frozenset[Digest]().union(*(one.bundles for one in self._envelopes.values()))
+            repository = self._trust.repository(tx, named)
             besides = dict(self._changed(tx, repository, outlines))
         if besides:
             self._keep(besides, repository)
             outlines = self._outlines()
         self._learn({one.enclosure for one in outlines if one.enclosure is not None})
         self._signed = {one.device: self._put_together(one) for one in outlines}
-        return {device: order for device, (_, _, order) in self._signed.items()}
+        orders = {device: order for device, (_, _, order) in self._signed.items()}
+        return Retained(orders, topics_of(repository))
 
     def _outlines(self) -> Sequence[Outline]:
         with self._store.reading() as tx:
@@ -106,27 +136,36 @@ class Orders:
                 save_order(tx, issue(before, one.live_epoch))
         return self._outlines()
 
-    def _sign(self, tx: Transaction, outline: Outline) -> _Envelope:
-        """Sign an order once: the same order has the same bytes."""
-        known = self._envelopes.get(outline.device)
-        term = _term(outline)
-        if known is not None and (known.generation, known.term) == (outline.generation, term):
-            return known
-        order = order_of(devices.get_desired(tx, outline.device))
-        data = signing.sign(order, self._director)
-        return _Envelope(outline.generation, term, data, bundles_of(order))
+    def _sign_all(self, tx: Transaction, outlines: Iterable[Outline]) -> dict[DeviceId, _Envelope]:
+        """Sign each order once: the same order has the same bytes."""
+        director = self._trust.director(tx)
+        signer = signing.key_id(director.public_key())
+        envelopes: dict[DeviceId, _Envelope] = {}
+        for one in outlines:
+            known = self._envelopes.get(one.device)
+            stamp = (signer, one.generation, _term(one))
+            if known is None or (known.signer, known.generation, known.term) != stamp:
+                order = order_of(devices.get_desired(tx, one.device))
+                known = _Envelope(*stamp, signing.sign(order, director), bundles_of(order))
+            envelopes[one.device] = known
+        return envelopes
 
     def _changed(
         self, tx: Transaction, repository: Repository, outlines: Iterable[Outline]
     ) -> Iterable[tuple[DeviceId, Beside]]:
         """Yield what shall lie beside the orders that are not followed yet, where it is new."""
         pack = _packer(repository)
+        fetching = fetching_devices(tx)
+        advise = self._advise(tx, fetching)
         for one in outlines:
-            if not _is_pending(one, repository):
-                continue
             bundles = self._envelopes[one.device].bundles
-            advice = self._advise(tx, one.device, bundles)
-            beside = replace(advice, packet=pack(bundles, max(one.root, FIRST_ROOT)))
+            if one.enclosure is None or _is_pending(one, repository):
+                packed = pack(bundles, max(one.root, FIRST_ROOT))
+            elif one.device in fetching:
+                packed = (self._beside.get(one.enclosure) or _read(tx, one.enclosure)).packet
+            else:
+                continue
+            beside = replace(advise(one.device, bundles), packet=packed)
             if _enclosure(beside).digest != one.enclosure:
                 yield one.device, beside
 
@@ -155,6 +194,19 @@ class Orders:
             return known
         order = SignedOrder(envelope.data, envelope.bundles, self._beside[enclosure])
         return envelope, enclosure, order
+
+
+def topics_of(repository: Repository) -> Mapping[TrustTopic, bytes]:
+    """Return the current metadata of every role, and every root, by topic."""
+    topics: dict[TrustTopic, bytes] = {
+        MetadataTopic(ROOT, root.signed.version): root.data for root in repository.roots
+    }
+    for role, held in repository.bins.items():
+        topics[MetadataTopic(role, held.signed.version)] = held.data
+    targets, snapshot = repository.targets, repository.snapshot
+    topics[MetadataTopic(TARGETS, targets.signed.version)] = targets.data
+    topics[MetadataTopic(SNAPSHOT, snapshot.signed.version)] = snapshot.data
+    return {**topics, TimestampTopic(): repository.timestamp.data}
 
 
 def order_of(desired: Desired) -> Order:
