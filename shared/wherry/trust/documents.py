@@ -205,9 +205,14 @@ def merge_signatures(data: bytes, more: bytes) -> bytes:
     return _joined(bytes(one.signed), [*one.signatures, *new])
 
 
+def signed_part(data: bytes) -> bytes:
+    """Return the bytes of `data` that signatures are over; `BadDocument` where there are none."""
+    return bytes(_opened(data).signed)
+
+
 def read(kind: type[D], data: bytes) -> Metadata[D]:
     """Return the metadata that `data` carries, whoever signed it; `BadDocument` for any other."""
-    signed = bytes(_opened(data).signed)
+    signed = signed_part(data)
     return Metadata(codec.decode(kind, signed, limit_bytes=LARGEST_METADATA_BYTES), data)
 
 

@@ -136,14 +136,14 @@ def with_bins(
     if not bins:
         return repository
     changed = replace(repository, bins={**repository.bins, **bins})
-    return _snapped(changed, keys, now)
+    return vouched(changed, keys, now)
 
 
 def with_targets(
     repository: Repository, targets: Metadata[Targets], keys: OnlineKeys, now: float
 ) -> Repository:
     """Return the repository with targets that were signed offline."""
-    return _snapped(replace(repository, targets=targets), keys, now)
+    return vouched(replace(repository, targets=targets), keys, now)
 
 
 def with_root(
@@ -151,7 +151,21 @@ def with_root(
 ) -> Repository:
     """Return the repository under the next root; what its new keys must sign is signed anew."""
     changed = replace(repository, roots=(*repository.roots, root))
-    return _snapped(changed, keys, now)
+    return vouched(changed, keys, now)
+
+
+def vouched(repository: Repository, keys: OnlineKeys, now: float) -> Repository:
+    """Return the repository under a new snapshot and timestamp."""
+    versions = versions_of(repository.snapshot.signed)
+    versions |= {role: held.signed.version for role, held in repository.bins.items()}
+    versions[TARGETS] = repository.targets.signed.version
+    document = make_snapshot(
+        versions,
+        now,
+        version=repository.snapshot.signed.version + 1,
+        lifetime_s=repository.lifetimes.snapshot_s,
+    )
+    return _stamped(replace(repository, snapshot=sign(document, keys.snapshot)), keys, now)
 
 
 def with_bundles(
@@ -219,7 +233,7 @@ def resign(repository: Repository, keys: OnlineKeys, now: float) -> Repository:
     if stale:
         return with_bins(repository, sign_bins(stale, keys), keys, now)
     if is_stale(repository.snapshot.signed, repository.lifetimes.snapshot_s, now):
-        return _snapped(repository, keys, now)
+        return vouched(repository, keys, now)
     if is_stale(repository.timestamp.signed, repository.lifetimes.timestamp_s, now):
         return _stamped(repository, keys, now)
     return repository
@@ -273,19 +287,6 @@ def versions_of(snapshot: Snapshot) -> dict[RoleName, int]:
         parse_role_name(file.removesuffix(".json")): meta.version
         for file, meta in snapshot.meta.items()
     }
-
-
-def _snapped(repository: Repository, keys: OnlineKeys, now: float) -> Repository:
-    versions = versions_of(repository.snapshot.signed)
-    versions |= {role: held.signed.version for role, held in repository.bins.items()}
-    versions[TARGETS] = repository.targets.signed.version
-    document = make_snapshot(
-        versions,
-        now,
-        version=repository.snapshot.signed.version + 1,
-        lifetime_s=repository.lifetimes.snapshot_s,
-    )
-    return _stamped(replace(repository, snapshot=sign(document, keys.snapshot)), keys, now)
 
 
 def _stamped(repository: Repository, keys: OnlineKeys, now: float) -> Repository:

@@ -1,0 +1,104 @@
+"""Trust metadata and releases in the database.
+
+Of a role there is the version that is published and, above it, those that wait for a signature;
+of root every version stays, for a device may have been off for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+from sqlalchemy import func
+from sqlmodel import col, delete, select
+
+from wherry.names import AliasName, ModelName, RoleName, VersionName
+from wherry.trust.making import ROOT
+from wherry_controller.store.convert import save, to_record
+from wherry_controller.store.database import Transaction, take_turn
+from wherry_controller.store.tables import MetadataRow, ReleaseRow
+
+
+class MetadataRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of a role; without `published_at` it waits for a signature."""
+
+    role: RoleName
+    version: int
+    data: bytes
+    made_at: float
+    published_at: float | None = None
+
+
+class ReleaseRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Which release of an alias a version is."""
+
+    alias: AliasName
+    model: ModelName
+    version: VersionName
+    counter: int
+    released_at: float
+
+
+def take_trust(tx: Transaction) -> None:
+    """Wait until nobody else changes metadata or releases."""
+    take_turn(tx, "trust")
+
+
+def list_roots(tx: Transaction) -> Sequence[MetadataRecord]:
+    """Return every root, the first one first."""
+    rows = select(MetadataRow).where(MetadataRow.role == ROOT).order_by(col(MetadataRow.version))
+    return [to_record(row, MetadataRecord) for row in tx.exec(rows)]
+
+
+def list_published(tx: Transaction, roles: Collection[RoleName]) -> dict[RoleName, MetadataRecord]:
+    """Return what is published of these roles."""
+    rows = select(MetadataRow).where(
+        col(MetadataRow.role).in_(roles), col(MetadataRow.published_at).is_not(None)
+    )
+    found = (to_record(row, MetadataRecord) for row in tx.exec(rows))
+    return {record.role: record for record in sorted(found, key=lambda one: one.version)}
+
+
+def list_waiting(tx: Transaction) -> Sequence[MetadataRecord]:
+    """Return all that waits for a signature, each role's oldest version first."""
+    rows = select(MetadataRow).where(col(MetadataRow.published_at).is_(None))
+    ordered = rows.order_by(col(MetadataRow.role), col(MetadataRow.version))
+    return [to_record(row, MetadataRecord) for row in tx.exec(ordered)]
+
+
+def save_waiting(tx: Transaction, role: RoleName, version: int, data: bytes, now: float) -> None:
+    """Keep a version that waits, in the place of what had that version while it waited."""
+    record = MetadataRecord(role=role, version=version, data=data, made_at=now)
+    save(tx, MetadataRow, record)
+
+
+def save_published(tx: Transaction, role: RoleName, version: int, data: bytes, now: float) -> None:
+    """Publish a version of a role; older ones go, except of root."""
+    if role != ROOT:
+        older = delete(MetadataRow).where(col(MetadataRow.role) == role)
+        tx.exec(older.where(col(MetadataRow.version) <= version))
+    record = MetadataRecord(role=role, version=version, data=data, made_at=now, published_at=now)
+    save(tx, MetadataRow, record)
+
+
+def get_release(
+    tx: Transaction, alias: AliasName, model: ModelName, version: VersionName
+) -> ReleaseRecord | None:
+    row = tx.get(ReleaseRow, (alias, model, version))
+    return None if row is None else to_record(row, ReleaseRecord)
+
+
+def save_release(tx: Transaction, release: ReleaseRecord) -> None:
+    save(tx, ReleaseRow, release)
+
+
+def latest_counter(tx: Transaction, alias: AliasName) -> int:
+    """Return the highest release counter of an alias; 0 where there is none."""
+    counter = tx.exec(select(func.max(ReleaseRow.counter)).where(ReleaseRow.alias == alias)).one()
+    return counter or 0
+
+
+def list_releases(tx: Transaction) -> Sequence[ReleaseRecord]:
+    """Return every release, by alias and counter."""
+    rows = select(ReleaseRow).order_by(col(ReleaseRow.alias), col(ReleaseRow.counter))
+    return [to_record(row, ReleaseRecord) for row in tx.exec(rows)]
