@@ -1,25 +1,30 @@
 """The process that makes one delta: `python -m wherry_controller.deltas BASE BLOB DELTA`.
 
-It writes the delta once it has rebuilt the blob from it, and ends with 0. The files are mapped,
-so they count little; what else it may take is bounded by `MEMORY_BYTES`.
+Base and blob are named by their digests, as in a blob folder. It ends with 0 when the delta is
+written and the blob was rebuilt from it. The files are mapped, so they count little; what else it
+may take is bounded by `MEMORY_BYTES`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import mmap
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 
 from wherry import files
+from wherry.blobs import WrongBytes
 from wherry.delta import Expected, Header, rebuild
 from wherry.names import Digest
 from wherry_controller.deltas.encode import encode
 
 MEMORY_BYTES = 1 << 30
 NICENESS = 10
+PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> int:
@@ -27,15 +32,23 @@ def main(arguments: list[str]) -> int:
     base, blob, delta = (Path(argument) for argument in arguments)
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # Not without the controller.
     make(base, blob, delta)
     return 0
 
 
 def make(base_path: Path, blob_path: Path, delta_path: Path) -> None:
-    """Write the delta; raise `DeltaRefused`, and leave nothing, where it does not rebuild."""
+    """Write the delta between two files named by their digests.
+
+    Raises `WrongBytes` for a file whose name lies, and `DeltaRefused` where it does not rebuild;
+    then nothing stands there.
+    """
     with mapped(base_path) as base, mapped(blob_path) as blob:
         header = Header(
-            base=_digest(base), base_bytes=len(base), blob=_digest(blob), blob_bytes=len(blob)
+            base=_checked(base, base_path.name),
+            base_bytes=len(base),
+            blob=_checked(blob, blob_path.name),
+            blob_bytes=len(blob),
         )
         files.write_parts(delta_path, encode(base, blob, header))
     try:
@@ -61,8 +74,11 @@ def mapped(path: Path) -> memoryview:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def _digest(data: memoryview) -> Digest:
-    return Digest(hashlib.sha256(data).hexdigest())
+def _checked(data: memoryview, name: str) -> Digest:
+    actual = Digest(hashlib.sha256(data).hexdigest())
+    if actual != name:
+        raise WrongBytes(name, actual)
+    return actual
 
 
 if __name__ == "__main__":
