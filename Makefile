@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv test-packages emulation-packages test test-arm arm-roots check format demo bench-build wheels test-py310 clean
+.PHONY: help venv test-packages emulation-packages test test-arm arm-roots check format demo bench-build conformance conformance-packages wheels test-py310 clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -93,6 +93,21 @@ demo: venv ## run the main job end to end on this machine; the report is build/d
 
 bench-build: venv ## build real nets for six profiles; figures and their bars, and build/bench/build.json
 	@$(BIN)/python -m tests.bench.build
+
+# The suite has needs of its own, so it gets an environment of its own.
+CONFORMANCE := build/conformance
+conformance: conformance-packages ## run the TUF conformance suite whose checkout is SUITE against our verifier
+	@test -f "$(SUITE)/CLIENT-CLI.md" || \
+	  { echo "Say where a checkout of theupdateframework/tuf-conformance is: make conformance SUITE=..." >&2; exit 1; }
+	@$(MAKE) --no-print-directory venv
+	@test -x $(CONFORMANCE)/bin/python || $(PYTHON) -m venv $(CONFORMANCE)
+	@$(CONFORMANCE)/bin/python -m pip install -qq --disable-pip-version-check $(abspath $(SUITE))
+	@here=$$PWD; cd $(SUITE) && $$here/$(CONFORMANCE)/bin/python -m pytest tuf_conformance -q \
+	  -p no:cacheprovider $(PYTEST_ARGS) \
+	  --entrypoint "$$here/$(BIN)/python $$here/tests/conformance/tuf_client"
+
+conformance-packages:
+	@$(call debian,faketime=faketime)
 
 wheels: venv ## fill dist/ with the three wheels
 	@rm -rf dist
