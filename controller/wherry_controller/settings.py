@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from wherry.errors import Malformed, Unavailable
+from wherry.messages import Pace
 from wherry_controller.core.build import Limits
 from wherry_controller.core.written import read
 
@@ -51,6 +52,27 @@ class Http(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8321
+
+
+class Door(msgspec.Struct, frozen=True, kw_only=True):
+    """The doors for devices: `port` to enrol and renew, `blob_port` to read blobs by range.
+
+    `names` are the hosts and addresses that devices reach them by, the first one first; `broker` is
+    the broker's URL as devices reach it, None where it is the controller's own. A certificate lasts
+    `certificate_s` and may be renewed until `renew_grace_s` after its end. A token lasts `token_s`
+    unless it is said otherwise. An address may ask `per_second` times, `burst` at once.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8322
+    blob_port: Port = 8323
+    names: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("localhost", "127.0.0.1")
+    broker: str | None = None
+    certificate_s: Annotated[float, msgspec.Meta(gt=0)] = 30 * 86400.0
+    renew_grace_s: Annotated[float, msgspec.Meta(ge=0)] = 365 * 86400.0
+    token_s: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
+    per_second: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+    burst: Annotated[int, msgspec.Meta(ge=1)] = 120
 
 
 class Broker(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +132,47 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """What the devices at one site may fetch together."""
+
+    bytes_per_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    bytes_per_day: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """How bundles reach devices.
+
+    `sources` are HTTP(S) folders of blobs, each device's second way. The limits are of any one
+    device and of any one site (the devices whose tag `site` is the same); `sites` has the limits of
+    single sites by name. `lease_s` is how long a bundle that was cleared stays on the broker, once
+    a device has wanted a part of it. `deltas` false: every blob goes whole.
+    """
+
+    sources: tuple[str, ...] = ()
+    device_bytes_per_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    device_bytes_per_day: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    site_bytes_per_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    site_bytes_per_day: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    sites: dict[str, Site] = {}
+    lease_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+    deltas: bool = True
+
+    @property
+    def device_pace(self) -> Pace:
+        return Pace(bytes_per_s=self.device_bytes_per_s, bytes_per_day=self.device_bytes_per_day)
+
+    @property
+    def site_pace(self) -> Pace:
+        return Pace(bytes_per_s=self.site_bytes_per_s, bytes_per_day=self.site_bytes_per_day)
+
+    def pace_of(self, site: str) -> Pace:
+        """Return the pace that the devices of a site share."""
+        own = self.sites.get(site)
+        if own is None:
+            return self.site_pace
+        return Pace(bytes_per_s=own.bytes_per_s, bytes_per_day=own.bytes_per_day)
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings; a relative path is under `folder`, which is the file's own by default."""
 
@@ -120,10 +183,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     logs: str = "logs"
     largest_blob_bytes: int = 2 << 30
     http: Http = Http()
+    door: Door = Door()
     broker: Broker = Broker()
     fleet: Fleet = Fleet()
     gates: Gates = Gates()
     build: Build = Build()
+    delivery: Delivery = Delivery()
 
     @property
     def database_url(self) -> str:

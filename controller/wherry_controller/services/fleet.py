@@ -6,10 +6,10 @@ what a kill left unpublished is published at the next connect.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from wherry.errors import Unsuitable
-from wherry.messages import Status, Trial, Wanted
+from wherry.messages import Delta, Status, Trial, Wanted
 from wherry.names import AliasName, DeviceId, Digest, GroupName, ProfileName, RolloutName, TrialId
 from wherry_controller.core import device as core
 from wherry_controller.services import machines
@@ -24,7 +24,10 @@ from wherry_controller.services.orders import Orders, bundles_of, order_of, save
 from wherry_controller.services.publisher import Publisher, Shelved, shelve
 from wherry_controller.store import devices, models
 from wherry_controller.store.database import Store, Transaction
+from wherry_controller.store.fetching import Ordered, fetching_devices, ordered_bundles
 from wherry_controller.store.records import Device, Group, Journey
+
+ShelveDeltas = Callable[[Collection[Delta]], Mapping[Digest, Shelved]]
 
 
 class InARollout(Unsuitable):
@@ -41,13 +44,25 @@ class InARollout(Unsuitable):
         )
 
 
+def no_deltas(_: Collection[Delta]) -> Mapping[Digest, Shelved]:
+    return {}
+
+
 class Fleet:
     """The devices of this controller; one thread calls it."""
 
-    def __init__(self, store: Store, publisher: Publisher, orders: Orders) -> None:
+    def __init__(
+        self,
+        store: Store,
+        publisher: Publisher,
+        orders: Orders,
+        *,
+        deltas: ShelveDeltas = no_deltas,
+    ) -> None:
         self._store = store
         self._publisher = publisher
         self._orders = orders
+        self._deltas = deltas
         self._shelved: dict[Digest, Shelved] = {}
 
     def add_device(
@@ -97,11 +112,23 @@ class Fleet:
     def publish(self, now: float) -> None:
         """Have the broker retain trust metadata, every order, and the bundles devices may need."""
         retained = self._orders.retained(now)
-        named = (order.bundles for order in retained.orders.values())
+        orders = retained.orders
         with self._store.reading() as tx:
-            needed = machines.bundles_of_ways_back(tx).union(*named)
-            bundles = {digest: self.shelved(tx, digest) for digest in sorted(needed)}
-        self._publisher.want(retained.orders, bundles, now, trust=retained.trust)
+            ways_back = machines.bundles_of_ways_back(tx)
+            needed = ways_back.union(*(order.bundles for order in orders.values()))
+            newest = ordered_bundles(tx)
+            bundles = {digest: self.shelved(tx, digest) for digest in _in_order(needed, newest)}
+            fetching = fetching_devices(tx)
+        # A delta is the shorter way of who fetches: it is held as long as one does.
+        offered = {d for device in fetching & orders.keys() for d in orders[device].beside.deltas}
+        deltas = self._deltas(offered)
+        self._publisher.want(
+            orders,
+            {**bundles, **deltas},
+            now,
+            must=ways_back.union(_in_progress(needed, newest), deltas),
+            trust=retained.trust,
+        )
 
     def shelved(self, tx: Transaction, digest: Digest) -> Shelved:
         """Return what a bundle takes on the broker; raise `UnknownBundle`."""
@@ -114,10 +141,23 @@ class Fleet:
 
 
 def needed_bundles(tx: Transaction) -> frozenset[Digest]:
-    """Return the bundles that some order names, or the way back of an open rollout."""
+    """Return what the broker must hold: of open deployments, trials and ways back.
+
+    The others that orders name are held as long as there is room.
+    """
     orders = (order_of(desired) for desired in devices.list_desired(tx))
     named = frozenset[Digest]().union(*map(bundles_of, orders))
-    return named | machines.bundles_of_ways_back(tx)
+    return machines.bundles_of_ways_back(tx) | _in_progress(named, ordered_bundles(tx))
+
+
+def _in_progress(named: frozenset[Digest], newest: Mapping[Digest, Ordered]) -> frozenset[Digest]:
+    """Return the bundles of open deployments, and of trials, which are no deployments."""
+    return frozenset(one for one in named if one not in newest or newest[one].is_open)
+
+
+def _in_order(named: Iterable[Digest], newest: Mapping[Digest, Ordered]) -> Sequence[Digest]:
+    """Return bundles as they were ordered, the newest first."""
+    return sorted(named, key=lambda one: (-newest[one].ordered_at if one in newest else 0.0, one))
 
 
 def device_of(tx: Transaction, device: DeviceId) -> Device:
