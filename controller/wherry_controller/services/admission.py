@@ -6,8 +6,8 @@ request, which may come again. What is decided about one is in `core.identity`.
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -17,16 +17,17 @@ from wherry.errors import Unavailable, Untrusted
 from wherry.names import DeviceId, Digest
 from wherry_controller.authority import DAY_S, Request
 from wherry_controller.core import identity as core
+from wherry_controller.core.audit import Kind
 from wherry_controller.core.identity import Decision, Pending, TokenRecord
+from wherry_controller.services import audit
 from wherry_controller.services.fleet import device_of
 from wherry_controller.services.missing import Missing
 from wherry_controller.store import identities
 from wherry_controller.store.database import Store, Transaction
 
+log = logging.getLogger(__name__)
+
 LEAST_PREFIX = 16  # Of a fingerprint: 64 bits that nobody finds a second key for.
-
-
-Note = Callable[[Transaction, str, Mapping[str, str], float], object]
 
 
 class UnknownPendingKey(Missing):
@@ -98,10 +99,9 @@ class Asked:
 class Admission:
     """Tokens and keys that wait; `ca` is the fingerprint that tokens carry. One thread calls it."""
 
-    def __init__(self, store: Store, *, ca: Digest, note: Note, policy: Policy) -> None:
+    def __init__(self, store: Store, *, ca: Digest, policy: Policy) -> None:
         self._store = store
         self._ca = ca
-        self._note = note
         self._policy = policy
 
     def create_token(self, device: DeviceId, *, lifetime_s: float | None, now: float) -> Given:
@@ -121,7 +121,7 @@ class Admission:
         with self._store.transaction() as tx:
             device_of(tx, device)
             identities.save_token(tx, record)
-            self._note(tx, "token.created", {"token": record.id, "device": device}, now)
+            audit.note(tx, Kind.TOKEN_CREATED, {"token": record.id, "device": device}, now)
         return Given(record, token_text(Token(secret, self._ca)))
 
     def revoke_token(self, token: str, *, now: float) -> None:
@@ -146,7 +146,7 @@ class Admission:
             )
             identities.save_pending(tx, pending)
             facts = {"fingerprint": pending.fingerprint, "device": device}
-            self._note(tx, "identity.approved", facts, now)
+            audit.note(tx, Kind.APPROVED, facts, now)
         return pending
 
     def reject(self, fingerprint: str, *, now: float) -> Pending:
@@ -155,7 +155,7 @@ class Admission:
             waiting = _waiting(tx, fingerprint)
             pending = replace(waiting, decision=Decision.REJECTED, decided_at=now, seen_at=now)
             identities.save_pending(tx, pending)
-            self._note(tx, "identity.rejected", {"fingerprint": pending.fingerprint}, now)
+            audit.note(tx, Kind.REJECTED, {"fingerprint": pending.fingerprint}, now)
         return pending
 
     def revoke_tokens(self, tx: Transaction, device: DeviceId, now: float) -> None:
@@ -206,7 +206,7 @@ class Admission:
             if identities.count_pending(tx) >= self._policy.most_pending:
                 raise TooManyPending(self._policy.most_pending)
             facts = {"fingerprint": asked.request.fingerprint, "address": asked.address}
-            self._note(tx, "identity.asked", facts, now)
+            log.info("identity.asked", extra=facts)
         kept = Pending(
             fingerprint=asked.request.fingerprint,
             csr=asked.request.digest,
@@ -221,7 +221,7 @@ class Admission:
 
     def _revoke_token(self, tx: Transaction, token: TokenRecord, now: float) -> None:
         identities.save_token(tx, replace(token, revoked_at=token.revoked_at or now))
-        self._note(tx, "token.revoked", {"token": token.id, "device": token.device}, now)
+        audit.note(tx, Kind.TOKEN_REVOKED, {"token": token.id, "device": token.device}, now)
 
 
 def _waiting(tx: Transaction, fingerprint: str) -> Pending:

@@ -29,8 +29,10 @@ from wherry_controller.authority import (
     issue_client,
 )
 from wherry_controller.core import identity as core
+from wherry_controller.core.audit import Kind
 from wherry_controller.core.identity import Certificate
-from wherry_controller.services.admission import Admission, Asked, Note, Policy
+from wherry_controller.services import audit
+from wherry_controller.services.admission import Admission, Asked, Policy
 from wherry_controller.services.crl import Revocations
 from wherry_controller.services.fleet import device_of
 from wherry_controller.store import devices, identities
@@ -92,7 +94,6 @@ class Identities:
         revocations: Revocations,
         *,
         rights: BrokerRights,
-        note: Note,
         root: Callable[[Transaction], bytes],
         places: Places,
         policy: Policy,
@@ -101,12 +102,11 @@ class Identities:
         self._authority = authority
         self._revocations = revocations
         self._rights = rights
-        self._note = note
         self._root = root
         self._places = places
         self._policy = policy
         ca = ca_fingerprint(authority)
-        self.admission = Admission(store, ca=ca, note=note, policy=policy)
+        self.admission = Admission(store, ca=ca, policy=policy)
 
     # Enrolling
 
@@ -154,7 +154,7 @@ class Identities:
             lost = core.replaced_by_renewal(held, old)
             _revoke(tx, lost, now)
             made = self._certify(tx, renewal.device, request, epoch=old.epoch, now=now, renews=old)
-            self._note(tx, "identity.renewed", _facts_of(made) | {"renews": old.serial}, now)
+            audit.note(tx, Kind.RENEWED, _facts_of(made) | {"renews": old.serial}, now)
             answer = self._answer(tx, made, now)
         if lost:
             self._revocations.issue(now)
@@ -175,7 +175,7 @@ class Identities:
             _revoke(tx, live, now)
             self.admission.revoke_tokens(tx, device, now)
             serials = " ".join(one.serial for one in live)
-            self._note(tx, "identity.revoked", {"device": device, "serials": serials}, now)
+            audit.note(tx, Kind.REVOKED, {"device": device, "serials": serials}, now)
         self._cut_off(device, now)
         return len(live)
 
@@ -208,7 +208,7 @@ class Identities:
         epoch = max(core.next_epoch(held), record.epoch + 1)
         made = self._certify(tx, device, request, epoch=epoch, now=now, renews=None)
         devices.save_device(tx, replace(record, epoch=epoch, flagged=None, earlier={}))
-        self._note(tx, "identity.enrolled", {**facts, **_facts_of(made)}, now)
+        audit.note(tx, Kind.ENROLLED, {**facts, **_facts_of(made)}, now)
         return made, revoked
 
     def _certify(
@@ -270,7 +270,7 @@ class Identities:
             log.warning("identity.refused", extra=known)
             if not isinstance(error, STRANGERS):
                 with self._store.transaction() as tx:
-                    self._note(tx, "identity.refused", known, now)
+                    audit.note(tx, Kind.REFUSED, known, now)
             raise
 
     def _cut_off(self, device: DeviceId, now: float) -> None:
