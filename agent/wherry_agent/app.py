@@ -1,8 +1,8 @@
 """The agent's loop: one thread decides, and this is where its decisions meet the world.
 
 Other threads (the two connections, the engine) only put what they saw on the queue. For each
-event the machine in `core.agent` says what follows; the new state and what is to be told are
-saved in one write, then the effects are performed, each of which may be performed twice. What
+event the machines in `core` say what follows; the new state and what is to be told are saved in
+one write (`memory`), then the effects are performed, each of which may be performed twice. What
 performing brings about is taken up when all effects of the step before were performed.
 """
 
@@ -21,26 +21,29 @@ from typing import TypeAlias
 from typing_extensions import assert_never
 
 from wherry import __version__, codec, topics
-from wherry.messages import Deployment, Event, Flip, Reason, TrialResult, Wants, detail
-from wherry.names import AliasName, Digest
+from wherry.messages import Desired, Flip, Reason, Wants, detail
+from wherry.names import AliasName, Digest, parse_role_name
+from wherry.trust.device import report_of
 from wherry_agent import detect, engine, host
+from wherry_agent.core import acceptance, download, install, session, trial
 from wherry_agent.core import agent as machine
-from wherry_agent.core import download, install, session, trial
 from wherry_agent.core.proposal import telling
 from wherry_agent.core.suitability import Machine
 from wherry_agent.fetch import Fetch
 from wherry_agent.gauge import Gauge
 from wherry_agent.inbox import Inbox, News, Refused
+from wherry_agent.memory import Enrolment, Memory
 from wherry_agent.mqtt import Callbacks, Connection, Will
 from wherry_agent.outbox import Outbox
+from wherry_agent.performing import perform_install, perform_trial
 from wherry_agent.serving import Server, ServingSettings
 from wherry_agent.settings import (
-    BUNDLES_KEY,
-    DIRECTOR_KEY,
     Broker,
     Settings,
+    fetch_url,
     parse_broker,
-    read_trust,
+    read_identity,
+    read_root,
     socket_of,
 )
 from wherry_agent.shelf import Shelf
@@ -100,7 +103,7 @@ class App:
 
     def __init__(self, home: Path, settings: Settings) -> None:
         self._settings = settings
-        director, builders = read_trust(home, DIRECTOR_KEY), read_trust(home, BUNDLES_KEY)
+        enrolment = _enrolment_of(home, settings)
         broker = parse_broker(settings.broker)
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._store = Store(home / "state")
@@ -112,8 +115,8 @@ class App:
         self._api = Server(self._engine, recorder, serving)
         runtimes = host.runtimes()
         this = _machine_of(settings, runtimes)
-        self._shelf = Shelf(self._store, builders, this)
-        self._inbox = Inbox(settings.id, director, self._store, self._shelf)
+        self._shelf = Shelf(self._store, this)
+        self._inbox = Inbox(self._store, self._shelf)
         self._teller = Teller(
             store_id=self._store.store_id,
             profile=settings.profile,
@@ -121,6 +124,7 @@ class App:
             versions={"wherry-agent": __version__, **runtimes},
             facts=telling(this.facts),
         )
+        self._memory = Memory(self._store, self._outbox, self._teller, enrolment)
         self._windows = Windows(
             recorder,
             self._teller,
@@ -131,11 +135,9 @@ class App:
         self._control = Connection(
             broker, settings.id, self._callbacks(), window=20, will=self._will()
         )
-        self._fetch = self._fetch_from(broker)
-        self._agent = machine.Agent(session=session.Session())
+        self._fetch = self._fetch_from(parse_broker(fetch_url(settings)))
         self._wants: list[tuple[float, tuple[Digest, ...]]] = []
         self._ticked_s = 0.0
-        self._refused_generation: int | None = None
 
     def run(self) -> None:
         """Serve what was confirmed, then follow the controller until `stop`."""
@@ -151,19 +153,16 @@ class App:
     def stop(self) -> None:
         self._queue.put(Stop())
 
+    @property
+    def _agent(self) -> machine.Agent:
+        return self._memory.agent
+
     # The loop
 
     def _wake(self) -> None:
-        first, last = self._outbox.span()
-        self._agent, effects = machine.wake(
-            self._store.load(),
-            time.monotonic(),
-            outbox_first=first,
-            outbox_last=last,
-            limit_bytes_per_s=self._settings.fetch.max_bytes_per_s,
-        )
-        log.info("agent.woke", extra={"device": self._settings.id, "waiting": last - first + 1})
-        self._commit(effects, must_save=True)
+        limit_bytes_per_s = self._settings.fetch.max_bytes_per_s
+        effects = self._memory.wake(limit_bytes_per_s=limit_bytes_per_s)
+        log.info("agent.woke", extra={"device": self._settings.id})
         self._take(event for effect in effects for event in self._perform(effect))
 
     def _turn(self) -> bool:
@@ -182,7 +181,7 @@ class App:
 
     def _tick(self) -> None:
         self._ticked_s = now_s = time.monotonic()
-        self._take([machine.Tick()])
+        self._take([machine.Tick(), acceptance.Tick(now_s)])
         due = [digests for at_s, digests in self._wants if at_s <= now_s]
         self._wants = [want for want in self._wants if want[0] > now_s]
         for digests in due:
@@ -201,24 +200,21 @@ class App:
             event = news.popleft()
             if isinstance(event, Refused):
                 news.append(self._note_refusal(event.reason, event.detail))
-                continue
-            before = self._agent
-            self._agent, effects = machine.step(before, event, time.monotonic())
-            self._commit(effects, must_save=machine.must_save(before, self._agent))
-            for effect in effects:
-                news.extend(self._perform(effect))
+            elif isinstance(event, acceptance.Event):
+                news.extend(self._judge(event))
+            else:
+                for effect in self._memory.step(event):
+                    news.extend(self._perform(effect))
 
-    def _commit(self, effects: machine.Effects, *, must_save: bool) -> None:
-        """Save the state together with what is to be told of it, in one write."""
-        told = [one for one in effects if isinstance(one, machine.Tell | trial.Answer)]
-        if not must_save and not told:
-            return
-        with self._store.transaction():
-            self._store.save(machine.saved_of(self._agent))
-            for tell in told:
-                self._outbox.add_event(self._event_of(tell))
-        for tell in told:
-            _log_told(tell)
+    def _judge(self, event: acceptance.Event) -> Iterator[News]:
+        """Hold an order or metadata against what is trusted, and do what follows."""
+        judged, ordered = self._memory.judge(event)
+        for verdict in judged:
+            yield from self._perform_acceptance(verdict)
+        for effect in ordered:
+            yield from self._perform(effect)
+        if isinstance(event, acceptance.Joined):
+            self._subscribe()  # After the next root: it comes before what its keys sign.
 
     # Reading what came
 
@@ -226,7 +222,7 @@ class App:
         """Turn what another thread saw into events."""
         match item:
             case ControlUp():
-                self._subscribe()
+                yield acceptance.Joined()
                 yield session.Connected(time.monotonic())
             case ControlDown():
                 self._windows.disconnect()
@@ -277,8 +273,10 @@ class App:
     def _perform(self, effect: machine.Effect) -> Iterator[machine.Event]:
         """Do what the machine ordered; yield what came of it at once."""
         match effect:
-            case machine.For(alias, change):
-                yield from self._perform_install(alias, change)
+            case machine.For(_, install.Keep()) | trial.Clear():
+                self._collect()
+            case machine.For(alias, install.Serve() | install.Retire() | install.Load() as change):
+                yield from perform_install(change, alias, self._engine, self._shelf)
             case machine.Tell() | trial.Answer():
                 _, last = self._outbox.span()
                 yield session.Stored(last, time.monotonic())
@@ -302,53 +300,33 @@ class App:
             case download.Want(digests):
                 jitter_s = random.random() * WANT_JITTER_S
                 self._wants.append((time.monotonic() + jitter_s, digests))
-            case trial.Run() | trial.Stop() | trial.Clear():
-                yield from self._perform_trial(effect)
+            case trial.Run() | trial.Stop():
+                yield from perform_trial(effect, self._gauge, self._shelf)
             case _:
                 yield from self._perform_session(effect)
 
-    def _perform_install(
-        self, alias: AliasName, effect: install.Serve | install.Retire | install.Keep | install.Load
-    ) -> Iterator[machine.Event]:
+    def _perform_acceptance(self, effect: acceptance.Effect) -> Iterator[News]:
         match effect:
-            case install.Serve(bundle):
-                place = self._shelf.place(bundle) if bundle else None
-                if bundle and place is None:
-                    yield machine.Installed(alias, install.Unservable(bundle))
-                else:
-                    self._engine.serve(alias, place)
-            case install.Retire():
-                self._engine.retire(alias)
-            case install.Keep():
-                self._collect()
-            case install.Load(wanted):
-                place = self._shelf.place(wanted.bundle)
-                if place is None:
-                    gone = "its files are gone from the disk"
-                    sickened = install.Sickened(wanted.deployment, Reason.LOAD_FAILED, gone)
-                    yield machine.Installed(alias, sickened)
-                else:
-                    self._engine.load(alias, wanted.deployment, place)
+            case acceptance.AskTrust(names):
+                self._control.subscribe([_topic_of(name) for name in names])
+            case acceptance.DropTrust(names):
+                self._control.unsubscribe([_topic_of(name) for name in names])
+            case acceptance.Refuse(reason, why):
+                yield Refused(reason, why)
+            case acceptance.Advise(desired):
+                yield from self._heed(desired)
+            case acceptance.Accept(order):
+                log.info("order.accepted", extra={"generation": order.generation})
             case _:
                 assert_never(effect)
 
-    def _perform_trial(
-        self, effect: trial.Run | trial.Stop | trial.Clear
-    ) -> Iterator[machine.Event]:
-        match effect:
-            case trial.Run(wanted, deadline_s):
-                place = self._shelf.place(wanted.bundle)
-                if place is None:
-                    gone = "its files are gone from the disk"
-                    yield trial.Ran(wanted.trial, None, Reason.LOAD_FAILED, gone)
-                else:
-                    self._gauge.run(wanted, place, deadline_s=deadline_s)
-            case trial.Stop():
-                self._gauge.stop()
-            case trial.Clear():
-                self._collect()
-            case _:
-                assert_never(effect)
+    def _heed(self, desired: Desired) -> Iterator[machine.Event]:
+        """Take the advice that came with an order."""
+        limits = (self._settings.fetch.max_bytes_per_s, desired.pace.bytes_per_s)
+        known = [limit for limit in limits if limit is not None]
+        yield download.Advised(
+            bytes_per_s=min(known, default=None), left_bytes=None, sources=desired.sources
+        )
 
     def _perform_session(self, effect: session.Effect) -> Iterator[machine.Event]:
         match effect:
@@ -361,12 +339,6 @@ class App:
                     self._publish(topics.EventsTopic(self._settings.id), body)
             case session.Forget(until):
                 self._outbox.forget_events(until)
-            case session.RefuseOrder(generation):
-                if generation != self._refused_generation:
-                    self._refused_generation = generation
-                    known = self._agent.session.generation
-                    why = f"the order has generation {generation} and {known} was accepted"
-                    yield self._note_refusal(Reason.STALE_ORDER, why)
             case _:
                 assert_never(effect)
 
@@ -382,35 +354,26 @@ class App:
 
     # Telling
 
-    def _event_of(self, told: machine.Tell | trial.Answer) -> Event:
-        if isinstance(told, trial.Answer):
-            return self._teller.trial(told.result, at=time.time())
-        return self._teller.deployment(told.alias, told.deployment, at=time.time())
-
-    def _note(self, event: Event) -> machine.Event:
-        """Put an event in the outbox; return the news for the session."""
-        with self._store.transaction():
-            seq = self._outbox.add_event(event)
-        return session.Stored(seq, time.monotonic())
-
     def _note_refusal(self, reason: Reason, why: str) -> machine.Event:
         log.warning("bytes.refused", extra={"reason": reason.value, "why": why})
-        return self._note(self._teller.refusal(reason, why, at=time.time()))
+        return self._memory.note(self._teller.refusal(reason, why, at=time.time()))
 
     def _note_flip(self, alias: AliasName, flip: Flip) -> machine.Event:
         extra = {"bundle": flip.bundle, "replaced": flip.replaced, "in_flight": flip.in_flight}
         log.info("bundle.flipped", extra=extra)
-        return self._note(self._teller.flip(alias, flip, at=time.time()))
+        return self._memory.note(self._teller.flip(alias, flip, at=time.time()))
 
     def _announce(self) -> None:
         device = self._settings.id
         presence = codec.encode(self._teller.presence(online=True))
         self._publish(topics.PresenceTopic(device), presence, retain=True)
+        trust = self._memory.acceptance.trust
         reported = self._teller.reported(
             self._agent.aliases,
-            generation=self._agent.session.generation,
+            generation=trust.generation,
             seq=self._store.next_report_seq(),
             oldest_event=self._outbox.span()[0],
+            trust=report_of(trust, time.time()),
         )
         self._publish(topics.ReportedTopic(device), codec.encode(reported), retain=True)
 
@@ -453,7 +416,7 @@ class App:
 
     def _subscribe(self) -> None:
         device = self._settings.id
-        own = (topics.DesiredTopic(device), topics.AcksTopic(device))
+        own = (topics.TimestampTopic(), topics.DesiredTopic(device), topics.AcksTopic(device))
         self._control.subscribe([topics.text(topic) for topic in own])
 
     def _publish(self, topic: topics.Topic, payload: bytes, *, retain: bool = False) -> int | None:
@@ -479,25 +442,11 @@ def _machine_of(settings: Settings, runtimes: Mapping[str, str]) -> Machine:
     )
 
 
-def _log_told(told: machine.Tell | trial.Answer) -> None:
-    if isinstance(told, trial.Answer):
-        log.info("trial.answered", extra=_fields_of_trial(told.result))
-    else:
-        name = "deployment." + told.deployment.status.value
-        log.info(name, extra=_fields(told.deployment))
+def _enrolment_of(home: Path, settings: Settings) -> Enrolment:
+    identity = read_identity(home)
+    return Enrolment(identity.device, settings.profile, identity.epoch, read_root(home))
 
 
-def _fields_of_trial(result: TrialResult) -> dict[str, str]:
-    fields = {"trial": result.trial, "bundle": result.bundle}
-    if result.reason:
-        fields |= {"reason": result.reason.value, "why": result.detail}
-    return fields
-
-
-def _fields(deployment: Deployment) -> dict[str, str]:
-    fields = {"deployment": deployment.deployment, "bundle": deployment.bundle}
-    if deployment.phase:
-        fields["phase"] = deployment.phase.value
-    if deployment.reason:
-        fields |= {"reason": deployment.reason.value, "why": deployment.detail}
-    return fields
+def _topic_of(piece: str) -> str:
+    role, version = piece.split("/")
+    return topics.text(topics.MetadataTopic(parse_role_name(role), int(version)))

@@ -1,6 +1,6 @@
 """The device's store: what the agent has to know and have when it comes up again.
 
-    STATE/agent.db       saved state, outbox and counters (SQLite, WAL, synchronous=FULL)
+    STATE/agent.db       saved state, trust, outbox and counters (SQLite, WAL, synchronous=FULL)
     STATE/manifests/     verified envelopes, by bundle digest
     STATE/chunks/        verified chunks on their way, by digest
     STATE/blobs/         whole verified blobs, by digest
@@ -22,6 +22,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -34,15 +35,23 @@ from wherry.files import make_folder, sweep, sync_folder, write_parts
 from wherry.manifest import Manifest, blobs_of
 from wherry.messages import Traffic
 from wherry.names import Digest, StoreId, parse_store_id
+from wherry.trust.device import Trust
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.budget import Spent
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL) STRICT;
-CREATE TABLE telemetry (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL) STRICT;
-"""
+# One script for each version of the schema, from the one before it.
+_STEPS = (
+    """
+    CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+    CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL) STRICT;
+    CREATE TABLE telemetry (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL) STRICT;
+    """,
+    # What a device trusts, one row; an earlier release must not open what it would not keep.
+    """
+    CREATE TABLE trust (id INTEGER PRIMARY KEY CHECK (id = 1), value BLOB NOT NULL) STRICT;
+    """,
+)
+SCHEMA_VERSION = len(_STEPS)
 
 
 class NewerStore(Malformed):
@@ -128,6 +137,15 @@ class Store:
 
     def save(self, saved: Saved) -> None:
         self._set_fact("saved", codec.encode(saved))
+
+    def load_trust(self) -> Trust | None:
+        """Return what this device trusts; None where it has not come that far."""
+        return _trust_of(self.database)
+
+    def save_trust(self, trust: Trust) -> None:
+        """Write within the caller's transaction what is trusted from now on."""
+        row = (codec.encode(trust),)
+        self.database.execute("INSERT OR REPLACE INTO trust VALUES (1, ?)", row)
 
     def next_report_seq(self) -> int:
         """Return a number for `reported` that was never given out before."""
@@ -268,18 +286,32 @@ class Store:
         self.database.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
 
 
-def read_saved(folder: Path) -> Saved:
-    """Return the state on disk, whether or not an agent runs; for looking only."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What somebody who only looks finds on a device."""
+
+    saved: Saved
+    trust: Trust | None
+
+
+def look(folder: Path) -> Seen:
+    """Return what is on disk, whether or not an agent runs."""
     place = folder / "agent.db"
     if not place.exists():
-        return Saved()
+        return Seen(Saved(), None)
     try:
         with closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            _check_version(database, folder)
+            version = _check_version(database, folder)
             row = database.execute("SELECT value FROM fact WHERE name = 'saved'").fetchone()
+            trust = _trust_of(database) if version > 1 else None
     except sqlite3.Error as error:
         raise BrokenStore(folder, str(error)) from error
-    return _saved_of(bytes(row[0]) if row else None)
+    return Seen(_saved_of(bytes(row[0]) if row else None), trust)
+
+
+def _trust_of(database: sqlite3.Connection) -> Trust | None:
+    row = database.execute("SELECT value FROM trust").fetchone()
+    return codec.decode(Trust, bytes(row[0]), limit_bytes=len(row[0])) if row else None
 
 
 def _saved_of(data: bytes | None) -> Saved:
@@ -317,9 +349,10 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _migrate(database: sqlite3.Connection, folder: Path) -> None:
-    if _check_version(database, folder) == 0:
+    steps = "".join(_STEPS[_check_version(database, folder) :])
+    if steps:
         database.executescript(
-            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
 
 
