@@ -14,20 +14,23 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from typing_extensions import assert_never
 
+from wherry import codec
 from wherry.blobs import Blob
-from wherry.errors import REFUSALS, Untrusted
+from wherry.errors import REFUSALS, Malformed, Untrusted
 from wherry.messages import Desired, Pace, Reason, Traffic, detail
 from wherry.names import Digest
 from wherry_agent import sources
 from wherry_agent.core import agent as machine
 from wherry_agent.core import download
+from wherry_agent.core.acceptance import LARGEST_DESIRED_BYTES
 from wherry_agent.core.budget import least, left_bytes, spend
 from wherry_agent.fetch import Ask, Fetch
 from wherry_agent.inbox import News, Refused
+from wherry_agent.rebuild import Fault, rebuild
 from wherry_agent.settings import FetchSettings
 from wherry_agent.shelf import Shelf
 from wherry_agent.store import DiskFull, Store
@@ -38,16 +41,6 @@ log = logging.getLogger("wherry_agent")
 Order: TypeAlias = (
     Ask | download.AskSource | machine.Assemble | machine.OpenFetch | machine.CloseFetch
 )
-
-
-class Fault(Protocol):
-    """Why a delta made nothing."""
-
-    @property
-    def reason(self) -> Reason: ...
-
-    @property
-    def detail(self) -> str: ...
 
 
 # (blob, its base, the delta, where to) -> None, or why it could not be made. In a child.
@@ -77,7 +70,7 @@ class Delivery:
         *,
         settings: FetchSettings,
         put: Callable[[Seen], None],
-        rebuild: Rebuilder,
+        rebuild: Rebuilder = rebuild,
         context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     ) -> None:
         self._fetch, self._store, self._shelf, self._ways = fetch, store, shelf, ways
@@ -101,8 +94,15 @@ class Delivery:
         self._fetch.close()
         self._sources.close()
 
-    def advise(self, desired: Desired) -> Iterator[machine.Event]:
-        """Take what lies beside an order: deltas, sources and the controller's pace."""
+    def advise(self, payload: bytes) -> Iterator[machine.Event]:
+        """Take what lies beside an order: deltas, sources and the controller's pace.
+
+        Whether the order is taken is another's matter; what is no desired state advises nothing.
+        """
+        try:
+            desired = codec.decode(Desired, payload, limit_bytes=LARGEST_DESIRED_BYTES)
+        except Malformed:
+            return
         self._pace, self._urls = desired.pace, desired.sources
         if self._ways.offer(desired.deltas):
             yield download.LookAgain(time.monotonic())
