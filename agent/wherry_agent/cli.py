@@ -10,6 +10,7 @@ import argparse
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from wherry import __version__
 from wherry.errors import REFUSALS, Malformed
 from wherry.logs import log_to_stderr
 from wherry.names import parse_alias_name, parse_device_id, parse_profile_name
+from wherry.trust.device import report_of
 from wherry_agent import detect, host
 from wherry_agent.client import Client, Input, NotReachable
 from wherry_agent.core.install import deployment_of, slots_of
@@ -33,7 +35,8 @@ from wherry_agent.settings import (
     read_settings,
     socket_of,
 )
-from wherry_agent.store import read_saved
+from wherry_agent.store import look
+from wherry_agent.telling import degraded_of
 
 
 class BadInput(Malformed):
@@ -93,19 +96,22 @@ def _run(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     settings = read_settings(options.home)
-    saved = read_saved(options.home / "state")
+    seen = look(options.home / "state")
+    aliases, trust = seen.saved.aliases, seen.trust
     status = {
         "device": settings.id,
         "profile": settings.profile,
         "broker": settings.broker,
         "running": _is_running(socket_of(options.home, settings)),
-        "generation": saved.generation,
+        "generation": trust.generation if trust else 0,
+        "trust": msgspec.to_builtins(report_of(trust, time.time())) if trust else None,
+        "degraded": [reason.value for reason in degraded_of(aliases)],
         "aliases": {
             alias: {
                 "slots": msgspec.to_builtins(slots_of(state)),
                 "deployment": msgspec.to_builtins(deployment_of(state)),
             }
-            for alias, state in saved.aliases.items()
+            for alias, state in aliases.items()
         },
     }
     print(json.dumps(status, indent=2) if options.json else _table(status))
@@ -171,7 +177,7 @@ def _shape(rows: list[object]) -> tuple[int, ...]:
 
 def _table(status: dict[str, object]) -> str:
     rows = [(name, value) for name, value in status.items() if name != "aliases"]
-    lines = [f"{name:<12}{value}" for name, value in rows]
+    lines = [f"{name:<12}{_words(value)}" for name, value in rows]
     aliases = status["aliases"]
     for alias, facts in aliases.items() if isinstance(aliases, dict) else ():
         slots, deployment = facts["slots"], facts["deployment"] or {}
@@ -180,6 +186,15 @@ def _table(status: dict[str, object]) -> str:
         words = [deployment.get(key) for key in ("status", "phase", "reason", "detail")]
         lines.append(f"  {'deployment':<12}{' '.join(word for word in words if word) or '-'}")
     return "\n".join(lines)
+
+
+def _words(value: object) -> str:
+    """Return a fact in one line: versions by name, reasons one after another."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {known:g}" for name, known in value.items() if name != "now_s")
+    if isinstance(value, list):
+        return ", ".join(value) or "no"
+    return "none yet" if value is None else str(value)
 
 
 def _parser() -> argparse.ArgumentParser:

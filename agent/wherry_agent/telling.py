@@ -104,7 +104,7 @@ class Teller:
             facts=self.facts,
             oldest_event=oldest_event,
             trust=trust,
-            degraded=tuple(sorted({*degraded, *_degraded(states)}, key=lambda one: one.value)),
+            degraded=tuple(sorted({*degraded, *degraded_of(states)}, key=lambda one: one.value)),
         )
 
     def telemetry(
@@ -133,6 +133,7 @@ class Teller:
         )
 
 
-def _degraded(states: Mapping[AliasName, install.State]) -> Iterator[Reason]:
+def degraded_of(states: Mapping[AliasName, install.State]) -> Iterator[Reason]:
+    """Yield what the states alone say is wrong, though everything serves."""
     if any(install.serves_revoked(state) for state in states.values()):
         yield Reason.ALL_REVOKED
