@@ -64,11 +64,11 @@ class TestAuthority:
         return self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, begins, ends)
 
     def revoked(self, *serials: int, number: int = 1, ends: datetime = NOW + 30 * _DAY) -> bytes:
-        """Return the list of revoked certificates; of two lists the higher number counts."""
+        """Return the list of revoked certificates; of two lists the later counts."""
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.parsed.subject)
-            .last_update(min(NOW, ends) - _DAY)
+            .last_update(min(NOW, ends) - _DAY + timedelta(seconds=number))
             .next_update(ends)
             .add_extension(x509.CRLNumber(number), critical=False)
             .add_extension(self._identifier(), critical=False)

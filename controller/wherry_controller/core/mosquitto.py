@@ -24,6 +24,7 @@ log_dest stderr
 log_type error
 log_type warning
 log_type notice
+log_type information
 
 # Who may do what. The plugin keeps this file itself while the broker runs.
 per_listener_settings false

@@ -18,13 +18,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from wherry.errors import Unavailable
 from wherry.files import make_folder, write_whole
 from wherry.names import DeviceId
+from wherry_controller.authority import (
+    Authority,
+    certificate_pem,
+    issue_client,
+    issue_server,
+    private_pem,
+)
 from wherry_controller.core.mosquitto import (
     CA,
     CERTIFICATE,
@@ -36,11 +44,14 @@ from wherry_controller.core.mosquitto import (
     Layout,
     configuration,
 )
-from wherry_controller.core.rights import document, rights_of
+from wherry_controller.core.rights import CONTROLLER, document, rights_of
 
 CONFIGURATION = "mosquitto.conf"
 PLUGIN = "mosquitto_dynamic_security.so"
 PLUGIN_FOLDERS = ("/usr/lib", "/usr/local/lib", "/lib")
+# In the folder of the controller's keys: what it shows to the broker.
+OWN_CERTIFICATE, OWN_KEY = "controller.pem", "controller.key.pem"
+SECRET = (KEY, OWN_KEY, RIGHTS)
 RELOAD_S = 30.0
 
 
@@ -63,28 +74,6 @@ class NotReloaded(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Issued:
-    """A certificate with its private key, as PEM."""
-
-    certificate: bytes
-    key: bytes
-
-
-class Authority(Protocol):
-    """What vouches for both ends of a connection."""
-
-    @property
-    def certificate(self) -> bytes:
-        """The authority's own certificate, as PEM."""
-
-    def issue_server(self, names: Sequence[str]) -> Issued:
-        """Return a certificate for a server that is reached by `names`, hosts or addresses."""
-
-    def revoked(self) -> bytes:
-        """Return the list of revoked certificates, as PEM."""
-
-
-@dataclass(frozen=True, slots=True)
 class Written:
     """The files that changed, and whether the broker was running meanwhile."""
 
@@ -95,6 +84,7 @@ class Written:
 def write(
     layout: Layout,
     authority: Authority,
+    revoked: bytes,
     *,
     names: Sequence[str],
     devices: Collection[DeviceId],
@@ -102,24 +92,51 @@ def write(
 ) -> Written:
     """Write what the broker is to run from; write nothing that stands there already.
 
-    The server's certificate is kept while it names the same hosts and has a third of its time.
+    `revoked` is the list of revoked certificates. The server's certificate is kept while it names
+    the same hosts and has a third of its time.
     """
     folder = Path(layout.folder)
     make_folder(folder)
     make_folder(folder / STATE, mode=0o700)
     was_running = is_running(folder)
-    wanted: dict[str, bytes] = {
+    wanted = {
         CONFIGURATION: configuration(layout).encode(),
-        CA: authority.certificate,
-        **_server_files(folder, authority, names, now),
+        CA: certificate_pem(authority),
+        REVOKED: revoked,
+        **server_files(folder, authority, names, now),
     }
-    if not _is_same_list(folder / REVOKED, revoked := authority.revoked()):
-        wanted[REVOKED] = revoked
     if not was_running:
         wanted[RIGHTS] = document(rights_of(devices))
-    changed = tuple(_put(folder, wanted))
-    _give_to(layout.user, folder)
+    changed = tuple(put(folder, wanted))
+    give_to(layout.user, folder)
     return Written(changed, was_running)
+
+
+def server_files(
+    folder: Path, authority: Authority, names: Sequence[str], now: float
+) -> dict[str, bytes]:
+    """Return a new certificate for the broker with its key; nothing where it has a good one."""
+    path = folder / CERTIFICATE
+    if _is_good(path, authority, now) and _names_of(path) == set(names):
+        return {}
+    key = ec.generate_private_key(ec.SECP256R1())
+    issued = issue_server(authority, names, key.public_key(), now=now)
+    return {KEY: private_pem(key), CERTIFICATE: issued.pem.encode()}
+
+
+def names_of(folder: Path) -> tuple[str, ...]:
+    """Return the names that the broker's certificate has; none where there is no certificate."""
+    path = folder / CERTIFICATE
+    return tuple(sorted(_names_of(path))) if path.exists() else ()
+
+
+def controllers_files(folder: Path, authority: Authority, now: float) -> dict[str, bytes]:
+    """Return a new certificate for the controller with its key; nothing where it has a good one."""
+    if _is_good(folder / OWN_CERTIFICATE, authority, now):
+        return {}
+    key = ec.generate_private_key(ec.SECP256R1())
+    issued = issue_client(authority, CONTROLLER, key.public_key(), now=now)
+    return {OWN_KEY: private_pem(key), OWN_CERTIFICATE: issued.pem.encode()}
 
 
 def write_revoked(folder: Path, pem: bytes) -> None:
@@ -159,63 +176,35 @@ def find_plugin() -> Path:
     raise NoPlugin
 
 
-def _server_files(
-    folder: Path, authority: Authority, names: Sequence[str], now: float
-) -> Mapping[str, bytes]:
-    if _serves_on(folder / CERTIFICATE, authority, names, now):
-        return {}
-    issued = authority.issue_server(names)
-    return {KEY: issued.key, CERTIFICATE: issued.certificate}
+def put(folder: Path, files: Mapping[str, bytes]) -> Iterator[str]:
+    """Write the files that differ; yield their names."""
+    for name, data in files.items():
+        path = folder / name
+        if not path.exists() or path.read_bytes() != data:
+            write_whole(path, data, mode=0o600 if name in SECRET else 0o644)
+            yield name
 
 
-def _serves_on(path: Path, authority: Authority, names: Sequence[str], now: float) -> bool:
-    """Say whether a certificate is this authority's, names these hosts and has time left."""
+def _is_good(path: Path, authority: Authority, now: float) -> bool:
+    """Say whether a certificate is this authority's and has a third of its time left."""
     try:
         known = x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError):
+        known.verify_directly_issued_by(authority.certificate)
+    except (OSError, ValueError, TypeError, InvalidSignature):
         return False
-    issuer = x509.load_pem_x509_certificate(authority.certificate)
     begins, ends = known.not_valid_before_utc, known.not_valid_after_utc
-    is_fresh = ends - datetime.fromtimestamp(now, UTC) > (ends - begins) / 3
-    try:
-        known.verify_directly_issued_by(issuer)
-    except Exception:  # noqa: BLE001 — whatever is wrong with it, a new one is issued.
-        return False
-    return is_fresh and _names_of(known) == set(names)
+    return ends - datetime.fromtimestamp(now, UTC) > (ends - begins) / 3
 
 
-def _names_of(certificate: x509.Certificate) -> set[str]:
-    extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+def _names_of(path: Path) -> set[str]:
+    known = x509.load_pem_x509_certificate(path.read_bytes())
+    extension = known.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     hosts = extension.value.get_values_for_type(x509.DNSName)
     addresses = extension.value.get_values_for_type(x509.IPAddress)
     return {*hosts, *map(str, addresses)}
 
 
-def _is_same_list(path: Path, pem: bytes) -> bool:
-    """Say whether the broker has this very list; signing it again makes other bytes of it."""
-    try:
-        known, new = map(x509.load_pem_x509_crl, (path.read_bytes(), pem))
-    except (OSError, ValueError):
-        return False
-    return _facts_of(known) == _facts_of(new)
-
-
-def _facts_of(revoked: x509.CertificateRevocationList) -> tuple[object, ...]:
-    serials = frozenset(one.serial_number for one in revoked)
-    return revoked.issuer, revoked.next_update_utc, serials
-
-
-def _put(folder: Path, files: Mapping[str, bytes]) -> Iterator[str]:
-    """Write the files that differ; yield their names."""
-    for name, data in files.items():
-        path = folder / name
-        if not path.exists() or path.read_bytes() != data:
-            is_secret = name in (KEY, RIGHTS)
-            write_whole(path, data, mode=0o600 if is_secret else 0o644)
-            yield name
-
-
-def _give_to(user: str, folder: Path) -> None:
+def give_to(user: str, folder: Path) -> None:
     """Let the broker's user have what it writes, and its key, where this process may decide so."""
     if os.geteuid() == 0:
         for path in _own_files(folder):

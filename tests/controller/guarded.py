@@ -1,0 +1,116 @@
+"""A mosquitto that asks for certificates, on what `wherry broker config` writes, for tests."""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+import signal
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.brokers import free_port, wait_for_port
+from tests.certificates import LOCALHOST, NOW, Certificate, TestAuthority
+from wherry.names import DeviceId
+from wherry_controller.authority import make_authority
+from wherry_controller.core.mosquitto import PID, Layout
+from wherry_controller.core.rights import CONTROLLER
+from wherry_controller.mqtt import context_of
+from wherry_controller.services import mosquitto
+
+
+class Guarded:
+    """A broker with two listeners for devices that it knows; `folder` is the one it runs from."""
+
+    def __init__(self, folder: Path, devices: Sequence[DeviceId]) -> None:
+        self.folder = folder
+        self.issuer = make_authority(NOW.timestamp() - 86_400)
+        self.authority = TestAuthority(self.issuer.certificate, self.issuer.key)
+        self.control_port, self.fetch_port = free_port(), free_port()
+        self._devices = tuple(devices)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(
+            folder=str(self.folder),
+            user=getpass.getuser(),
+            plugin=str(mosquitto.find_plugin()),
+            address="127.0.0.1",
+            control_port=self.control_port,
+            fetch_port=self.fetch_port,
+            budget_bytes=64 << 20,
+        )
+
+    def write(self) -> mosquitto.Written:
+        return mosquitto.write(
+            self.layout,
+            self.issuer,
+            self.authority.revoked(),
+            names=LOCALHOST,
+            devices=self._devices,
+            now=NOW.timestamp(),
+        )
+
+    def start(self) -> None:
+        program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/bin")
+        assert program, "the tests need mosquitto: apt-get install mosquitto"
+        with (self.folder / "mosquitto.log").open("ab") as log:
+            command = [program, "-c", str(self.folder / mosquitto.CONFIGURATION)]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_for_port(self.control_port)
+        wait_for_port(self.fetch_port)
+
+    def reload(self) -> None:
+        """Have it read its files again; return once it has."""
+        said = len(self.log())
+        mosquitto.reload(str(self.folder / PID))
+        deadline = time.monotonic() + 10.0
+        while b"Reloading config." not in self.log()[said:]:
+            assert time.monotonic() < deadline, "it did not reload"
+            time.sleep(0.01)
+        wait_for_port(self.control_port)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait()
+            self._process = None
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def revoke(self, *serials: int, number: int = 2) -> None:
+        """Have the broker refuse certificates from now on."""
+        revoked = self.authority.revoked(*serials, number=number)
+        mosquitto.write_revoked(self.folder, revoked)
+        self.reload()
+
+    def dialler(self, shown: Certificate, *, name: str = "dialler") -> ssl.SSLContext:
+        """Return what shows a certificate to this broker."""
+        authority = self.folder / "ca.pem"
+        return context_of(authority, *shown.write(self.folder, name))
+
+    def controllers(self) -> ssl.SSLContext:
+        return self.dialler(self.authority.issue_client(CONTROLLER), name="controller")
+
+    def log(self) -> bytes:
+        return (self.folder / "mosquitto.log").read_bytes()
+
+
+@contextmanager
+def a_guarded_broker(folder: Path, *devices: DeviceId) -> Iterator[Guarded]:
+    """Run mosquitto on a folder written for these devices, for the length of the block."""
+    broker = Guarded(folder / "broker", devices)
+    broker.write()
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.kill()
