@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from random import Random
 
 from wherry import bundle as bundles
-from wherry import signing
 from wherry.blobs import check_digest, chunk_sizes, join
 from wherry.histogram import Histogram, bucket, from_counts
 from wherry.manifest import Manifest, blobs_of
@@ -35,10 +34,11 @@ class BrokenLaw(Exception):
 
 @dataclass(slots=True)
 class Disk:
-    """What outlives the process. `saved` and `outbox` change in one write."""
+    """What outlives the process. `saved`, `trust` and `outbox` change in one write."""
 
     store_id: StoreId
     saved: bytes
+    trust: bytes
     outbox: dict[int, bytes] = field(default_factory=dict)
     events: int = 0
     reports: int = 0
@@ -54,7 +54,6 @@ class World:
     timeline: Timeline
     broker: Broker
     chance: Random
-    trusted: signing.Keyring
     behaviours: Mapping[Digest, Behaviour]
     alias: AliasName
     labels_after_s: float
