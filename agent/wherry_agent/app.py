@@ -24,11 +24,12 @@ from wherry import __version__, codec, topics
 from wherry.messages import Desired, Flip, Reason, Wants, detail
 from wherry.names import AliasName, Digest, parse_role_name
 from wherry.trust.device import report_of
-from wherry_agent import detect, engine, host
+from wherry_agent import detect, engine, host, sources
 from wherry_agent.core import acceptance, download, install, session, trial
 from wherry_agent.core import agent as machine
 from wherry_agent.core.proposal import telling
 from wherry_agent.core.suitability import Machine
+from wherry_agent.delivery import Delivery, Rebuilt, Seen
 from wherry_agent.fetch import Fetch
 from wherry_agent.gauge import Gauge
 from wherry_agent.inbox import Inbox, News, Refused
@@ -50,6 +51,7 @@ from wherry_agent.shelf import Shelf
 from wherry_agent.store import Store
 from wherry_agent.telemetry import Recorder
 from wherry_agent.telling import Teller
+from wherry_agent.ways import Ways
 from wherry_agent.windows import Windows
 
 TICK_S = 0.25
@@ -94,7 +96,15 @@ class Stop:
 
 
 Item: TypeAlias = (
-    ControlUp | ControlDown | FetchLink | Message | Puback | Stop | engine.EngineEvent | trial.Ran
+    ControlUp
+    | ControlDown
+    | FetchLink
+    | Message
+    | Puback
+    | Stop
+    | Seen
+    | engine.EngineEvent
+    | trial.Ran
 )
 
 
@@ -115,7 +125,9 @@ class App:
         self._api = Server(self._engine, recorder, serving)
         runtimes = host.runtimes()
         this = _machine_of(settings, runtimes)
-        self._shelf = Shelf(self._store, this)
+        ways = Ways(self._store)
+        reserve_bytes = settings.fetch.reserve_bytes
+        self._shelf = Shelf(self._store, this, ways=ways, reserve_bytes=reserve_bytes)
         self._inbox = Inbox(self._store, self._shelf)
         self._teller = Teller(
             store_id=self._store.store_id,
@@ -135,7 +147,14 @@ class App:
         self._control = Connection(
             broker, settings.id, self._callbacks(), window=20, will=self._will()
         )
-        self._fetch = self._fetch_from(parse_broker(fetch_url(settings)))
+        self._delivery = Delivery(
+            self._fetch_from(parse_broker(fetch_url(settings))),
+            self._store,
+            self._shelf,
+            ways,
+            settings=settings.fetch,
+            put=self._queue.put,
+        )
         self._wants: list[tuple[float, tuple[Digest, ...]]] = []
         self._ticked_s = 0.0
 
@@ -163,6 +182,7 @@ class App:
         limit_bytes_per_s = self._settings.fetch.max_bytes_per_s
         effects = self._memory.wake(limit_bytes_per_s=limit_bytes_per_s)
         log.info("agent.woke", extra={"device": self._settings.id})
+        self._take(self._delivery.tick())
         self._take(event for effect in effects for event in self._perform(effect))
 
     def _turn(self) -> bool:
@@ -181,7 +201,7 @@ class App:
 
     def _tick(self) -> None:
         self._ticked_s = now_s = time.monotonic()
-        self._take([machine.Tick(), acceptance.Tick(now_s)])
+        self._take([*self._delivery.tick(), machine.Tick(), acceptance.Tick(now_s)])
         due = [digests for at_s, digests in self._wants if at_s <= now_s]
         self._wants = [want for want in self._wants if want[0] > now_s]
         for digests in due:
@@ -230,6 +250,8 @@ class App:
             case FetchLink(online):
                 yield machine.FetchLink(online, random.random())
             case Message(topic, payload):
+                if topic == topics.text(topics.DesiredTopic(self._settings.id)):
+                    yield from self._delivery.advise(payload)
                 yield from self._inbox.read(topic, payload, self._agent.download)
             case Puback(mid):
                 self._windows.acknowledge(mid)
@@ -237,6 +259,8 @@ class App:
                 yield item
             case Stop():
                 pass
+            case sources.Answer() | Rebuilt():
+                yield from self._delivery.read(item, self._agent.download)
             case _:
                 yield from self._read_engine(item)
 
@@ -270,7 +294,7 @@ class App:
 
     # Performing effects
 
-    def _perform(self, effect: machine.Effect) -> Iterator[machine.Event]:
+    def _perform(self, effect: machine.Effect) -> Iterator[News]:
         """Do what the machine ordered; yield what came of it at once."""
         match effect:
             case machine.For(_, install.Keep()) | trial.Clear():
@@ -282,21 +306,17 @@ class App:
                 yield session.Stored(last, time.monotonic())
                 if self._agent.session.connected:
                     self._announce()
-            case machine.OpenFetch():
-                self._fetch.open()
-            case machine.CloseFetch():
-                self._fetch.close()
-            case machine.Assemble(bundle):
-                yield self._shelf.assemble(bundle)
-            case download.AskManifest(bundle) if known := self._shelf.accept_again(bundle):
-                yield known
             case (
-                download.AskManifest()
+                machine.OpenFetch()
+                | machine.CloseFetch()
+                | machine.Assemble()
+                | download.AskManifest()
                 | download.DropManifest()
                 | download.AskChunks()
                 | download.DropChunks()
+                | download.AskSource()
             ):
-                self._fetch.perform(effect)
+                yield from self._delivery.perform(effect, self._agent.download)
             case download.Want(digests):
                 jitter_s = random.random() * WANT_JITTER_S
                 self._wants.append((time.monotonic() + jitter_s, digests))
@@ -378,7 +398,7 @@ class App:
         self._publish(topics.ReportedTopic(device), codec.encode(reported), retain=True)
 
     def _end_window(self, now_s: float) -> list[machine.Event]:
-        traffic = self._control.traffic() + self._fetch.traffic()
+        traffic = self._control.traffic() + self._delivery.traffic()
         return [
             machine.Measured(
                 alias=window.alias,
@@ -424,7 +444,7 @@ class App:
 
     def _close(self) -> None:
         self._control.leave()
-        self._fetch.close()
+        self._delivery.close()
         self._api.close()
         self._gauge.stop()
         self._engine.close()
