@@ -329,15 +329,16 @@ def _stream(payload: bytes, at: int, size_bytes: int) -> tuple[bytes, int]:
 def _unpacked(data: bytes, size_bytes: int, dictionary: bytes = b"") -> bytes:
     """Return what a zstd frame that declares so many bytes holds, not one byte more."""
     try:
-        declared = zstandard.get_frame_parameters(data).content_size
+        frame = zstandard.get_frame_parameters(data)
+        declared = frame.content_size
+        if frame.window_size > LARGEST_ZSTD_WINDOW_BYTES:
+            raise _oversized(f"a stream wants {frame.window_size} bytes of memory")
         if declared > size_bytes:
             raise _oversized(f"a stream of {size_bytes} bytes declares {declared}")
         if declared < size_bytes:
             raise _corrupt(f"a stream of {size_bytes} bytes declares {declared}")
         known = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-        unpacker = zstandard.ZstdDecompressor(
-            dict_data=known if dictionary else None, max_window_size=LARGEST_ZSTD_WINDOW_BYTES
-        )
+        unpacker = zstandard.ZstdDecompressor(dict_data=known if dictionary else None)
         unpacked: bytes = unpacker.decompress(
             data, max_output_size=size_bytes, allow_extra_data=False
         )
