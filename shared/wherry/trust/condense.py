@@ -23,6 +23,7 @@ _HEX = r"(?<![0-9a-f])(?:[0-9a-f]{64}|[0-9a-f]{128})(?![0-9a-f])"
 _NUMBER = r"(?<=:)(?:0|[1-9][0-9]{0,14})(?=[,}])"
 _COSTLY = re.compile(f"{_HEX}|{_NUMBER}")
 _SIZES = {DIGEST: 32, SIGNATURE: 64}
+_LONGEST = {NUMBER: 16, DIGEST: 64, SIGNATURE: 128, AGAIN: 128, EARLIER: 128}
 
 
 class Condensed(msgspec.Struct, frozen=True, array_like=True):
@@ -57,14 +58,12 @@ def condense(text: str) -> Condensed:
     return Condensed(marked, tuple(numbers), bytes.fromhex("".join(known)))
 
 
-def restore(condensed: Condensed, *, limit_chars: int) -> str:
+def restore(condensed: Condensed) -> str:
     """Return the text that was condensed.
 
-    Raises `ValueError` where it would be longer than `limit_chars`, or the marks do not fit what
-    they stand for.
+    Raises `ValueError` where the marks do not fit what they stand for. How long it may become is
+    for the caller to ask first (`longest`).
     """
-    if _longest(condensed.text) > limit_chars:
-        raise ValueError(f"it holds more than {limit_chars} characters")
     numbers, digests = list(reversed(condensed.numbers)), BytesIO(condensed.digests)
     known: list[str] = []
 
@@ -89,15 +88,6 @@ def restore(condensed: Condensed, *, limit_chars: int) -> str:
     return text
 
 
-def _longest(marked: str) -> int:
-    """Return how long a text can become at most."""
-    return len(marked) + sum(
-        marked.count(mark) * length
-        for mark, length in (
-            (NUMBER, 20),
-            (DIGEST, 64),
-            (SIGNATURE, 128),
-            (AGAIN, 128),
-            (EARLIER, 128),
-        )
-    )
+def longest(marked: str) -> int:
+    """Return how many characters a text with marks can become at most."""
+    return len(marked) + sum(marked.count(mark) * length for mark, length in _LONGEST.items())

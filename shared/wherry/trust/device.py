@@ -25,7 +25,7 @@ import msgspec
 from msgspec.structs import replace
 
 from wherry.codec import learned
-from wherry.messages import Count, Order, TrustReport
+from wherry.messages import Count, Order, Reason, TrustReport
 from wherry.names import AliasName, DeviceId, Digest, ProfileName, TrialId
 from wherry.trust import director, metadata, verdict, workflow
 from wherry.trust.director import Opened
@@ -273,10 +273,20 @@ def _with_bins(trust: Trust, trusted: TrustedSet, asked: _Asked) -> Outcome:
             lacking.append(piece_name(role, version))
         else:
             trusted = workflow.update_targets(trusted, role, data, asked.now)
+            _check_bin(trusted, role)
             texts[role] = data.decode()
     if lacking:
         return Lacking(replace(trust, bins={**trust.bins, **texts}), tuple(lacking))
     return _followed(replace(trust, bins=texts), trusted, asked)
+
+
+def _check_bin(trusted: TrustedSet, role: str) -> None:
+    """Refuse another bin in this one's place: one key signs them all, and none says its name."""
+    targets = trusted.targets[TARGETS]
+    for path in trusted.targets[role].targets:
+        if metadata.bin_of(targets, path) != role:
+            problem = f"it lists {path[:12]}, which is for another bin"
+            raise MetadataRefused(Reason.MIXED_METADATA, role, problem)
 
 
 def _followed(trust: Trust, trusted: TrustedSet, asked: _Asked) -> Followed:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import timezone
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import msgspec
 from securesystemslib.exceptions import Error as SigningError
@@ -28,7 +28,7 @@ from tuf.api.metadata import (
 from tuf.api.serialization import DeserializationError, SerializationError
 
 from wherry.codec import learned
-from wherry.messages import Reason
+from wherry.messages import Count, Reason
 from wherry.trust.refusals import MetadataRefused
 
 __all__ = [
@@ -60,7 +60,7 @@ LARGEST_METADATA_BYTES = 1 << 20
 
 
 class _Issued(msgspec.Struct, frozen=True):
-    issued: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    issued: Count = 0
 
 
 def largest_bytes(role: str) -> int:

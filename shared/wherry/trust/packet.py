@@ -19,7 +19,7 @@ import zstandard
 
 from wherry.codec import learned
 from wherry.messages import Count, Reason
-from wherry.trust.condense import Condensed, condense, restore
+from wherry.trust.condense import Condensed, condense, longest, restore
 from wherry.trust.refusals import MetadataRefused
 from wherry.trust.skeleton import SKELETON
 
@@ -67,8 +67,8 @@ def unpack(text: str) -> dict[str, bytes]:
     try:
         data = base64.b64decode(text, validate=True)
         packet = msgspec.msgpack.decode(data, type=learned(_Packet))
-        condensed = Condensed(_inflated(packet.frame), packet.numbers, packet.digests)
-        texts = restore(condensed, limit_chars=LARGEST_PACKET_BYTES).split(_BETWEEN)
+        text = _inflated(packet.frame)
+        texts = restore(Condensed(text, packet.numbers, packet.digests)).split(_BETWEEN)
     except (binascii.Error, msgspec.DecodeError, zstandard.ZstdError, ValueError) as error:
         raise _malformed(str(error)) from error
     return _named(packet.names, texts)
@@ -99,7 +99,10 @@ def _inflated(frame: bytes) -> str:
     decompressor = zstandard.ZstdDecompressor(
         dict_data=_dictionary(), max_window_size=LARGEST_WINDOW_BYTES
     )
-    return decompressor.decompress(frame, allow_extra_data=False).decode()
+    text = decompressor.decompress(frame, allow_extra_data=False).decode()
+    if longest(text) > LARGEST_PACKET_BYTES:
+        raise _oversized(f"its marks stand for more than {LARGEST_PACKET_BYTES} characters")
+    return text
 
 
 @cache
