@@ -16,7 +16,7 @@ from wherry.errors import Untrusted
 from wherry_agent.core.dates import Dates, Verdict, judge
 from wherry_agent.settings import CA_FILE, CERTIFICATE_FILE, KEY_FILE
 
-_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of openssl/x509_vfy.h.
+NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of openssl/x509_vfy.h.
 
 
 class PeerExpired(Untrusted):
@@ -59,7 +59,7 @@ def context_of(home: Path) -> ssl.SSLContext:
     """Return what the device of `home` dials with; raise `OSError` where its files are broken."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
+    context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
     context.load_verify_locations(home / CA_FILE)
     context.load_cert_chain(home / CERTIFICATE_FILE, home / KEY_FILE)
     return context

@@ -21,6 +21,7 @@ from wherry_controller.core.written import read
 
 FILE = "wherry.toml"
 EMBEDDED = "embedded"
+PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 Port: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -78,11 +79,18 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
 class Broker(msgspec.Struct, frozen=True, kw_only=True):
     """The broker, and how the controller treats it.
 
+    `fetch_url` is its listener for fetching: of a broker with TLS the port after that of `url`,
+    where None is said, else the same. `folder` holds what `wherry broker config` wrote; `reload` is
+    the pid file or the systemd service by which that broker is told to read it again, by default
+    the pid file that it keeps there.
     `budget_bytes` bounds what is retained at once; `inflight` the publications that no PUBACK
     has answered; `want_again_s` how soon a chunk that a device misses is published again.
     """
 
     url: str = "mqtt://127.0.0.1:1883"
+    fetch_url: str | None = None
+    folder: str = "broker"
+    reload: str | None = None
     embedded_port: Port = 1883
     client_id: str = "wherry-controller"
     budget_bytes: int = 256 * 1024 * 1024
@@ -215,7 +223,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The broker's host and port; raises `BadSetting` for a URL that names none."""
         if self.broker.url == EMBEDDED:
             return "127.0.0.1", self.broker.embedded_port
-        return _address(self.broker.url)
+        _, host, port = _address("broker.url", self.broker.url)
+        return host, port
+
+    @property
+    def has_guarded_broker(self) -> bool:
+        """Whether the broker asks for certificates and keeps rights."""
+        return self.broker.url.startswith("mqtts:")
+
+    @property
+    def broker_url(self) -> str:
+        """The broker's URL in full."""
+        scheme = "mqtts" if self.has_guarded_broker else "mqtt"
+        return _spell(scheme, *self.broker_address)
+
+    @property
+    def fetch_url(self) -> str:
+        """The URL of the broker's listener for fetching, in full."""
+        if self.broker.fetch_url is not None:
+            return _spell(*_address("broker.fetch_url", self.broker.fetch_url))
+        host, port = self.broker_address
+        return _spell("mqtts", host, port + 1) if self.has_guarded_broker else self.broker_url
+
+    @property
+    def broker_folder(self) -> Path:
+        return Path(self.folder) / self.broker.folder
 
 
 def read_settings(folder: Path, environment: Mapping[str, str]) -> Settings:
@@ -233,16 +265,21 @@ def read_settings(folder: Path, environment: Mapping[str, str]) -> Settings:
     return _with_environment(settings, environment)
 
 
-def _address(url: str) -> tuple[str, int]:
-    unfit = BadSetting("broker.url", url, "mqtt://HOST:PORT or embedded")
+def _address(key: str, url: str) -> tuple[str, str, int]:
+    unfit = BadSetting(key, url, "mqtts://HOST:PORT, mqtt://HOST:PORT or embedded")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
         raise unfit from error
-    if parts.scheme != "mqtt" or not parts.hostname:
+    if parts.scheme not in PORTS or not parts.hostname:
         raise unfit
-    return parts.hostname, port or 1883
+    return parts.scheme, parts.hostname, port or PORTS[parts.scheme]
+
+
+def _spell(scheme: str, host: str, port: int) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}:{port}"
 
 
 def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:

@@ -50,7 +50,7 @@ def context_of(controller: Controller) -> Context:
         decide=controller.decide,
         traffic=controller.traffic,
         clock=controller.clock,
-        broker_url="mqtt://{}:{}".format(*controller.settings.broker_address),
+        broker_url=controller.settings.broker_url,
         director_pem=signing.public_pem(keys.director.public_key()).decode(),
         bundles_pem=signing.public_pem(keys.bundles.public_key()).decode(),
     )

@@ -10,6 +10,7 @@ broker does not run, else `services.rights` tells it what to change.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -45,6 +46,8 @@ from wherry_controller.core.mosquitto import (
     configuration,
 )
 from wherry_controller.core.rights import CONTROLLER, document, rights_of
+
+log = logging.getLogger(__name__)
 
 CONFIGURATION = "mosquitto.conf"
 PLUGIN = "mosquitto_dynamic_security.so"
@@ -213,3 +216,43 @@ def give_to(user: str, folder: Path) -> None:
 
 def _own_files(folder: Path) -> Iterable[Path]:
     return (folder / KEY, folder / STATE, *(folder / STATE).iterdir())
+
+
+class Upkeep:
+    """Keeps fresh what a running broker reads: revocations, and both ends' certificates."""
+
+    def __init__(self, folder: Path, keys: Path, authority: Authority, *, how: str | None) -> None:
+        """`how` is what `reload` takes; None: the pid file that the broker keeps in `folder`."""
+        self._folder = folder
+        self._keys = keys
+        self._authority = authority
+        self._how = how or str(folder / PID)
+
+    def hear(self, revoked: bytes) -> None:
+        """Have the broker refuse what a new list names."""
+        if self._put({REVOKED: revoked}):
+            self._reload()
+
+    def tick(self, now: float) -> None:
+        """Renew certificates of which less than a third of their time is left."""
+        list(put(self._keys, controllers_files(self._keys, self._authority, now)))
+        if names := names_of(self._folder):
+            files = server_files(self._folder, self._authority, names, now)
+            if files and self._put(files):
+                self._reload()
+
+    def _put(self, files: Mapping[str, bytes]) -> bool:
+        """Write files of the broker; say whether it is one of ours, which may be told."""
+        if not (self._folder / CONFIGURATION).exists():
+            return False
+        owner = (self._folder / STATE).stat()
+        list(put(self._folder, files))
+        if os.geteuid() == 0:
+            os.chown(self._folder / KEY, owner.st_uid, owner.st_gid)
+        return True
+
+    def _reload(self) -> None:
+        try:
+            reload(self._how)
+        except NotReloaded as error:
+            log.error("broker.not_reloaded", extra={"problem": str(error)})
