@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from tests.builders import a_key, a_reported
 from tests.controller.scripted import AtOnce, ScriptedBuilder, a_bench, a_trials, builds_all
 from tests.controller.stores import a_store
-from tests.controller.trusts import a_fleet
+from tests.controller.trusts import a_fleet, a_trust
 from wherry import codec, signing
 from wherry.messages import Event, Reason, Reported, Slots, Status
 from wherry.names import (
@@ -130,8 +130,9 @@ class Served:
 def a_served_controller(folder: Path) -> Iterator[Served]:
     store = a_store(folder)
     blobs = BlobFolder(folder / "blobs")
-    fleet = a_fleet(store, Publisher(DeafBroker(), blobs, Pace()))
-    rollouts = Rollouts(store, fleet, incumbent_span_s=86_400.0, budget_bytes=BUDGET_BYTES)
+    trust = a_trust(store)
+    fleet = a_fleet(store, Publisher(DeafBroker(), blobs, Pace()), trust)
+    rollouts = Rollouts(store, fleet, trust, incumbent_span_s=86_400.0, budget_bytes=BUDGET_BYTES)
     builder = ScriptedBuilder(builds_all)
     builds = Builds(
         store,

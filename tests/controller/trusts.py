@@ -1,47 +1,56 @@
-"""A fleet under a repository that stands still, for tests that are not about trust."""
+"""A controller's trust and fleet for tests, with the keys of `tests.trusted`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
-
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.builders import a_key
-from tests.trusted import a_repository
+from tests.builders import A_TIME
+from tests.trusted import (
+    BUNDLE_KEY,
+    DIRECTOR_KEY,
+    SNAPSHOT_KEY,
+    TIMESTAMP_KEY,
+    a_root,
+    a_targets,
+)
 from wherry import codec, signing
+from wherry.bundle import Bundle
 from wherry.messages import Desired, Order
-from wherry.names import Digest
 from wherry.trust.making import LIFETIMES
-from wherry.trust.repository import Repository
 from wherry_controller.services.fleet import Fleet
-from wherry_controller.services.orders import Orders, Vouching
+from wherry_controller.services.orders import Orders
 from wherry_controller.services.publisher import Publisher
-from wherry_controller.store.database import Store, Transaction
+from wherry_controller.services.trust import Trust
+from wherry_controller.store.database import Store
+
+ONLINE_KEYS = (SNAPSHOT_KEY, TIMESTAMP_KEY, DIRECTOR_KEY)
 
 
-@dataclass
-class StillTrust:
-    """Vouches for nothing but what `held` lists, and lets `key` direct."""
-
-    held: Repository = field(default_factory=a_repository)
-    key: Ed25519PrivateKey = field(default_factory=a_key)
-
-    def repository(self, tx: Transaction, bundles: Collection[Digest]) -> Repository:
-        return self.held
-
-    def director(self, tx: Transaction) -> Ed25519PrivateKey:
-        return self.key
+def a_trust(
+    store: Store, *, now: float = A_TIME, bundle: Ed25519PrivateKey | None = BUNDLE_KEY
+) -> Trust:
+    """Return the founded trust of a store; with None the bundle key is kept apart."""
+    keys = ONLINE_KEYS if bundle is None else (*ONLINE_KEYS, bundle)
+    held = {signing.key_id(key.public_key()): key for key in keys}
+    trust = Trust(lambda: held)
+    with store.transaction() as tx:
+        trust.found(tx, a_root().data, a_targets().data, now)
+    return trust
 
 
-def a_fleet(store: Store, publisher: Publisher, *, trust: Vouching | None = None) -> Fleet:
-    """Return the fleet of a store whose orders `a_key()` signs."""
-    orders = Orders(store, trust or StillTrust(), lifetime_s=LIFETIMES.order_s)
+def a_fleet(store: Store, publisher: Publisher, trust: Trust | None = None) -> Fleet:
+    orders = Orders(store, trust or a_trust(store), lifetime_s=LIFETIMES.order_s)
     return Fleet(store, publisher, orders)
 
 
-def order_in(message: bytes, director: Ed25519PrivateKey | None = None) -> Order:
-    """Return the order that a device is told, once its signature is checked."""
+def vouch(store: Store, trust: Trust, bundle: Bundle, *, now: float = A_TIME) -> None:
+    """Have the controller vouch for a bundle, as it does for one that it sealed."""
+    with store.transaction() as tx:
+        trust.add_bundle(tx, bundle.manifest, bundle.digest, now)
+
+
+def order_in(message: bytes) -> Order:
+    """Return the order that a device is told, once the director's signature is checked."""
     desired = codec.decode(Desired, message)
-    trusted = signing.keyring((director or a_key()).public_key())
+    trusted = signing.keyring(DIRECTOR_KEY.public_key())
     return codec.decode(Order, signing.open_envelope(bytes(desired.order), trusted))

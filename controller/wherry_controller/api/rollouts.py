@@ -24,9 +24,10 @@ from wherry_controller.api.pages import Asked, Page, page
 from wherry_controller.core import rollout as core
 from wherry_controller.core.gate import Decision, Gate
 from wherry_controller.core.rollout import RolloutStatus, StoppedBy
-from wherry_controller.services import rollouts as service
+from wherry_controller.services import plan as service
 from wherry_controller.services.machines import state_of
-from wherry_controller.services.rollouts import Rollouts, Wish, rollout_of
+from wherry_controller.services.plan import Wish
+from wherry_controller.services.rollouts import Rollouts, rollout_of
 from wherry_controller.store import records, rollouts
 
 router = APIRouter(tags=["rollouts"])

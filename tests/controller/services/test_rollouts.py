@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from tests.builders import (
@@ -18,7 +19,8 @@ from tests.builders import (
 )
 from tests.controller.services.brokers import MemoryBroker
 from tests.controller.stores import DIGITS, a_store, add_built_version, add_devices, add_version
-from tests.controller.trusts import a_fleet, order_in
+from tests.controller.trusts import a_fleet, a_trust, order_in
+from tests.trusted import BUNDLE_KEY
 from wherry.bundle import Bundle
 from wherry.messages import Deployment, Feedback, Order, Reason, Slots, Status
 from wherry.names import (
@@ -46,14 +48,9 @@ from wherry_controller.services.missing import (
     UnknownVersion,
 )
 from wherry_controller.services.models import RefusedVersion
+from wherry_controller.services.plan import NoVariant, StageWish, Wish
 from wherry_controller.services.publisher import Pace, Publisher
-from wherry_controller.services.rollouts import (
-    NoVariant,
-    OverBudget,
-    Rollouts,
-    StageWish,
-    Wish,
-)
+from wherry_controller.services.rollouts import OverBudget, Rollouts
 from wherry_controller.store import devices, models, rollouts
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.records import Group, VersionStatus
@@ -67,11 +64,18 @@ ROLLOUT = parse_rollout_name("v1")
 class Bench:
     """A controller without threads: one device `pi-1` in `canary`, two in `field`."""
 
-    def __init__(self, folder: Path, *, budget_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        budget_bytes: int = 1 << 30,
+        bundle_key: Ed25519PrivateKey | None = BUNDLE_KEY,
+    ) -> None:
         self.now = 1000.0
         self.store = a_store(folder)
         self.blobs = BlobFolder(folder / "blobs")
         self.budget_bytes = budget_bytes
+        self.bundle_key = bundle_key
         self.seqs: dict[DeviceId, int] = {}
         with self.store.transaction() as tx:
             add_devices(tx, PI_1, PI_2, PI_3)
@@ -83,9 +87,14 @@ class Bench:
         """Begin anew on the same database, as a controller that was killed does."""
         self.broker = MemoryBroker()
         self.publisher = Publisher(self.broker, self.blobs, Pace())
-        self.fleet = a_fleet(self.store, self.publisher)
+        self.trust = a_trust(self.store, bundle=self.bundle_key)
+        self.fleet = a_fleet(self.store, self.publisher, self.trust)
         self.rollouts = Rollouts(
-            self.store, self.fleet, incumbent_span_s=3600.0, budget_bytes=self.budget_bytes
+            self.store,
+            self.fleet,
+            self.trust,
+            incumbent_span_s=3600.0,
+            budget_bytes=self.budget_bytes,
         )
         self.rollouts.resume_all(self.now)
         self.fleet.publish(self.now)

@@ -33,7 +33,7 @@ from tests.controller.scripted import (
 from tests.controller.services.brokers import MemoryBroker
 from tests.controller.services.test_rollouts import CANARY, a_wish
 from tests.controller.stores import DIGITS, a_store, add_built_version, add_devices
-from tests.controller.trusts import a_fleet, order_in
+from tests.controller.trusts import a_fleet, a_trust, order_in
 from wherry import signing
 from wherry.bundle import open_signed_manifest
 from wherry.messages import Order, Reason, Status, Trial, TrialResult
@@ -345,7 +345,9 @@ def test_a_device_that_an_open_rollout_reaches_is_not_asked(lab: Lab) -> None:
     with lab.store.transaction() as tx:
         add_built_version(tx, lab.blobs, "v0")
         devices.save_group(tx, Group(CANARY, (PI_2,)))
-    rollouts = Rollouts(lab.store, lab.fleet, incumbent_span_s=1.0, budget_bytes=1 << 30)
+    rollouts = Rollouts(
+        lab.store, lab.fleet, a_trust(lab.store), incumbent_span_s=1.0, budget_bytes=1 << 30
+    )
     rollouts.create(a_wish("v0", groups=(CANARY,)), lab.now)
     assert {one.device for one in lab.records(lab.build())} == {PI_1}
 
