@@ -265,15 +265,21 @@ def read_root(home: Path) -> bytes:
         raise NotEnrolled(home) from error
 
 
+def check_settings(settings: Settings) -> bytes:
+    """Return settings as they are written; raise `BadSettings` where they cannot be followed."""
+    text = _toml(settings).encode()
+    parse_settings(text, "the settings to enrol with")
+    return text
+
+
 def write_settings(home: Path, settings: Settings) -> None:
     """Write the settings of `home`, checked; raise `EnrolledAlready` where it is another's."""
-    text = _toml(settings)
-    parse_settings(text.encode(), "the settings to enrol with")
+    text = check_settings(settings)
     known = known_device(home)
     if known not in (None, settings.id):
         raise EnrolledAlready(home, known, settings.id)
     make_folder(home / "state")
-    write_whole(home / SETTINGS_FILE, text.encode(), mode=0o640)
+    write_whole(home / SETTINGS_FILE, text, mode=0o640)
 
 
 def read_trust(home: Path, name: str) -> Keyring:
