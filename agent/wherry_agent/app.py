@@ -323,7 +323,7 @@ class App:
             case trial.Run() | trial.Stop():
                 yield from perform_trial(effect, self._gauge, self._shelf)
             case _:
-                yield from self._perform_session(effect)
+                self._perform_session(effect)
 
     def _perform_acceptance(self, effect: acceptance.Effect) -> Iterator[News]:
         match effect:
@@ -348,7 +348,7 @@ class App:
             bytes_per_s=min(known, default=None), left_bytes=None, sources=desired.sources
         )
 
-    def _perform_session(self, effect: session.Effect) -> Iterator[machine.Event]:
+    def _perform_session(self, effect: session.Effect) -> None:
         match effect:
             case session.Connect():
                 self._control.connect()
