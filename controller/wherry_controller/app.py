@@ -14,7 +14,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from wherry.errors import REFUSALS, Unavailable
+from wherry.names import DeviceId
 from wherry.topics import (
     BundleTopic,
     DesiredTopic,
@@ -32,7 +33,9 @@ from wherry.topics import (
     WantsTopic,
     filter_of,
 )
+from wherry_controller.authority import CA
 from wherry_controller.broker import EmbeddedBroker, start_broker
+from wherry_controller.core.rights import ANSWERS
 from wherry_controller.foundation import Keys, read_keys
 from wherry_controller.mqtt import (
     Arrived,
@@ -43,6 +46,7 @@ from wherry_controller.mqtt import (
     Link,
     Subscribed,
     Traffic,
+    context_of,
 )
 from wherry_controller.services.acks import Acks
 from wherry_controller.services.bench import Bench
@@ -50,13 +54,16 @@ from wherry_controller.services.builds import Builds
 from wherry_controller.services.child import ChildBuilder
 from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.ingest import Drop, Ingest, Message
+from wherry_controller.services.mosquitto import OWN_CERTIFICATE, OWN_KEY
 from wherry_controller.services.publisher import Pace, Publisher
+from wherry_controller.services.rights import MosquittoRights
 from wherry_controller.services.rollouts import Rollouts
 from wherry_controller.services.shipped import declare_shipped
 from wherry_controller.services.trials import Trials
 from wherry_controller.settings import EMBEDDED, Settings
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, open_store
+from wherry_controller.store.identities import list_enrolled
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +91,7 @@ class Desk:
     ingest: Ingest
     publisher: Publisher
     acks: Acks
+    guard: MosquittoRights | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +227,9 @@ class Controller:
         said: list[Message] = []
         for event in batch:
             match event:
+                case Arrived(topic, payload) if topic == ANSWERS:
+                    if desk.guard is not None:
+                        desk.guard.on_answer(payload)
                 case Arrived():
                     said += self._read(event, now)
                 case Delivered():
@@ -227,6 +238,8 @@ class Controller:
                     desk.publisher.on_subscribed(request, now)
                 case Connected():
                     log.info("broker.connected")
+                    if desk.guard is not None:
+                        desk.guard.on_connected()
                     desk.publisher.on_connected(now)
                 case Disconnected(reason):
                     log.warning("broker.disconnected", extra={"reason": reason})
@@ -312,15 +325,29 @@ def _bench(settings: Settings) -> Bench:
 
 
 def _link(settings: Settings, inbox: Callable[[Inbound], None]) -> Link:
+    keys, heard = settings.key_folder, tuple(filter_of(kind) for kind in HEARD)
+    files = keys / CA, keys / OWN_CERTIFICATE, keys / OWN_KEY
+    is_guarded = settings.has_guarded_broker
     return Link(
         settings.broker_address,
         inbox,
         client_id=settings.broker.client_id,
-        subscriptions=tuple(filter_of(kind) for kind in HEARD),
+        subscriptions=(*heard, ANSWERS) if is_guarded else heard,
         inflight=settings.broker.inflight,
         keepalive_s=settings.broker.keepalive_s,
         longest_backoff_s=settings.broker.longest_backoff_s,
+        secured=partial(context_of, *files) if is_guarded else None,
     )
+
+
+def _guard(settings: Settings, store: Store, link: Link) -> MosquittoRights | None:
+    """Return what keeps the rights of devices on a broker that has any."""
+
+    def enrolled() -> Collection[DeviceId]:
+        with store.reading() as tx:
+            return list_enrolled(tx)
+
+    return MosquittoRights(link, enrolled) if settings.has_guarded_broker else None
 
 
 def _desk(settings: Settings, store: Store, blobs: BlobFolder, keys: Keys, link: Link) -> Desk:
@@ -339,4 +366,4 @@ def _desk(settings: Settings, store: Store, blobs: BlobFolder, keys: Keys, link:
         budget_bytes=settings.broker.budget_bytes,
     )
     acks = Acks(publisher, every_s=settings.fleet.ack_s)
-    return Desk(fleet, rollouts, Ingest(store), publisher, acks)
+    return Desk(fleet, rollouts, Ingest(store), publisher, acks, _guard(settings, store, link))

@@ -70,6 +70,12 @@ def certificates_for(tx: Transaction, csr: Digest) -> Sequence[Certificate]:
     return [to_record(row, Certificate) for row in rows]
 
 
+def list_enrolled(tx: Transaction) -> Sequence[DeviceId]:
+    """Return the devices that have a certificate which is not revoked."""
+    held = select(IdentityRow.device).where(col(IdentityRow.revoked_at).is_(None)).distinct()
+    return [DeviceId(device) for device in tx.exec(held.order_by(col(IdentityRow.device)))]
+
+
 def list_revoked(tx: Transaction, ended_after: float) -> Sequence[Certificate]:
     """Return the certificates that are revoked and ended after a time, or have yet to."""
     rows = tx.exec(
