@@ -297,10 +297,10 @@ class App:
     def _perform(self, effect: machine.Effect) -> Iterator[News]:
         """Do what the machine ordered; yield what came of it at once."""
         match effect:
-            case machine.For(_, install.Keep()) | trial.Clear():
+            case machine.For(alias, change):
+                yield from self._perform_install(alias, change)
+            case trial.Clear():
                 self._collect()
-            case machine.For(alias, install.Serve() | install.Retire() | install.Load() as change):
-                yield from perform_install(change, alias, self._engine, self._shelf)
             case machine.Tell() | trial.Answer():
                 _, last = self._outbox.span()
                 yield session.Stored(last, time.monotonic())
@@ -324,6 +324,14 @@ class App:
                 yield from perform_trial(effect, self._gauge, self._shelf)
             case _:
                 self._perform_session(effect)
+
+    def _perform_install(
+        self, alias: AliasName, effect: install.Serve | install.Retire | install.Keep | install.Load
+    ) -> Iterator[machine.Event]:
+        if isinstance(effect, install.Keep):
+            self._collect()
+        else:
+            yield from perform_install(effect, alias, self._engine, self._shelf)
 
     def _perform_acceptance(self, effect: acceptance.Effect) -> Iterator[News]:
         match effect:
