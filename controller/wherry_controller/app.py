@@ -325,8 +325,8 @@ def _bench(settings: Settings) -> Bench:
 
 
 def _link(settings: Settings, inbox: Callable[[Inbound], None]) -> Link:
-    keys, heard = settings.key_folder, tuple(filter_of(kind) for kind in HEARD)
-    files = keys / CA, keys / OWN_CERTIFICATE, keys / OWN_KEY
+    own, heard = settings.authority_folder, tuple(filter_of(kind) for kind in HEARD)
+    files = own / CA, own / OWN_CERTIFICATE, own / OWN_KEY
     is_guarded = settings.has_guarded_broker
     return Link(
         settings.broker_address,

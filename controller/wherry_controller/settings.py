@@ -188,6 +188,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database: str = "sqlite:///wherry.db"
     blobs: str = "blobs"
     keys: str = "keys"
+    authority: str = "authority"
     logs: str = "logs"
     largest_blob_bytes: int = 2 << 30
     http: Http = Http()
@@ -213,6 +214,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key_folder(self) -> Path:
         return Path(self.folder) / self.keys
+
+    @property
+    def authority_folder(self) -> Path:
+        """Where the certificate authority is, its list, and what it issued to the controller."""
+        return Path(self.folder) / self.authority
 
     @property
     def log_folder(self) -> Path:
