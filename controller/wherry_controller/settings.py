@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from wherry.errors import Malformed, Unavailable
 from wherry.messages import Pace
+from wherry.trust.making import Lifetimes
 from wherry_controller.core.build import Limits
 from wherry_controller.core.written import read
 
@@ -197,6 +198,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fleet: Fleet = Fleet()
     gates: Gates = Gates()
     build: Build = Build()
+    trust: Lifetimes = Lifetimes()
     delivery: Delivery = Delivery()
 
     @property

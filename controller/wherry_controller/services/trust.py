@@ -68,14 +68,14 @@ class Trust:
         self._keys = keys
         self._lifetimes = lifetimes
 
-    def found(self, tx: Transaction, root: bytes, targets: bytes, now: float) -> None:
-        """Begin with a first root and targets; does nothing where there is a root already.
+    def found(self, tx: Transaction, root: bytes, targets: bytes, now: float) -> bool:
+        """Begin with a first root and targets; say False where there is a root already.
 
         Raises what `check_first_root` and `check_targets` raise.
         """
         store.take_trust(tx)
         if store.list_roots(tx):
-            return
+            return False
         first = documents.read(Root, root)
         core.check_first_root(first, self._keys(), now)
         above = documents.read(Targets, targets)
@@ -83,13 +83,26 @@ class Trust:
         keys = self._online(first.signed, above.signed)
         begun = repository.found(first, above, keys, now, lifetimes=self._lifetimes)
         self._save(tx, None, begun, now, cause="founded")
+        return True
 
     def add_bundle(self, tx: Transaction, manifest: Manifest, bundle: Digest, now: float) -> None:
         """Vouch for a bundle that was sealed or imported; twice is the same as once."""
+        cause = f"{manifest.model}:{manifest.version} for {manifest.profile.name}"
+        self.add_bundles(tx, {bundle: manifest}, now, cause=cause)
+
+    def add_bundles(
+        self, tx: Transaction, bundles: Mapping[Digest, Manifest], now: float, *, cause: str
+    ) -> None:
+        """Vouch for bundles in one change; those that were added before stay as they are."""
         store.take_trust(tx)
-        if bundle not in self._latest(tx, [bundle]):
-            cause = f"{manifest.model}:{manifest.version} for {manifest.profile.name}"
-            self._change(tx, {bundle: listing_of_manifest(manifest)}, now, cause=cause)
+        known = self._latest(tx, bundles)
+        new = {
+            bundle: listing_of_manifest(manifest)
+            for bundle, manifest in bundles.items()
+            if bundle not in known
+        }
+        if new:
+            self._change(tx, new, now, cause=cause)
 
     def release(
         self,

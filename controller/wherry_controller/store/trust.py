@@ -12,11 +12,11 @@ import msgspec
 from sqlalchemy import func
 from sqlmodel import col, delete, select
 
-from wherry.names import AliasName, ModelName, RoleName, VersionName
+from wherry.names import AliasName, Digest, ModelName, RoleName, VersionName
 from wherry.trust.making import ROOT
 from wherry_controller.store.convert import save, to_record
 from wherry_controller.store.database import Transaction, take_turn
-from wherry_controller.store.tables import MetadataRow, ReleaseRow
+from wherry_controller.store.tables import BundleRow, MetadataRow, ReleaseRow
 
 
 class MetadataRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +79,12 @@ def save_published(tx: Transaction, role: RoleName, version: int, data: bytes, n
         tx.exec(older.where(col(MetadataRow.version) <= version))
     record = MetadataRecord(role=role, version=version, data=data, made_at=now, published_at=now)
     save(tx, MetadataRow, record)
+
+
+def list_envelopes(tx: Transaction) -> Sequence[tuple[Digest, bytes]]:
+    """Return the signed manifest of every bundle there is."""
+    rows = tx.exec(select(BundleRow.digest, BundleRow.envelope).order_by(col(BundleRow.digest)))
+    return [(Digest(digest), envelope) for digest, envelope in rows]
 
 
 def get_release(
