@@ -138,6 +138,7 @@ def a_served_controller(folder: Path) -> Iterator[Served]:
         store,
         blobs,
         a_key(2),
+        vouch=trust.add_bundle,
         builder=builder,
         executor=AtOnce(),
         bench=a_bench(folder),

@@ -16,7 +16,10 @@ from tests.trusted import (
 from wherry import codec, signing
 from wherry.bundle import Bundle
 from wherry.messages import Desired, Order
+from wherry.names import Digest
 from wherry.trust.making import LIFETIMES
+from wherry.trust.repository import listing_of
+from wherry.trust.target import Target
 from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.orders import Orders
 from wherry_controller.services.publisher import Publisher
@@ -47,6 +50,13 @@ def vouch(store: Store, trust: Trust, bundle: Bundle, *, now: float = A_TIME) ->
     """Have the controller vouch for a bundle, as it does for one that it sealed."""
     with store.transaction() as tx:
         trust.add_bundle(tx, bundle.manifest, bundle.digest, now)
+
+
+def target_of(store: Store, trust: Trust, bundle: Digest) -> Target | None:
+    """Return what is published of a bundle."""
+    with store.reading() as tx:
+        listing = listing_of(trust.repository(tx, [bundle]), bundle)
+    return None if listing is None else listing.target
 
 
 def order_in(message: bytes) -> Order:

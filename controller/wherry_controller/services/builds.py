@@ -36,7 +36,7 @@ from wherry_controller.core.choice import DeviceFigures
 from wherry_controller.core.fault import BuildReason, BuildRefused
 from wherry_controller.services.bench import OUTPUT, Bench
 from wherry_controller.services.child import BuildCanceled, Builder, BuildStopped
-from wherry_controller.services.harvest import keep_reference, keep_report, keep_variant
+from wherry_controller.services.harvest import Vouch, keep_reference, keep_report, keep_variant
 from wherry_controller.services.measuring import Measuring
 from wherry_controller.services.missing import UnknownBuild
 from wherry_controller.services.models import (
@@ -104,6 +104,7 @@ class Builds:
         blobs: BlobFolder,
         key: Ed25519PrivateKey,
         *,
+        vouch: Vouch,
         builder: Builder,
         executor: Executor,
         bench: Bench,
@@ -114,14 +115,22 @@ class Builds:
         self._store = store
         self._blobs = blobs
         self._key = key
+        self._vouch = vouch
         self._builder = builder
         self._executor = executor
         self._bench = bench
         self._trials = trials
-        self._measuring = Measuring(
-            store, blobs, key, builder=builder, trials=trials, advance=self._advance
-        )
         self._clock = clock
+        self._measuring = Measuring(
+            store,
+            blobs,
+            key,
+            vouch=vouch,
+            builder=builder,
+            trials=trials,
+            advance=self._advance,
+            clock=clock,
+        )
         self._limits = limits
 
     def start(self) -> None:
@@ -322,6 +331,7 @@ class Builds:
                     self._store,
                     self._blobs,
                     self._key,
+                    vouch=self._vouch,
                     build=build,
                     output=output,
                     built=message,

@@ -33,7 +33,7 @@ from tests.controller.scripted import (
 from tests.controller.services.brokers import MemoryBroker
 from tests.controller.services.test_rollouts import CANARY, a_wish
 from tests.controller.stores import DIGITS, a_store, add_built_version, add_devices
-from tests.controller.trusts import a_fleet, a_trust, order_in
+from tests.controller.trusts import a_fleet, a_trust, order_in, target_of
 from wherry import signing
 from wherry.bundle import open_signed_manifest
 from wherry.messages import Order, Reason, Status, Trial, TrialResult
@@ -110,7 +110,8 @@ class Lab:
         self.blobs = BlobFolder(self.folder / "blobs")
         self.broker = MemoryBroker()
         self.publisher = Publisher(self.broker, self.blobs, Pace())
-        self.fleet = a_fleet(self.store, self.publisher)
+        self.trust = a_trust(self.store)
+        self.fleet = a_fleet(self.store, self.publisher, self.trust)
         self.ingest = Ingest(self.store)
         self.builder = ScriptedBuilder(offers("int8"))
         with self.store.transaction() as tx:
@@ -129,6 +130,7 @@ class Lab:
             self.store,
             self.blobs,
             a_key(),
+            vouch=self.trust.add_bundle,
             builder=self.builder,
             executor=AtOnce(),
             bench=a_bench(self.folder),
@@ -247,7 +249,8 @@ def test_bundles_for_measuring_are_signed_kept_and_retained_while_they_are_wante
 
     def look() -> None:
         named = {trial.bundle for trial in lab.order_for(PI_1).trials}
-        assert len(named) == 2
+        targets = [target_of(lab.store, lab.trust, bundle) for bundle in named]
+        assert [target and target.measuring for target in targets] == [True, True]
         wanted.extend(lab.retained(bundle) for bundle in named)
 
     lab.on_pause.append(look)
