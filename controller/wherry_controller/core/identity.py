@@ -267,9 +267,10 @@ def judge_renewal(
 
 
 def newest_of(held: Iterable[Certificate]) -> Certificate | None:
-    """Return the newest certificate that is not revoked."""
-    live = [one for one in held if one.revoked_at is None]
-    return max(live, key=lambda one: one.issued_at, default=None)
+    """Return the certificate that no other one renews, of those that are not revoked."""
+    live = live_of(held)
+    renewed = {one.renews for one in live}
+    return next((one for one in live if one.serial not in renewed), None)
 
 
 def replaced_by_renewal(held: Iterable[Certificate], old: Certificate) -> tuple[Certificate, ...]:

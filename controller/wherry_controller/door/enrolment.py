@@ -31,7 +31,6 @@ from wherry_controller.authority import read_request
 from wherry_controller.core.pace import Rate
 from wherry_controller.door.limits import Limited, address_of, body_of
 from wherry_controller.services.admission import Asked
-from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.identity import Identities
 
 T = TypeVar("T")
@@ -40,11 +39,17 @@ JSON = "application/json"
 PEM = "application/x-pem-file"
 
 
+class Publishes(Protocol):
+    """Tells devices their orders."""
+
+    def publish(self, now: float) -> None: ...
+
+
 class Desk(Protocol):
     """Where identities are decided; only the one thread that decides is at it."""
 
     @property
-    def fleet(self) -> Fleet: ...
+    def fleet(self) -> Publishes: ...
 
     @property
     def identities(self) -> Identities: ...

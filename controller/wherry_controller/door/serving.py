@@ -93,6 +93,8 @@ class Doors:
 
     def close(self) -> None:
         for door in (self._enrolment, self._blobs):
+            door.shut()
+        for door in (self._enrolment, self._blobs):
             door.close()
 
     def refresh(self, _: Crl) -> None:
@@ -188,8 +190,12 @@ class _Served:
         self._thread.start()
         self._is_open.wait(START_S)
 
-    def close(self) -> None:
+    def shut(self) -> None:
+        """Let nobody in any more."""
         self._server.should_exit = True
+
+    def close(self) -> None:
+        self.shut()
         if self._thread.is_alive():
             self._thread.join()
         self._listener.close()

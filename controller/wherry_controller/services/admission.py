@@ -159,9 +159,9 @@ class Admission:
         return pending
 
     def revoke_tokens(self, tx: Transaction, device: DeviceId, now: float) -> None:
-        """Take back what tokens of a device are out."""
+        """Take back the tokens of a device that nobody has used."""
         for token in identities.tokens_of(tx, device):
-            if token.revoked_at is None and token.expires_at > now:
+            if token.used_at is None and token.revoked_at is None and token.expires_at > now:
                 self._revoke_token(tx, token, now)
 
     def find_name(
