@@ -55,7 +55,7 @@ set_tcp_nodelay true
 # holds everybody up meanwhile (1.5 s for 600 MB), so it is seldom; the default of 30 minutes
 # would have chunks fetched from the controller again after each power cut.
 persistence true
-persistence_location {folder}/{state}/
+persistence_location {folder}/{state}
 autosave_interval 300
 
 # Orders and reports. The certificate's common name is the username and the client id.
