@@ -152,6 +152,7 @@ def a_served_controller(folder: Path) -> Iterator[Served]:
         store=store,
         blobs=blobs,
         builds=builds,
+        trust=trust,
         decide=served.decide,
         traffic=Traffic,
         clock=lambda: served.now,

@@ -8,6 +8,7 @@ from starlette.types import Lifespan
 
 import wherry
 from wherry_controller.api import (
+    audit,
     broker,
     builds,
     bundles,
@@ -20,6 +21,7 @@ from wherry_controller.api import (
     reports,
     rollouts,
     telemetry,
+    trust,
 )
 from wherry_controller.api.context import PREFIX, Context
 from wherry_controller.api.documents import written_out
@@ -34,6 +36,8 @@ TAGS = [
     {"name": "devices", "description": "The machines that run the agent."},
     {"name": "groups", "description": "Named sets of devices."},
     {"name": "rollouts", "description": "One version's way to some groups, stage by stage."},
+    {"name": "trust", "description": "Who vouches for bundles, and what they signed."},
+    {"name": "audit", "description": "What was signed, enrolled, approved, revoked, refused."},
     {"name": "broker", "description": "The controller's link to the broker."},
 ]
 
@@ -102,5 +106,7 @@ def _routers() -> tuple[APIRouter, ...]:
         telemetry.router,
         groups.router,
         rollouts.router,
+        trust.router,
+        audit.router,
         broker.router,
     )

@@ -12,6 +12,7 @@ from wherry_controller.mqtt import Traffic
 from wherry_controller.services.builds import Builds
 from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.rollouts import Rollouts
+from wherry_controller.services.trust import Trust
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
 
@@ -43,6 +44,7 @@ class Context:
     store: Store
     blobs: BlobFolder
     builds: Builds
+    trust: Trust
     decide: Decide
     traffic: Callable[[], Traffic]
     clock: Callable[[], float]

@@ -47,6 +47,7 @@ def context_of(controller: Controller) -> Context:
         store=controller.store,
         blobs=controller.blobs,
         builds=controller.builds,
+        trust=controller.trust,
         decide=controller.decide,
         traffic=controller.traffic,
         clock=controller.clock,

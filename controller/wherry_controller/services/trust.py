@@ -156,6 +156,10 @@ class Trust:
         root = _newest_root(tx).signed
         return self._held("director", root.wherry.director.keyids)
 
+    def held(self) -> frozenset[KeyId]:
+        """Return which keys can sign by themselves now."""
+        return frozenset(self._keys())
+
     def waiting(self, tx: Transaction) -> Sequence[MetadataRecord]:
         """Return the bins that wait for the bundle key's signature, the newest version of each."""
         return list({record.role: record for record in store.list_waiting(tx)}.values())
@@ -192,7 +196,7 @@ class Trust:
             offered,
             waiting=waiting,
             online=self._online,
-            held=frozenset(self._keys()),
+            held=self.held(),
             latest=_latest_counters(tx),
             now=now,
         )
