@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from wherry.errors import REFUSALS, Unavailable
+from wherry.files import make_folder
 from wherry.names import DeviceId
 from wherry.topics import (
     BundleTopic,
@@ -33,7 +34,7 @@ from wherry.topics import (
     WantsTopic,
     filter_of,
 )
-from wherry_controller.authority import CA
+from wherry_controller.authority import CA, Authority, found_authority
 from wherry_controller.broker import EmbeddedBroker, start_broker
 from wherry_controller.core.rights import ANSWERS
 from wherry_controller.foundation import Keys, read_keys
@@ -49,10 +50,13 @@ from wherry_controller.mqtt import (
     context_of,
 )
 from wherry_controller.services.acks import Acks
+from wherry_controller.services.admission import Policy
 from wherry_controller.services.bench import Bench
 from wherry_controller.services.builds import Builds
 from wherry_controller.services.child import ChildBuilder
+from wherry_controller.services.crl import Revocations
 from wherry_controller.services.fleet import Fleet
+from wherry_controller.services.identity import Identities, OpenBroker, Places
 from wherry_controller.services.ingest import Drop, Ingest, Message
 from wherry_controller.services.mosquitto import OWN_CERTIFICATE, OWN_KEY
 from wherry_controller.services.publisher import Pace, Publisher
@@ -64,6 +68,7 @@ from wherry_controller.settings import EMBEDDED, Settings
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, open_store
 from wherry_controller.store.identities import list_enrolled
+from wherry_controller.store.trust import newest_root
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +78,7 @@ HEARD = (ReportedTopic, EventsTopic, TelemetryTopic, PresenceTopic, WantsTopic)
 LONGEST_QUEUE = 20_000
 LARGEST_BATCH = 1000
 TURN_S = 0.1
+REVOKED_S = 600.0
 
 
 class Closing(Unavailable):
@@ -92,6 +98,7 @@ class Desk:
     publisher: Publisher
     acks: Acks
     guard: MosquittoRights | None
+    identities: Identities
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +141,14 @@ class Controller:
         self.keys = keys
         self.clock = clock
         self.blobs = BlobFolder(settings.blob_folder, limit_bytes=settings.largest_blob_bytes)
+        folder = make_folder(settings.authority_folder, mode=0o700)
+        self.authority = found_authority(folder, clock())
+        self.revocations = Revocations(store, self.authority, folder)
         self._queue: queue.Queue[Queued] = queue.Queue(LONGEST_QUEUE)
         self._link = _link(settings, self._queue.put)
-        self._desk = _desk(settings, store, self.blobs, keys, self._link)
+        self._desk = _desk(
+            settings, store, self.blobs, keys, self._link, self.authority, self.revocations
+        )
         self.builds = Builds(
             store,
             self.blobs,
@@ -159,6 +171,7 @@ class Controller:
         self._is_closing = threading.Event()
         self._judge = Due(settings.gates.judge_s)
         self._look_for_silent = Due(settings.fleet.online_deadline_s / 4)
+        self._look_at_revoked = Due(REVOKED_S)
 
     def start(self) -> None:
         """Take up what an earlier process left, and begin; raises what `start_broker` raises."""
@@ -285,6 +298,8 @@ class Controller:
             desk.rollouts.tick(now)
         if self._look_for_silent.is_now(now):
             desk.fleet.note_silent(now - self.settings.fleet.online_deadline_s)
+        if self._look_at_revoked.is_now(now):
+            desk.identities.tick(now)
 
 
 def open_controller(settings: Settings, *, clock: Callable[[], float] = time.time) -> Controller:
@@ -350,7 +365,42 @@ def _guard(settings: Settings, store: Store, link: Link) -> MosquittoRights | No
     return MosquittoRights(link, enrolled) if settings.has_guarded_broker else None
 
 
-def _desk(settings: Settings, store: Store, blobs: BlobFolder, keys: Keys, link: Link) -> Desk:
+def _identities(
+    settings: Settings,
+    store: Store,
+    authority: Authority,
+    revocations: Revocations,
+    guard: MosquittoRights | None,
+) -> Identities:
+    door = settings.door
+    return Identities(
+        store,
+        authority,
+        revocations,
+        rights=guard or OpenBroker(),
+        root=newest_root,
+        places=Places(
+            broker=door.broker or settings.broker_url,
+            fetch_broker=door.fetch_broker or settings.fetch_url,
+            blobs=f"https://{door.names[0]}:{door.blob_port}",
+        ),
+        policy=Policy(
+            certificate_s=door.certificate_s,
+            renew_grace_s=door.renew_grace_s,
+            token_s=door.token_s,
+        ),
+    )
+
+
+def _desk(
+    settings: Settings,
+    store: Store,
+    blobs: BlobFolder,
+    keys: Keys,
+    link: Link,
+    authority: Authority,
+    revocations: Revocations,
+) -> Desk:
     pace = Pace(
         inflight=settings.broker.inflight,
         reconcile_s=settings.broker.reconcile_s,
@@ -366,4 +416,6 @@ def _desk(settings: Settings, store: Store, blobs: BlobFolder, keys: Keys, link:
         budget_bytes=settings.broker.budget_bytes,
     )
     acks = Acks(publisher, every_s=settings.fleet.ack_s)
-    return Desk(fleet, rollouts, Ingest(store), publisher, acks, _guard(settings, store, link))
+    guard = _guard(settings, store, link)
+    identities = _identities(settings, store, authority, revocations, guard)
+    return Desk(fleet, rollouts, Ingest(store), publisher, acks, guard, identities)

@@ -60,9 +60,10 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     """The doors for devices: `port` to enrol and renew, `blob_port` to read blobs by range.
 
     `names` are the hosts and addresses that devices reach them by, the first one first; `broker` is
-    the broker's URL as devices reach it, None where it is the controller's own. A certificate lasts
-    `certificate_s` and may be renewed until `renew_grace_s` after its end. A token lasts `token_s`
-    unless it is said otherwise. An address may ask `per_second` times, `burst` at once.
+    the broker's URL as devices reach it, and `fetch_broker` its listener for fetching: None where
+    they are the controller's own. A certificate lasts `certificate_s` and may be renewed until
+    `renew_grace_s` after its end. A token lasts `token_s` unless it is said otherwise. An address
+    may ask `per_second` times, `burst` at once.
     """
 
     host: str = "127.0.0.1"
@@ -70,6 +71,7 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     blob_port: Port = 8323
     names: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("localhost", "127.0.0.1")
     broker: str | None = None
+    fetch_broker: str | None = None
     certificate_s: Annotated[float, msgspec.Meta(gt=0)] = 30 * 86400.0
     renew_grace_s: Annotated[float, msgspec.Meta(ge=0)] = 365 * 86400.0
     token_s: Annotated[float, msgspec.Meta(gt=0)] = 3600.0

@@ -12,11 +12,19 @@ import msgspec
 from sqlalchemy import func
 from sqlmodel import col, delete, select
 
+from wherry.errors import Unavailable
 from wherry.names import AliasName, Digest, ModelName, RoleName, VersionName
 from wherry.trust.making import ROOT
 from wherry_controller.store.convert import save, to_record
 from wherry_controller.store.database import Transaction, take_turn
 from wherry_controller.store.tables import BundleRow, MetadataRow, ReleaseRow
+
+
+class NoRoot(Unavailable):
+    """A controller that has no root of trust yet."""
+
+    def __str__(self) -> str:
+        return "the controller has no root of trust yet: run `wherry init`, then serve it."
 
 
 class MetadataRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +56,14 @@ def list_roots(tx: Transaction) -> Sequence[MetadataRecord]:
     """Return every root, the first one first."""
     rows = select(MetadataRow).where(MetadataRow.role == ROOT).order_by(col(MetadataRow.version))
     return [to_record(row, MetadataRecord) for row in tx.exec(rows)]
+
+
+def newest_root(tx: Transaction) -> bytes:
+    """Return the newest root that is published: what a device is enrolled with; raise `NoRoot`."""
+    published = [one.data for one in list_roots(tx) if one.published_at is not None]
+    if not published:
+        raise NoRoot
+    return published[-1]
 
 
 def list_published(tx: Transaction, roles: Collection[RoleName]) -> dict[RoleName, MetadataRecord]:
