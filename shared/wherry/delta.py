@@ -1,14 +1,15 @@
 """A delta: a blob told by its difference from another one that the device has, window by window.
 
     magic, header length and header (JSON), then windows until the blob is whole
-    window: head, payload      head: kind, item, length, extra, payload's length, offset in the base
+    window: head, payload      head: kind, item, order, length, extra, payload's length, offset
 
 A window is at most 256 KiB of the new blob, cut at tensors, so rebuilding takes the same small
 memory whatever the blob's length. Weights hardly compress as they are: what they differ by from
 those that they were trained on from does, once the bytes of equal weight stand together. So the
 items of a window (of 1, 2, 4 or 8 bytes) are zigzag differences of bit patterns, laid out in
 planes, one a byte; a plane is cut into fields of 8, 4, 2 or 1 bits, whichever packs best, since
-zstd's Huffman codes spend a bit or more on every byte.
+zstd's Huffman codes spend a bit or more on every byte. Where that packs better, items stand in the
+order of the base's exponents: small floats differ by more of their last places than large ones.
 
 The delta comes from where nobody is trusted: every length is bounded before it is allocated,
 never more than the declared length is written, and the digest of the whole is checked.
@@ -43,6 +44,7 @@ LARGEST_PAYLOAD_BYTES = 2 * WINDOW_BYTES
 LARGEST_REACH_BYTES = 2 * WINDOW_BYTES
 LARGEST_ZSTD_WINDOW_BYTES = 1 << 20
 ITEM_BYTES = (1, 2, 4, 8)
+MOST_ORDERED = 65536  # Items: sorting takes 16 bytes for each.
 FIELD_BITS = (8, 4, 2, 1)
 
 HEADER_LENGTH = struct.Struct("<I")
@@ -64,6 +66,13 @@ class Kind(IntEnum):
     XOR = 3  # What to turn over in the base's items.
     SCALED = 4  # As DIFFERENCE, from the base's floats times one factor a row.
     PATCH = 5  # Bytes, zstd with a part of the base as its dictionary.
+
+
+class Order(IntEnum):
+    """How the items of a window stand."""
+
+    AS_IN_BLOB = 0
+    BY_EXPONENT = 1  # Of the base's items, stably (DIFFERENCE and SCALED).
 
 
 class Storing(IntEnum):
@@ -96,6 +105,7 @@ class Window:
     offset: int = 0
     item: int = 1
     extra: int = 0
+    order: Order = Order.AS_IN_BLOB
 
     @property
     def count(self) -> int:
@@ -166,8 +176,11 @@ def pack_header(header: Header) -> bytes:
 
 def pack_window(window: Window, payload: bytes = b"") -> bytes:
     """Return a window's head and payload as they stand in a delta."""
-    head = (window.kind, window.item, 0, window.length, window.extra, len(payload), window.offset)
-    return HEAD.pack(*head) + payload
+    kind, item, order, length, extra = (
+        *(window.kind, window.item, window.order),
+        *(window.length, window.extra),
+    )
+    return HEAD.pack(kind, item, order, length, extra, len(payload), window.offset) + payload
 
 
 def rebuild_window(window: Window, payload: bytes, base: bytes) -> bytes:
@@ -182,11 +195,12 @@ def rebuild_window(window: Window, payload: bytes, base: bytes) -> bytes:
         case Kind.XOR:
             return (_items(payload, window) ^ _base_items(base, window)).tobytes()
         case Kind.DIFFERENCE:
-            return _added(_items(payload, window), _base_items(base, window))
+            items = _in_place(_items(payload, window), base, window)
+            return _added(items, _base_items(base, window))
         case Kind.SCALED:
             factors, rest = _factors(payload, window)
-            scaled = np.frombuffer(scale(base, window, factors), dtype=_unsigned(window.item))
-            return _added(_items(rest, window), scaled)
+            items = _in_place(_items(rest, window), base, window)
+            return _added(items, _base_items(scale(base, window, factors), window))
 
 
 def reads_of(window: Window) -> int:
@@ -207,6 +221,23 @@ def scale(base: bytes, window: Window, factors: npt.NDArray[np.float32]) -> byte
     with np.errstate(all="ignore"):
         floats *= factors[:, None]
         return floats.astype(kind, copy=False).tobytes()
+
+
+def order_of(base: bytes, window: Window) -> npt.NDArray[np.intp]:
+    """Return the places of the window's items in the order of their exponents in the base."""
+    rows = np.frombuffer(base, dtype=np.uint8).reshape(-1, window.item)
+    exponents = rows[:, -1] & 0x7F  # Half precision and bfloat16 look alike here.
+    if window.item == 4:
+        exponents = exponents << 1 | rows[:, 2] >> 7
+    return np.argsort(exponents, kind="stable")
+
+
+def _in_place(items: Items, base: bytes, window: Window) -> Items:
+    if window.order is Order.AS_IN_BLOB:
+        return items
+    placed = np.empty_like(items)
+    placed[order_of(base, window)] = items
+    return placed
 
 
 def _pieces(window: Window, payload: bytes, read_base: ReadBase) -> Iterator[bytes]:
@@ -232,10 +263,12 @@ def _check_header(header: Header, expected: Expected) -> None:
 
 
 def _read_head(read: Read) -> tuple[Window, int]:
-    kind, item, _, length, extra, payload_bytes, offset = HEAD.unpack(_exactly(read, HEAD.size))
-    if kind not in Kind.__members__.values():
-        raise _corrupt(f"it has a window of the unknown kind {kind}")
-    return Window(Kind(kind), length, offset, item=item, extra=extra), payload_bytes
+    kind, item, order, length, extra, payload_bytes, offset = HEAD.unpack(_exactly(read, HEAD.size))
+    try:
+        window = Window(Kind(kind), length, offset, item=item, extra=extra, order=Order(order))
+    except ValueError as error:
+        raise _corrupt(f"it has a window of the unknown kind {kind}, {order}") from error
+    return window, payload_bytes
 
 
 def _check_window(window: Window, payload_bytes: int, base_bytes: int, left_bytes: int) -> None:
@@ -256,6 +289,12 @@ def _check_window(window: Window, payload_bytes: int, base_bytes: int, left_byte
         window.item not in (2, 4) or not window.extra or window.count % window.extra
     ):
         raise _corrupt(f"{window.count} items do not make rows of {window.extra}")
+    if window.order is not Order.AS_IN_BLOB and (
+        window.kind not in (Kind.DIFFERENCE, Kind.SCALED)
+        or window.item not in (2, 4)
+        or window.count > MOST_ORDERED
+    ):
+        raise _corrupt(f"{window.count} items of {window.item} bytes cannot be ordered")
     if window.kind is Kind.COPY and payload_bytes:
         raise _corrupt("a copy has a payload")
 
@@ -348,11 +387,14 @@ def _unpacked(data: bytes, size_bytes: int, dictionary: bytes = b"") -> bytes:
 
 
 def _added(zigzag: Items, base: Items) -> bytes:
-    """Return the base's items plus the differences, which wrap."""
+    """Return the base's items plus the differences, which wrap; `zigzag` is written over."""
     one = zigzag.dtype.type(1)
-    sign = (zigzag & one) * np.iinfo(zigzag.dtype).max
-    total: Items = base + ((zigzag >> one) ^ sign.astype(zigzag.dtype, copy=False))
-    return total.tobytes()
+    sign = zigzag & one
+    np.negative(sign, out=sign)
+    zigzag >>= one
+    zigzag ^= sign
+    zigzag += base
+    return zigzag.tobytes()
 
 
 def _factors(payload: bytes, window: Window) -> tuple[npt.NDArray[np.float32], bytes]:

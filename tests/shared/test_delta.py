@@ -37,10 +37,12 @@ from wherry.delta import (
     LARGEST_PAYLOAD_BYTES,
     LARGEST_REACH_BYTES,
     MAGIC,
+    MOST_ORDERED,
     WINDOW_BYTES,
     DeltaRefused,
     Expected,
     Kind,
+    Order,
     Storing,
     Window,
     pack_window,
@@ -100,6 +102,17 @@ def test_a_rows_factor_is_applied_before_the_difference() -> None:
     payload = struct.pack("<2f", 2.0, 0.5) + planes([0, 0, 0, zigzag(1, 2)], 2)
     blob = struct.pack("<4H", two, two + 0x400, half, one + 1)
     assert rebuild_window(window, payload, base) == blob
+
+
+def test_items_in_the_order_of_the_bases_exponents_find_their_places() -> None:
+    halves = struct.pack("<4e", 1.5, -0.001, 3000.0, 0.002)
+    singles = struct.pack("<4f", 1.5, -0.001, 3000.0, 0.002)
+    for item, base in ((2, halves), (4, singles)):
+        values = [int.from_bytes(base[at : at + item], "little") for at in range(0, 4 * item, item)]
+        told = [zigzag(step, item) for step in (2, 4, 1, 3)]  # From the smallest to the largest.
+        moved = [values[0] + 1, values[1] + 2, values[2] + 3, values[3] + 4]
+        window = Window(Kind.DIFFERENCE, 4 * item, item=item, order=Order.BY_EXPONENT)
+        assert rebuild_window(window, planes(told, item), base) == raw(moved, item)
 
 
 def test_a_patch_repeats_what_its_part_of_the_base_holds() -> None:
@@ -193,11 +206,18 @@ def test_truncation_at_every_byte_is_refused() -> None:
 def heads() -> Iterator[tuple[str, bytes, Reason]]:
     """Yield windows whose heads say what cannot be, and nothing after them."""
 
-    def head(kind: int, item: int, length: int, extra: int, payload: int, offset: int) -> bytes:
-        return HEAD.pack(kind, item, 0, length, extra, payload, offset)
+    def head(
+        kind: int, item: int, length: int, extra: int, payload: int, offset: int, order: int = 0
+    ) -> bytes:
+        return HEAD.pack(kind, item, order, length, extra, payload, offset)
 
     wide = WINDOW_BYTES + 1
     yield "unknown kind", head(6, 1, 8, 0, 0, 0), Reason.DELTA_CORRUPT
+    yield "unknown order", head(Kind.DIFFERENCE, 2, 8, 0, 0, 0, 2), Reason.DELTA_CORRUPT
+    yield "ordered bytes", head(Kind.DIFFERENCE, 1, 8, 0, 0, 0, 1), Reason.DELTA_CORRUPT
+    yield "ordered full", head(Kind.FULL, 2, 8, 0, 0, 0, 1), Reason.DELTA_CORRUPT
+    many = 2 * (MOST_ORDERED + 1)
+    yield "too many to order", head(Kind.DIFFERENCE, 2, many, 0, 0, 0, 1), Reason.DELTA_CORRUPT
     yield "long window", head(Kind.FULL, 1, wide, 0, 0, 0), Reason.DELTA_OVERSIZED
     large = LARGEST_PAYLOAD_BYTES + 1
     yield "long payload", head(Kind.FULL, 1, 8, 0, large, 0), Reason.DELTA_OVERSIZED

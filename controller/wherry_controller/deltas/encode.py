@@ -3,8 +3,9 @@
     find tensors in both -> pair them -> windows cut at tensors -> for each: the base's own bytes?
     a patch? which difference, by its packed length? -> which width of fields, for each plane
 
-Ways are tried, not guessed: first each kind with whole bytes as fields, then the best kind with
-every width. The packed length of one window is the measure, so no window waits for another.
+Ways are tried, not guessed: first each kind with whole bytes as fields, then the best kind in the
+other order, then with every width. The packed length of one window is the measure, so no window
+waits for another.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ import zstandard
 
 from wherry.delta import (
     FIELD_BITS,
+    MOST_ORDERED,
     STREAM,
     WINDOW_BYTES,
     Header,
     Items,
     Kind,
+    Order,
     Storing,
     Window,
+    order_of,
     pack_header,
     pack_window,
     scale,
@@ -138,7 +142,8 @@ def _windows(pieces: Iterator[Piece]) -> Iterator[Piece]:
     """Cut pieces into windows, at rows where a row is shorter than a window."""
     for piece in pieces:
         row_bytes = piece.item * piece.row
-        step = WINDOW_BYTES // row_bytes * row_bytes or WINDOW_BYTES
+        longest = min(WINDOW_BYTES, MOST_ORDERED * piece.item) if piece.item > 1 else WINDOW_BYTES
+        step = longest // row_bytes * row_bytes or longest
         for start, end in pairwise([*range(piece.start, piece.end, step), piece.end]):
             moved = start - piece.start
             row = piece.row if (end - start) % row_bytes == 0 else (end - start) // piece.item
@@ -157,7 +162,8 @@ def _tell(piece: Piece, base: Data, blob: Data) -> Told:
     if piece.item == 1 or not piece.has_base or length < ITEM_FLOOR_BYTES:
         told.append(_patch(piece, base, new))
     if length >= ITEM_FLOOR_BYTES:
-        told.append(_packed(min(_ways(piece, old, new), key=_rough_bytes)))
+        way = min(_ways(piece, old, new), key=_rough_bytes)
+        told.append(_packed(min((way, *_ordered(way, old)), key=_rough_bytes)))
     return min(told, key=lambda one: len(one.payload))
 
 
@@ -195,6 +201,13 @@ def _ways(piece: Piece, old: bytes, new: bytes) -> Iterator[Way]:
         factors = _factors_of(window, old, new)
         scaled = np.frombuffer(scale(old, window, factors), dtype=f"<u{item}")
         yield Way(window, _zigzag(items - scaled), factors.tobytes())
+
+
+def _ordered(way: Way, old: bytes) -> Iterator[Way]:
+    """Yield the way with its items in the order of the base's exponents, where it may be so."""
+    window = replace(way.window, order=Order.BY_EXPONENT)
+    if window.kind in (Kind.DIFFERENCE, Kind.SCALED) and window.item in (2, 4):
+        yield replace(way, window=window, items=way.items[order_of(old, window)])
 
 
 def _factors_of(window: Window, old: bytes, new: bytes) -> npt.NDArray[np.float32]:
