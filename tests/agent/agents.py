@@ -81,6 +81,7 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 # What is vouched for at each broker: its trust topics are retained for every test that shares it.
 _repositories: dict[int, Repository] = {}
+_issued: dict[tuple[DeviceId, int], int] = {}
 
 
 def repository_at(port: int) -> Repository:
@@ -151,8 +152,9 @@ class Controller:
         self, device: DeviceId, order: Order, *, key: Ed25519PrivateKey = DIRECTOR_KEY
     ) -> None:
         """Publish an order as the director signs it now, with the metadata that it needs."""
-        now = int(time.time())
-        order = replace(order, issued=now, expires=now + ORDER_LIFE_S)
+        named = (order.device, order.generation)
+        issued = _issued.setdefault(named, int(time.time()))  # Said again, it is the same order.
+        order = replace(order, issued=issued, expires=issued + ORDER_LIFE_S)
         self.publish(DesiredTopic(device), desired_of(repository_at(self._port), order, key=key))
 
     def vouch(self, bundle: Bundle, alias: AliasName = DEFAULT) -> None:
