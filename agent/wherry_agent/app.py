@@ -23,10 +23,11 @@ from typing_extensions import assert_never
 from wherry import __version__, codec, topics
 from wherry.messages import Desired, Flip, Reason, Wants, detail
 from wherry.names import AliasName, Digest, parse_role_name
-from wherry.trust.device import report_of
+from wherry.trust.device import now_of, report_of
 from wherry_agent import detect, engine, host, sources
 from wherry_agent.core import acceptance, download, install, session, trial
 from wherry_agent.core import agent as machine
+from wherry_agent.core.dates import Dates, Verdict
 from wherry_agent.core.proposal import telling
 from wherry_agent.core.suitability import Machine
 from wherry_agent.delivery import Delivery, Rebuilt, Seen
@@ -51,12 +52,20 @@ from wherry_agent.shelf import Shelf
 from wherry_agent.store import Store
 from wherry_agent.telemetry import Recorder
 from wherry_agent.telling import Teller
+from wherry_agent.tls import Secured, context_of
 from wherry_agent.ways import Ways
 from wherry_agent.windows import Windows
 
 TICK_S = 0.25
 PRESENCE_DELAY_S = 5
 WANT_JITTER_S = 1.0
+
+# What a broker's dates say of this device, or of the broker; nothing installs by them.
+_DEGRADED: dict[Verdict, tuple[Reason, ...]] = {
+    Verdict.SOUND: (),
+    Verdict.CLOCK_AHEAD: (Reason.CLOCK_AHEAD,),
+    Verdict.EXPIRED: (Reason.CERTIFICATE_EXPIRED,),
+}
 
 log = logging.getLogger("wherry_agent")
 
@@ -80,6 +89,14 @@ class FetchLink:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokerShown:
+    """The dates of the certificate that the broker showed, and what they are worth here."""
+
+    dates: Dates
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     topic: str
     payload: bytes
@@ -99,6 +116,7 @@ Item: TypeAlias = (
     ControlUp
     | ControlDown
     | FetchLink
+    | BrokerShown
     | Message
     | Puback
     | Stop
@@ -115,6 +133,8 @@ class App:
         self._settings = settings
         enrolment = _enrolment_of(home, settings)
         broker = parse_broker(settings.broker)
+        self._home = home
+        self._broker_dates = Verdict.SOUND
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._store = Store(home / "state")
         self._outbox = Outbox(self._store.database, keep_windows=settings.telemetry.keep_windows)
@@ -145,7 +165,12 @@ class App:
             window_s=settings.telemetry.window_s,
         )
         self._control = Connection(
-            broker, settings.id, self._callbacks(), window=20, will=self._will()
+            broker,
+            settings.id,
+            self._callbacks(),
+            window=20,
+            will=self._will(),
+            secured=self._secured(),
         )
         self._delivery = Delivery(
             self._fetch_from(parse_broker(fetch_url(settings))),
@@ -249,6 +274,9 @@ class App:
                 yield session.Lost(time.monotonic(), random.random())
             case FetchLink(online):
                 yield machine.FetchLink(online, random.random())
+            case BrokerShown(dates, verdict):
+                self._memory.prove("certificate", dates.begins)
+                self._broker_dates = verdict
             case Message(topic, payload):
                 if topic == topics.text(topics.DesiredTopic(self._settings.id)):
                     yield from self._delivery.advise(payload)
@@ -402,6 +430,7 @@ class App:
             seq=self._store.next_report_seq(),
             oldest_event=self._outbox.span()[0],
             trust=report_of(trust, time.time()),
+            degraded=_DEGRADED[self._broker_dates],
         )
         self._publish(topics.ReportedTopic(device), codec.encode(reported), retain=True)
 
@@ -436,6 +465,15 @@ class App:
             f"{self._settings.id}:fetch",
             on_link=lambda online: put(FetchLink(online)),
             on_message=lambda topic, payload: put(Message(topic, payload)),
+            secured=self._secured(),
+        )
+
+    def _secured(self) -> Secured:
+        put = self._queue.put
+        return Secured(
+            context=lambda: context_of(self._home),
+            floor=lambda: now_of(self._memory.acceptance.trust, 0.0),
+            on_peer=lambda dates, verdict: put(BrokerShown(dates, verdict)),
         )
 
     def _will(self) -> Will:
