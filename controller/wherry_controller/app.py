@@ -28,9 +28,11 @@ from wherry.topics import (
     BundleTopic,
     DesiredTopic,
     EventsTopic,
+    MetadataTopic,
     PresenceTopic,
     ReportedTopic,
     TelemetryTopic,
+    TimestampTopic,
     WantsTopic,
     filter_of,
 )
@@ -50,20 +52,24 @@ from wherry_controller.mqtt import (
     context_of,
 )
 from wherry_controller.services.acks import Acks
+from wherry_controller.services.adoption import open_trust
 from wherry_controller.services.admission import Policy
 from wherry_controller.services.bench import Bench
 from wherry_controller.services.builds import Builds
 from wherry_controller.services.child import ChildBuilder
 from wherry_controller.services.crl import Revocations
+from wherry_controller.services.delivery import Advisor
 from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.identity import Identities, OpenBroker, Places
 from wherry_controller.services.ingest import Drop, Ingest, Message
 from wherry_controller.services.mosquitto import OWN_CERTIFICATE, OWN_KEY
+from wherry_controller.services.orders import Orders
 from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rights import MosquittoRights
 from wherry_controller.services.rollouts import Rollouts
 from wherry_controller.services.shipped import declare_shipped
 from wherry_controller.services.trials import Trials
+from wherry_controller.services.trust import Trust
 from wherry_controller.settings import EMBEDDED, Settings
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, open_store
@@ -79,6 +85,7 @@ LONGEST_QUEUE = 20_000
 LARGEST_BATCH = 1000
 TURN_S = 0.1
 REVOKED_S = 600.0
+RENEW_S = 60.0
 
 
 class Closing(Unavailable):
@@ -99,6 +106,7 @@ class Desk:
     acks: Acks
     guard: MosquittoRights | None
     identities: Identities
+    trust: Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +142,18 @@ class Controller:
     """A controller on its folder; `start` and `close` once each."""
 
     def __init__(
-        self, settings: Settings, store: Store, keys: Keys, *, clock: Callable[[], float]
+        self,
+        settings: Settings,
+        store: Store,
+        keys: Keys,
+        trust: Trust,
+        *,
+        clock: Callable[[], float],
     ) -> None:
         self.settings = settings
         self.store = store
         self.keys = keys
+        self.trust = trust
         self.clock = clock
         self.blobs = BlobFolder(settings.blob_folder, limit_bytes=settings.largest_blob_bytes)
         folder = make_folder(settings.authority_folder, mode=0o700)
@@ -147,12 +162,13 @@ class Controller:
         self._queue: queue.Queue[Queued] = queue.Queue(LONGEST_QUEUE)
         self._link = _link(settings, self._queue.put)
         self._desk = _desk(
-            settings, store, self.blobs, keys, self._link, self.authority, self.revocations
+            settings, store, self.blobs, trust, self._link, self.authority, self.revocations
         )
         self.builds = Builds(
             store,
             self.blobs,
             keys.bundles,
+            vouch=trust.add_bundle,
             builder=ChildBuilder(),
             executor=ThreadPoolExecutor(settings.build.at_once, thread_name_prefix="build"),
             bench=_bench(settings),
@@ -172,6 +188,7 @@ class Controller:
         self._judge = Due(settings.gates.judge_s)
         self._look_for_silent = Due(settings.fleet.online_deadline_s / 4)
         self._look_at_revoked = Due(REVOKED_S)
+        self._renew = Due(RENEW_S, last=clock())
 
     def start(self) -> None:
         """Take up what an earlier process left, and begin; raises what `start_broker` raises."""
@@ -211,6 +228,7 @@ class Controller:
 
     def _decide_on(self) -> None:
         """Decide until `Stop`: the outermost loop of the deciding thread."""
+        self._guarded(lambda: self._sign_anew(self.clock()))
         self._guarded(lambda: self._desk.rollouts.resume_all(self.clock()))
         self._guarded(lambda: self._desk.fleet.publish(self.clock()))
         is_over = False
@@ -270,7 +288,7 @@ class Controller:
         match read:
             case Message():
                 yield read
-            case DesiredTopic() | BundleTopic():
+            case DesiredTopic() | BundleTopic() | TimestampTopic() | MetadataTopic():
                 self._desk.publisher.on_read_back(read, arrived.payload, now)
             case None:
                 pass
@@ -300,17 +318,26 @@ class Controller:
             desk.fleet.note_silent(now - self.settings.fleet.online_deadline_s)
         if self._look_at_revoked.is_now(now):
             desk.identities.tick(now)
+        if self._renew.is_now(now):
+            self._sign_anew(now)
+            desk.fleet.publish(now)
+
+    def _sign_anew(self, now: float) -> None:
+        """Sign what is at half of its life, however long nobody looked at it."""
+        with self.store.transaction() as tx:
+            self._desk.trust.resign(tx, now)
 
 
 def open_controller(settings: Settings, *, clock: Callable[[], float] = time.time) -> Controller:
     """Open the controller's database, keys and folders; nothing runs before `start`.
 
-    Raises `NoKeys`, `BadKey`, `NoDatabase`, `NewerDatabase` and `BadSetting`.
+    Raises `NoKeys`, `BadKey`, `NoDatabase`, `NewerDatabase`, `BadSetting`, and what `open_trust`
+    raises for a root that cannot be served.
     """
     keys = read_keys(settings)
     store = open_store(settings.database_url)
     declare_shipped(store)
-    return Controller(settings, store, keys, clock=clock)
+    return Controller(settings, store, keys, open_trust(settings, store, clock()), clock=clock)
 
 
 def _perform(work: Callable[[Desk], T], outcome: Future[T], desk: Desk) -> None:
@@ -396,7 +423,7 @@ def _desk(
     settings: Settings,
     store: Store,
     blobs: BlobFolder,
-    keys: Keys,
+    trust: Trust,
     link: Link,
     authority: Authority,
     revocations: Revocations,
@@ -408,14 +435,17 @@ def _desk(
         want_again_s=settings.broker.want_again_s,
     )
     publisher = Publisher(link, blobs, pace)
-    fleet = Fleet(store, publisher, keys.director)
+    advisor = Advisor(settings.delivery)
+    orders = Orders(store, trust, lifetime_s=settings.trust.order_s, advise=advisor.begin)
+    fleet = Fleet(store, publisher, orders, deltas=advisor.shelved)
     rollouts = Rollouts(
         store,
         fleet,
+        trust,
         incumbent_span_s=settings.gates.incumbent_span_s,
         budget_bytes=settings.broker.budget_bytes,
     )
     acks = Acks(publisher, every_s=settings.fleet.ack_s)
     guard = _guard(settings, store, link)
     identities = _identities(settings, store, authority, revocations, guard)
-    return Desk(fleet, rollouts, Ingest(store), publisher, acks, guard, identities)
+    return Desk(fleet, rollouts, Ingest(store), publisher, acks, guard, identities, trust)
