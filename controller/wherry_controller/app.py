@@ -52,8 +52,8 @@ from wherry_controller.mqtt import (
     context_of,
 )
 from wherry_controller.services.acks import Acks
-from wherry_controller.services.adoption import open_trust
 from wherry_controller.services.admission import Policy
+from wherry_controller.services.adoption import open_trust
 from wherry_controller.services.bench import Bench
 from wherry_controller.services.builds import Builds
 from wherry_controller.services.child import ChildBuilder

@@ -32,7 +32,7 @@ from wherry import codec, signing
 from wherry.blobs import check_digest, join
 from wherry.bundle import Bundle, open_signed_manifest
 from wherry.manifest import blobs_of
-from wherry.messages import Ack, Order
+from wherry.messages import Ack, Desired, Order
 from wherry.names import Digest
 from wherry.topics import (
     AcksTopic,
@@ -135,7 +135,8 @@ def fetch_bundle(port: int, controller: Controller) -> Digest:
     director = signing.keyring(controller.keys.director.public_key())
     with a_link(port, client_id=DEVICE) as (link, inbox):
         inbox.wait_for(Connected)
-        signed = signing.open_envelope(fetch(link, inbox, DesiredTopic(DEVICE)), director)
+        desired = codec.decode(Desired, fetch(link, inbox, DesiredTopic(DEVICE)))
+        signed = signing.open_envelope(bytes(desired.order), director)
         digest = codec.decode(Order, signed).aliases[an_alias()].bundle
         envelope = fetch(link, inbox, BundleTopic(digest))
         keys = signing.keyring(a_key().public_key())
