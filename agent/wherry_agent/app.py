@@ -21,7 +21,7 @@ from typing import TypeAlias
 from typing_extensions import assert_never
 
 from wherry import __version__, codec, topics
-from wherry.messages import Desired, Flip, Reason, Wants, detail
+from wherry.messages import Flip, Reason, Wants, detail
 from wherry.names import AliasName, Digest, parse_role_name
 from wherry.trust.device import now_of, report_of
 from wherry_agent import detect, engine, host, sources
@@ -275,11 +275,9 @@ class App:
             case FetchLink(online):
                 yield machine.FetchLink(online, random.random())
             case BrokerShown(dates, verdict):
-                self._memory.prove("certificate", dates.begins)
                 self._broker_dates = verdict
+                yield acceptance.Vouched("certificate", dates.begins)
             case Message(topic, payload):
-                if topic == topics.text(topics.DesiredTopic(self._settings.id)):
-                    yield from self._delivery.advise(payload)
                 yield from self._inbox.read(topic, payload, self._agent.download)
             case Puback(mid):
                 self._windows.acknowledge(mid)
@@ -370,19 +368,11 @@ class App:
             case acceptance.Refuse(reason, why):
                 yield Refused(reason, why)
             case acceptance.Advise(desired):
-                yield from self._heed(desired)
+                yield from self._delivery.advise(desired)
             case acceptance.Accept(order):
                 log.info("order.accepted", extra={"generation": order.generation})
             case _:
                 assert_never(effect)
-
-    def _heed(self, desired: Desired) -> Iterator[machine.Event]:
-        """Take the advice that came with an order."""
-        limits = (self._settings.fetch.max_bytes_per_s, desired.pace.bytes_per_s)
-        known = [limit for limit in limits if limit is not None]
-        yield download.Advised(
-            bytes_per_s=min(known, default=None), left_bytes=None, sources=desired.sources
-        )
 
     def _perform_session(self, effect: session.Effect) -> None:
         match effect:

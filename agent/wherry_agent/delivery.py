@@ -18,15 +18,13 @@ from typing import TypeAlias
 
 from typing_extensions import assert_never
 
-from wherry import codec
 from wherry.blobs import Blob
-from wherry.errors import REFUSALS, Malformed, Untrusted
+from wherry.errors import REFUSALS, Untrusted
 from wherry.messages import Desired, Pace, Reason, Traffic, detail
 from wherry.names import Digest
 from wherry_agent import sources
 from wherry_agent.core import agent as machine
 from wherry_agent.core import download
-from wherry_agent.core.acceptance import LARGEST_DESIRED_BYTES
 from wherry_agent.core.budget import least, left_bytes, spend
 from wherry_agent.fetch import Ask, Fetch
 from wherry_agent.inbox import News, Refused
@@ -94,15 +92,8 @@ class Delivery:
         self._fetch.close()
         self._sources.close()
 
-    def advise(self, payload: bytes) -> Iterator[machine.Event]:
-        """Take what lies beside an order: deltas, sources and the controller's pace.
-
-        Whether the order is taken is another's matter; what is no desired state advises nothing.
-        """
-        try:
-            desired = codec.decode(Desired, payload, limit_bytes=LARGEST_DESIRED_BYTES)
-        except Malformed:
-            return
+    def advise(self, desired: Desired) -> Iterator[machine.Event]:
+        """Take what lies beside an order that is followed: deltas, sources and a pace."""
         self._pace, self._urls = desired.pace, desired.sources
         if self._ways.offer(desired.deltas):
             yield download.LookAgain(time.monotonic())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from wherry.messages import Deployment, Event, TrialResult
 from wherry.names import DeviceId, ProfileName
@@ -82,12 +82,6 @@ class Memory:
                 self.agent, ordered = machine.step(self.agent, came, time.monotonic())
         self._commit(ordered)
         return effects, ordered
-
-    def prove(self, source: str, signed_time: float) -> None:
-        """Let it be no earlier than a time that `source` has signed."""
-        trust = device.raise_floor(self.acceptance.trust, source, signed_time)
-        self.acceptance = replace(self.acceptance, trust=trust)
-        self._commit(())
 
     def note(self, event: Event) -> machine.Event:
         """Put an event in the outbox; return the news for the session."""
