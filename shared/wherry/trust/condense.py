@@ -64,6 +64,8 @@ def restore(condensed: Condensed) -> str:
     Raises `ValueError` where the marks do not fit what they stand for. How long it may become is
     for the caller to ask first (`longest`).
     """
+    if len(condensed.digests) != _digest_bytes(condensed.text):
+        raise ValueError("its marks are too few or too many")
     numbers, digests = list(reversed(condensed.numbers)), BytesIO(condensed.digests)
     known: list[str] = []
 
@@ -83,9 +85,13 @@ def restore(condensed: Condensed) -> str:
         text = _MARKS.sub(unmark, condensed.text)
     except IndexError as error:
         raise ValueError("its marks stand for nothing") from error
-    if numbers or 2 * len(condensed.digests) != sum(map(len, known)):
+    if numbers:
         raise ValueError("its marks are too few or too many")
     return text
+
+
+def _digest_bytes(marked: str) -> int:
+    return sum(marked.count(mark) * size for mark, size in _SIZES.items())
 
 
 def longest(marked: str) -> int:

@@ -7,7 +7,6 @@ to; whether its bundles may be installed is for targets to say.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -16,6 +15,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from wherry import codec, signing
+from wherry.blobs import digest_of
 from wherry.messages import Order, Reason
 from wherry.names import DeviceId, Digest, KeyId
 from wherry.trust import metadata
@@ -65,7 +65,7 @@ def open_order(envelope: bytes, root: Root) -> Opened:
     if len(vouching) < director.threshold:
         problem = f"{len(vouching)} of the director's keys signed it, {director.threshold} must"
         raise OrderRefused(Reason.UNTRUSTED_SIGNATURE, problem)
-    return Opened(codec.decode(Order, signed), Digest(hashlib.sha256(signed).hexdigest()))
+    return Opened(codec.decode(Order, signed), digest_of(signed))
 
 
 def director_of(root: Root) -> Director:

@@ -25,7 +25,6 @@ from wherry.trust.skeleton import SKELETON
 
 LARGEST_PACKET_BYTES = 1 << 20
 LARGEST_TEXT_BYTES = 1 << 18
-LARGEST_WINDOW_BYTES = 1 << 20
 
 _LEVEL = 9  # Within 5 bytes of 19, in half of its time.
 _NAME = re.compile(r"[a-z]{1,20}(?:-[0-9a-f]{1,8})?/[1-9][0-9]{0,9}")
@@ -96,9 +95,7 @@ def _inflated(frame: bytes) -> str:
         raise _malformed("its frame does not declare a length")
     if declared > LARGEST_PACKET_BYTES:
         raise _oversized(f"it declares {declared} bytes and {LARGEST_PACKET_BYTES} are allowed")
-    decompressor = zstandard.ZstdDecompressor(
-        dict_data=_dictionary(), max_window_size=LARGEST_WINDOW_BYTES
-    )
+    decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary())
     text = decompressor.decompress(frame, allow_extra_data=False).decode()
     if longest(text) > LARGEST_PACKET_BYTES:
         raise _oversized(f"its marks stand for more than {LARGEST_PACKET_BYTES} characters")
