@@ -59,6 +59,8 @@ from wherry_controller.services.builds import Builds
 from wherry_controller.services.child import ChildBuilder
 from wherry_controller.services.crl import Revocations
 from wherry_controller.services.delivery import Advisor
+from wherry_controller.services.delta_maker import ChildMaker
+from wherry_controller.services.deltas import Deltas
 from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.identity import Identities, OpenBroker, Places
 from wherry_controller.services.ingest import Drop, Ingest, Message
@@ -161,8 +163,17 @@ class Controller:
         self.revocations = Revocations(store, self.authority, folder)
         self._queue: queue.Queue[Queued] = queue.Queue(LONGEST_QUEUE)
         self._link = _link(settings, self._queue.put)
+        self._making = ThreadPoolExecutor(1, thread_name_prefix="delta")
+        self._deltas = self._open_deltas() if settings.delivery.deltas else None
         self._desk = _desk(
-            settings, store, self.blobs, trust, self._link, self.authority, self.revocations
+            settings,
+            store,
+            self.blobs,
+            trust,
+            self._link,
+            self.authority,
+            self.revocations,
+            self._deltas,
         )
         self.builds = Builds(
             store,
@@ -202,6 +213,9 @@ class Controller:
     def close(self) -> None:
         """End every thread and child; work that comes too late is refused with `Closing`."""
         self.builds.stop()
+        if self._deltas is not None:
+            self._deltas.stop()
+        self._making.shutdown(cancel_futures=True)
         self._link.close()
         if self._thread.is_alive():
             self._is_closing.set()
@@ -210,6 +224,21 @@ class Controller:
         if self._broker is not None:
             self._broker.stop()
         self.store.close()
+
+    def _open_deltas(self) -> Deltas:
+        """Have deltas made beside the deciding thread, and offered once they are there."""
+
+        def publish(desk: Desk) -> None:
+            desk.fleet.publish(self.clock())
+
+        return Deltas(
+            self.store,
+            self.blobs,
+            self._making,
+            maker=ChildMaker(),
+            clock=self.clock,
+            on_made=lambda: self._queue.put(Work(publish)),
+        )
 
     def decide(self, work: Callable[[Desk], T], /) -> T:
         """Have the deciding thread do `work`; return or raise what came of it, or `Closing`."""
@@ -409,7 +438,7 @@ def _identities(
         places=Places(
             broker=door.broker or settings.broker_url,
             fetch_broker=door.fetch_broker or settings.fetch_url,
-            blobs=f"https://{door.names[0]}:{door.blob_port}",
+            blobs=door.blob_url,
         ),
         policy=Policy(
             certificate_s=door.certificate_s,
@@ -427,15 +456,18 @@ def _desk(
     link: Link,
     authority: Authority,
     revocations: Revocations,
+    deltas: Deltas | None,
 ) -> Desk:
     pace = Pace(
         inflight=settings.broker.inflight,
         reconcile_s=settings.broker.reconcile_s,
         collect_s=settings.broker.collect_s,
         want_again_s=settings.broker.want_again_s,
+        lease_s=settings.delivery.lease_s,
+        budget_bytes=settings.broker.budget_bytes,
     )
     publisher = Publisher(link, blobs, pace)
-    advisor = Advisor(settings.delivery)
+    advisor = Advisor(settings.delivery, deltas)
     orders = Orders(store, trust, lifetime_s=settings.trust.order_s, advise=advisor.begin)
     fleet = Fleet(store, publisher, orders, deltas=advisor.shelved)
     rollouts = Rollouts(
