@@ -59,9 +59,16 @@ class TestAuthority:
         return self._issue("broker", usage, begins, ends, alternative)
 
     def issue_client(
-        self, name: str, *, begins: datetime = NOW - _DAY, ends: datetime = NOW + 30 * _DAY
+        self,
+        name: str,
+        *,
+        names: Sequence[str] = (),
+        begins: datetime = NOW - _DAY,
+        ends: datetime = NOW + 30 * _DAY,
     ) -> Certificate:
-        return self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, begins, ends)
+        """Issue a device's certificate; with `names`, one that claims to be some host."""
+        claims = [x509.SubjectAlternativeName([_host(one) for one in names])] if names else []
+        return self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, begins, ends, *claims)
 
     def revoked(self, *serials: int, number: int = 1, ends: datetime = NOW + 30 * _DAY) -> bytes:
         """Return the list of revoked certificates; of two lists the later counts."""
