@@ -78,6 +78,16 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     per_second: Annotated[float, msgspec.Meta(gt=0)] = 2.0
     burst: Annotated[int, msgspec.Meta(ge=1)] = 120
 
+    @property
+    def url(self) -> str:
+        """Where devices enrol and renew."""
+        return f"https://{self.names[0]}:{self.port}"
+
+    @property
+    def blob_url(self) -> str:
+        """Where devices read blobs."""
+        return f"https://{self.names[0]}:{self.blob_port}"
+
 
 class Broker(msgspec.Struct, frozen=True, kw_only=True):
     """The broker, and how the controller treats it.

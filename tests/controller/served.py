@@ -21,7 +21,7 @@ from tests.builders import a_key, a_reported
 from tests.controller.scripted import AtOnce, ScriptedBuilder, a_bench, a_trials, builds_all
 from tests.controller.stores import a_store
 from tests.controller.trusts import a_fleet, a_trust
-from wherry import codec, signing
+from wherry import codec
 from wherry.messages import Event, Reason, Reported, Slots, Status
 from wherry.names import (
     AliasName,
@@ -34,22 +34,28 @@ from wherry.names import (
 from wherry_controller.api.application import make_api
 from wherry_controller.api.context import Context
 from wherry_controller.api.door import token_digest
+from wherry_controller.authority import ca_fingerprint, found_authority
 from wherry_controller.cli.serving import address_of, listen
 from wherry_controller.core.build import Limits
 from wherry_controller.mqtt import Traffic
+from wherry_controller.services.admission import Policy
 from wherry_controller.services.builds import Builds
+from wherry_controller.services.crl import Revocations
 from wherry_controller.services.fleet import Fleet
+from wherry_controller.services.identity import Identities, OpenBroker, Places
 from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rollouts import Rollouts, rollout_of
 from wherry_controller.store import devices, telemetry
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
 from wherry_controller.store.records import EventRecord
+from wherry_controller.store.trust import newest_root
 
 T = TypeVar("T")
 
 TOKEN = "the right token"
 BUDGET_BYTES = 1 << 20
+NOW_S = 1000.0
 
 
 class DeafBroker:
@@ -75,10 +81,11 @@ class Served:
     blobs: BlobFolder
     fleet: Fleet
     rollouts: Rollouts
+    identities: Identities
     builds: Builds
     builder: ScriptedBuilder
     url: str = ""
-    now: float = 1000.0
+    now: float = NOW_S
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def decide(self, work: Callable[[Served], T], /) -> T:
@@ -146,7 +153,19 @@ def a_served_controller(folder: Path) -> Iterator[Served]:
         clock=lambda: served.now,
         limits=Limits(),
     )
-    served = Served(store, blobs, fleet, rollouts, builds, builder)
+    authority = found_authority(folder, NOW_S)
+    revocations = Revocations(store, authority, folder)
+    identities = Identities(
+        store,
+        authority,
+        revocations,
+        rights=OpenBroker(),
+        root=newest_root,
+        places=Places(broker="mqtt://127.0.0.1:1883"),
+        policy=Policy(),
+    )
+    identities.tick(NOW_S)
+    served = Served(store, blobs, fleet, rollouts, identities, builds, builder)
     builds.start()
     context = Context(
         store=store,
@@ -157,8 +176,9 @@ def a_served_controller(folder: Path) -> Iterator[Served]:
         traffic=Traffic,
         clock=lambda: served.now,
         broker_url="mqtt://127.0.0.1:1883",
-        director_pem=signing.public_pem(a_key(1).public_key()).decode(),
-        bundles_pem=signing.public_pem(a_key(2).public_key()).decode(),
+        door_url="https://localhost:8322",
+        ca=ca_fingerprint(authority),
+        revocations=revocations,
     )
     try:
         with _listening(context) as served.url:

@@ -8,9 +8,12 @@ from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends, Request
 
+from wherry.names import Digest
 from wherry_controller.mqtt import Traffic
 from wherry_controller.services.builds import Builds
+from wherry_controller.services.crl import Revocations
 from wherry_controller.services.fleet import Fleet
+from wherry_controller.services.identity import Identities
 from wherry_controller.services.rollouts import Rollouts
 from wherry_controller.services.trust import Trust
 from wherry_controller.store.blobs import BlobFolder
@@ -29,6 +32,9 @@ class Desk(Protocol):
 
     @property
     def rollouts(self) -> Rollouts: ...
+
+    @property
+    def identities(self) -> Identities: ...
 
 
 class Decide(Protocol):
@@ -49,8 +55,9 @@ class Context:
     traffic: Callable[[], Traffic]
     clock: Callable[[], float]
     broker_url: str
-    director_pem: str
-    bundles_pem: str
+    door_url: str
+    ca: Digest
+    revocations: Revocations
 
 
 def _context_of(request: Request) -> Context:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from wherry.messages import Phase, Reason, Status
 from wherry.names import DeviceId, parse_device_id, parse_profile_name
-from wherry_controller.api.context import PREFIX, Here
+from wherry_controller.api.context import PREFIX, Desk, Here
 from wherry_controller.api.documents import EventDocument, ReportedDocument, json_of
 from wherry_controller.api.pages import Asked, Page, page
 from wherry_controller.services.fleet import device_of
@@ -26,16 +26,6 @@ class DeviceWish(BaseModel):
     id: str = Field(examples=["pi-1"])
     profile: str = Field(examples=["pi-int8"])
     tags: dict[str, str] = Field(default_factory=dict, max_length=50, examples=[{"site": "oslo"}])
-
-
-class Enrolment(BaseModel):
-    """What `wherry-agent enrol` needs on the device; nothing of it is secret."""
-
-    id: str = Field(examples=["pi-1"])
-    profile: str = Field(examples=["pi-int8"])
-    broker: str = Field(examples=["mqtt://10.0.0.5:1883"])
-    director_pem: str = Field(description="The public key that orders are signed with")
-    bundles_pem: str = Field(description="The public key that bundles are signed with")
 
 
 class Device(BaseModel):
@@ -80,22 +70,16 @@ class Happened(BaseModel):
     received_at: float
 
 
-class Registered(BaseModel):
-    device: Device
-    enrolment: Enrolment
-
-
 @router.post("/devices", operation_id="add_device", status_code=status.HTTP_201_CREATED)
-def add_device(here: Here, wish: DeviceWish, response: Response) -> Registered:
-    """Add a device, and say what its agent must be enrolled with."""
+def add_device(here: Here, wish: DeviceWish, response: Response) -> Device:
+    """Add a device; a token lets it enrol."""
     device, profile = parse_device_id(wish.id), parse_profile_name(wish.profile)
     added = here.decide(
         lambda desk: desk.fleet.add_device(device, profile, wish.tags, now=here.clock())
     )
     response.headers["Location"] = f"{PREFIX}/devices/{device}"
     with here.store.reading() as tx:
-        shown = _device(tx, added)
-    return Registered(device=shown, enrolment=_enrolment(here, added))
+        return _device(tx, added)
 
 
 @router.get("/devices", operation_id="list_devices")
@@ -122,13 +106,6 @@ def get_device(here: Here, device: str) -> DeviceDetail:
         )
 
 
-@router.get("/devices/{device}/enrolment", operation_id="get_enrolment")
-def get_enrolment(here: Here, device: str) -> Enrolment:
-    """Say again what a device's agent must be enrolled with."""
-    with here.store.reading() as tx:
-        return _enrolment(here, device_of(tx, parse_device_id(device)))
-
-
 @router.get("/devices/{device}/events", operation_id="list_events")
 def list_events(here: Here, device: str) -> list[Happened]:
     """List the device's newest events, the newest first: its history, refusals and flips too."""
@@ -145,7 +122,13 @@ def list_events(here: Here, device: str) -> list[Happened]:
 def remove_device(here: Here, device: str) -> None:
     """Remove a device and everything that is known of it."""
     known: DeviceId = parse_device_id(device)
-    here.decide(lambda desk: desk.fleet.remove_device(known, now=here.clock()))
+    now = here.clock()
+
+    def work(desk: Desk) -> None:
+        desk.fleet.remove_device(known, now=now)
+        desk.identities.forget(known, now=now)
+
+    here.decide(work)
 
 
 def _device(tx: Transaction, device: records.Device) -> Device:
@@ -158,14 +141,4 @@ def _device(tx: Transaction, device: records.Device) -> Device:
         last_seen_at=device.last_seen_at,
         generation=devices.get_desired(tx, device.id).generation,
         reported=json_of(device.reported) if device.reported else None,
-    )
-
-
-def _enrolment(here: Here, device: records.Device) -> Enrolment:
-    return Enrolment(
-        id=device.id,
-        profile=device.profile,
-        broker=here.broker_url,
-        director_pem=here.director_pem,
-        bundles_pem=here.bundles_pem,
     )

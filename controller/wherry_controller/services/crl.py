@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from wherry.errors import REFUSALS
 from wherry_controller.authority import (
     BACKDATE_S,
     DAY_S,
@@ -48,6 +49,11 @@ class Revocations:
     def newest(self) -> Crl | None:
         return read_crl(self._folder)
 
+    def ensure(self, now: float) -> Crl:
+        """Return a list that is in force: the newest, or one that is issued now."""
+        newest = self.newest
+        return newest if newest is not None and newest.ends_at > now else self.issue(now)
+
     def issue(self, now: float) -> Crl:
         """Issue a list of all that is revoked, and tell of it."""
         with self._store.reading() as tx:
@@ -59,8 +65,15 @@ class Revocations:
         write_crl(self._folder, crl)
         log.info("crl.issued", extra={"number": crl.number, "revoked": len(revoked)})
         for hear in self._heard_by:
-            hear(crl)
+            self._tell(hear, crl)
         return crl
+
+    def _tell(self, hear: Hear, crl: Crl) -> None:
+        """Tell one; the list stands on the disk, so whoever fails to take it now takes the next."""
+        try:
+            hear(crl)
+        except (OSError, *REFUSALS) as error:
+            log.error("crl.not_taken", extra={"problem": str(error)})
 
     def tick(self, now: float) -> None:
         """Issue a list where the newest is a day old, and say so where one ends soon."""
