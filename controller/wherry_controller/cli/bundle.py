@@ -45,10 +45,11 @@ def list_bundles(
             f"{one.model}:{one.version}",
             one.profile,
             show.size(one.size_bytes),
+            ", ".join(f"{alias}={counter}" for alias, counter in one.releases.items()),
         )
         for one in page.items
     ]
-    show.table(("bundle", "version", "profile", "size"), rows, more=page.next_cursor)
+    show.table(("bundle", "version", "profile", "size", "releases"), rows, more=page.next_cursor)
 
 
 @app.command()

@@ -97,7 +97,7 @@ class Rollouts:
         """Create a rollout that has not started, and make its version a release of the alias.
 
         Raises `Taken`, `UnknownVersion`, `RefusedVersion`, `UnknownGroup`, `EmptyStage`,
-        `NoVariant`, `OverBudget`, or `InARollout` where a device is in an open one.
+        `NoVariant`, `OverBudget`, `NeedsNothing`, or `InARollout` where a device is in an open one.
         """
         with self._store.transaction() as tx:
             if rollouts.get_rollout(tx, wish.name) is not None:

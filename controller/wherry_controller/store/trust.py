@@ -120,6 +120,16 @@ def latest_counter(tx: Transaction, alias: AliasName) -> int:
     return counter or 0
 
 
+def releases_of(tx: Transaction, model: ModelName, version: VersionName) -> dict[AliasName, int]:
+    """Return a version's release counter under each alias that it was released under."""
+    rows = tx.exec(
+        select(ReleaseRow.alias, ReleaseRow.counter)
+        .where(ReleaseRow.model == model, ReleaseRow.version == version)
+        .order_by(col(ReleaseRow.alias))
+    )
+    return {AliasName(alias): counter for alias, counter in rows}
+
+
 def list_releases(tx: Transaction) -> Sequence[ReleaseRecord]:
     """Return every release, by alias and counter."""
     rows = select(ReleaseRow).order_by(col(ReleaseRow.alias), col(ReleaseRow.counter))

@@ -17,6 +17,7 @@ from wherry.topics import TimestampTopic, text
 from wherry.trust.documents import add_signature
 from wherry_controller.core.rollout import NotNow, RolloutStatus
 from wherry_controller.services.fleet import InARollout
+from wherry_controller.services.releases import NeedsNothing
 
 DETECTOR = an_alias("detector")
 
@@ -63,9 +64,19 @@ def test_a_version_that_is_rolled_out_again_keeps_its_release(bench: Bench) -> N
 
 def test_a_release_says_which_releases_of_other_aliases_it_needs(bench: Bench) -> None:
     bundle = bench.build("v1")
-    bench.rollouts.create(replace(a_wish("v1"), needs={DETECTOR: 3}), bench.now)
+    bench.build("v2")
+    bench.rollouts.create(replace(a_wish("v2"), alias=DETECTOR), bench.now)
+    bench.rollouts.cancel(a_wish("v2").name, bench.now)
+    bench.rollouts.create(replace(a_wish("v1"), needs={DETECTOR: 1}), bench.now)
     target = target_of(bench.store, bench.trust, bundle.digest)
-    assert target is not None and target.needs == {DETECTOR: 3}
+    assert target is not None and target.needs == {DETECTOR: 1}
+
+
+def test_a_release_cannot_need_what_is_no_release(bench: Bench) -> None:
+    bundle = bench.build("v1")
+    with pytest.raises(NeedsNothing, match="no release 3 of 'detector', whose newest is 0"):
+        bench.rollouts.create(replace(a_wish("v1"), needs={DETECTOR: 3}), bench.now)
+    assert released(bench, bundle) is None
 
 
 def test_a_rollout_that_is_refused_releases_nothing(bench: Bench) -> None:
