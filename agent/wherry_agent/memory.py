@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from wherry.messages import Deployment, Event, TrialResult
@@ -34,11 +35,27 @@ class Enrolment:
     root: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """UNIX time, which may be wrong, and a clock that only passes; both in seconds."""
+
+    unix: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+
+
 class Memory:
     """Used by the deciding thread only; `agent` and `acceptance` are the newest states."""
 
-    def __init__(self, store: Store, outbox: Outbox, teller: Teller, enrolment: Enrolment) -> None:
+    def __init__(
+        self,
+        store: Store,
+        outbox: Outbox,
+        teller: Teller,
+        enrolment: Enrolment,
+        clocks: Clocks | None = None,
+    ) -> None:
         self._store, self._outbox, self._teller = store, outbox, teller
+        self._clocks = clocks or Clocks()
         known = store.load_trust()
         self._is_new = known is None or known.epoch != enrolment.epoch
         if known is None or self._is_new:
@@ -55,31 +72,33 @@ class Memory:
         first, last = self._outbox.span()
         self.agent, effects = machine.wake(
             self._store.load(),
-            time.monotonic(),
+            self._clocks.monotonic(),
             outbox_first=first,
             outbox_last=last,
             limit_bytes_per_s=limit_bytes_per_s,
         )
         if self._is_new:
-            self.agent, more = machine.step(self.agent, machine.Reenrolled(), time.monotonic())
+            self.agent, more = machine.step(
+                self.agent, machine.Reenrolled(), self._clocks.monotonic()
+            )
             effects += more
         self._commit(effects)
         return effects
 
     def step(self, event: machine.Event) -> machine.Effects:
         """Take an event; return what it orders, once that is saved."""
-        self.agent, effects = machine.step(self.agent, event, time.monotonic())
+        effects = self._step(event)
         self._commit(effects)
         return effects
 
     def judge(self, event: acceptance.Event) -> tuple[acceptance.Effects, machine.Effects]:
         """Hold what came against what is trusted; take an order that is accepted in one go."""
-        self.acceptance, effects = acceptance.step(self.acceptance, event, time.time())
+        self.acceptance, effects = acceptance.step(self.acceptance, event, self._clocks.unix())
         ordered: machine.Effects = ()
         for effect in effects:
             if isinstance(effect, acceptance.Accept):
                 came = machine.OrderCame(effect.order, effect.verdicts, effect.trials)
-                self.agent, ordered = machine.step(self.agent, came, time.monotonic())
+                ordered = self._step(came)
         self._commit(ordered)
         return effects, ordered
 
@@ -87,7 +106,11 @@ class Memory:
         """Put an event in the outbox; return the news for the session."""
         with self._store.transaction():
             seq = self._outbox.add_event(event)
-        return session.Stored(seq, time.monotonic())
+        return session.Stored(seq, self._clocks.monotonic())
+
+    def _step(self, event: machine.Event) -> machine.Effects:
+        self.agent, effects = machine.step(self.agent, event, self._clocks.monotonic())
+        return effects
 
     def _commit(self, effects: machine.Effects) -> None:
         """Save the state and the trust, with what is to be told of them, in one write."""
@@ -108,8 +131,8 @@ class Memory:
 
     def _event_of(self, told: machine.Tell | trial.Answer) -> Event:
         if isinstance(told, trial.Answer):
-            return self._teller.trial(told.result, at=time.time())
-        return self._teller.deployment(told.alias, told.deployment, at=time.time())
+            return self._teller.trial(told.result, at=self._clocks.unix())
+        return self._teller.deployment(told.alias, told.deployment, at=self._clocks.unix())
 
 
 def _log_told(told: machine.Tell | trial.Answer) -> None:

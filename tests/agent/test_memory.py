@@ -1,0 +1,99 @@
+"""What was decided is on the disk as a whole before anything is done about it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.builders import A_TIME, a_bundle_of, a_profile, an_alias
+from tests.threats.devices import PROBATION_S, Broker, Device, a_device
+from tests.threats.test_orders import an_order_for, desired, stamp
+from tests.trusted import a_repository
+from wherry.messages import Reason, Status
+from wherry_agent.core import install
+from wherry_agent.core.acceptance import Vouched
+from wherry_agent.store import look
+
+BUNDLE = a_bundle_of(b"model" * 500, profile=a_profile())
+REPOSITORY = a_repository([BUNDLE])
+ORDER = an_order_for(1, {an_alias(): BUNDLE.digest})
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    broker = Broker()
+    broker.retain(REPOSITORY, BUNDLE)
+    with a_device(tmp_path, REPOSITORY, broker) as device:
+        yield device
+
+
+def under_way(device: Device) -> None:
+    """Bring the device to a bundle in probation."""
+    device.hear(stamp(REPOSITORY), desired(REPOSITORY, ORDER))
+    assert isinstance(device.memory.agent.aliases[an_alias()], install.Probation)
+
+
+@pytest.mark.parametrize("table", ["trust", "fact", "event"])
+def test_an_order_whose_writing_broke_off_is_not_known_and_followed_when_it_comes_again(
+    device: Device, table: str
+) -> None:
+    device.hear(stamp(REPOSITORY))
+    torn = "BEGIN SELECT RAISE(ABORT, 'power'); END"
+    device.store.database.execute(f"CREATE TEMP TRIGGER torn BEFORE INSERT ON main.{table} {torn}")
+    with pytest.raises(sqlite3.IntegrityError, match="power"):
+        device.hear(desired(REPOSITORY, ORDER))
+    device.kill()
+    seen = look(device.folder)
+    assert seen.trust is not None
+    assert (seen.trust.generation, seen.saved.aliases) == (0, {})
+    device.start()
+    device.connect()
+    under_way(device)
+    assert device.refused == []
+
+
+def test_after_a_kill_the_order_that_was_accepted_goes_on(device: Device) -> None:
+    under_way(device)
+    device.kill()
+    device.start()
+    assert device.memory.acceptance.trust.generation == 1
+    device.wait(PROBATION_S)
+    assert device.serving == {an_alias(): BUNDLE.digest}
+
+
+def test_a_signed_time_is_remembered(device: Device) -> None:
+    device.hear(Vouched("certificate", A_TIME + 5.0))
+    device.kill()
+    device.start()
+    assert device.memory.acceptance.trust.floors["certificate"] == A_TIME + 5.0
+
+
+def test_a_new_enrolment_begins_trust_anew_ends_what_was_ordered_and_serves_on(
+    device: Device,
+) -> None:
+    under_way(device)
+    device.wait(PROBATION_S)
+    other = a_repository(alias=None)
+    device.kill()
+    device.epoch, device.root = 2, other.roots[0].data
+    device.start()
+    trust = device.memory.acceptance.trust
+    assert (trust.epoch, trust.generation, trust.timestamp) == (2, 0, "")
+    assert device.serving == {an_alias(): BUNDLE.digest}
+    device.connect()
+    device.hear(stamp(REPOSITORY), desired(REPOSITORY, ORDER))
+    assert device.refused == [Reason.WRONG_EPOCH]
+
+
+def test_a_deployment_in_flight_ends_with_the_enrolment_that_ordered_it(device: Device) -> None:
+    under_way(device)
+    device.kill()
+    device.epoch = 2
+    device.start()
+    outcome = device.outcome(an_alias())
+    assert outcome is not None
+    assert (outcome.status, outcome.reason) == (Status.CANCELED, Reason.WITHDRAWN)
+    assert device.told("d-1-default")[-1].deployment == outcome
