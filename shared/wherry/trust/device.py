@@ -29,6 +29,7 @@ from wherry.messages import Count, Order, Reason, TrustReport
 from wherry.names import AliasName, DeviceId, Digest, ProfileName, TrialId
 from wherry.trust import director, metadata, verdict, workflow
 from wherry.trust.director import Opened
+from wherry.trust.metadata import Root, S, Snapshot, Targets, Timestamp
 from wherry.trust.packet import piece_name
 from wherry.trust.refusals import MetadataRefused
 from wherry.trust.target import missing_needs
@@ -206,12 +207,27 @@ class _Asked:
 
 def _under(trust: Trust, old: TrustedSet, new: TrustedSet, data: bytes) -> Trust:
     """Return `trust` under a new root, without what the keys that left had pushed forward."""
-    trust = replace(trust, root=data.decode())
     if workflow.rotated(old.root, new.root, TIMESTAMP, SNAPSHOT):
         trust = replace(trust, timestamp="", snapshot="", floors=_without(trust, TIMESTAMP))
     if director.rotated(old.root, new.root):
         trust = replace(trust, generation=0, order_digest=None, floors=_without(trust, ORDER))
+    trust = replace(
+        trust,
+        root=data.decode(),
+        timestamp=_vouched(new.root, Timestamp, TIMESTAMP, trust.timestamp),
+        snapshot=_vouched(new.root, Snapshot, SNAPSHOT, trust.snapshot),
+        targets=_vouched(new.root, Targets, TARGETS, trust.targets),
+    )
     return raise_floor(trust, ROOT, metadata.issued_of(new.root))
+
+
+def _vouched(root: Root, kind: type[S], role: str, text: str) -> str:
+    """Return `text` where it has the signatures that `root` asks for, and nothing otherwise."""
+    try:
+        metadata.verify(root, role, metadata.parse(kind, role, text.encode()))
+    except MetadataRefused:
+        return ""
+    return text
 
 
 def _without(trust: Trust, source: str) -> dict[str, float]:
@@ -219,17 +235,15 @@ def _without(trust: Trust, source: str) -> dict[str, float]:
 
 
 def _restored_timestamp(trusted: TrustedSet, trust: Trust) -> TrustedSet:
-    try:
-        return workflow.restore_timestamp(trusted, trust.timestamp.encode())
-    except MetadataRefused:
-        return trusted  # There is none, or root asks for other signatures by now (5.3.11).
+    if not trust.timestamp:
+        return trusted
+    return workflow.restore_timestamp(trusted, trust.timestamp.encode())
 
 
 def _restored_snapshot(trusted: TrustedSet, trust: Trust) -> TrustedSet:
-    try:
-        return workflow.restore_snapshot(trusted, trust.snapshot.encode())
-    except MetadataRefused:
+    if not trust.snapshot:
         return trusted
+    return workflow.restore_snapshot(trusted, trust.snapshot.encode())
 
 
 def _missing_roots(trust: Trust, pieces: Mapping[str, bytes]) -> tuple[str, ...]:

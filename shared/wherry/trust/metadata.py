@@ -35,6 +35,7 @@ __all__ = [
     "MetaFile",
     "Metadata",
     "Root",
+    "S",
     "Signed",
     "Snapshot",
     "TargetFile",
