@@ -29,7 +29,7 @@ from wherry.trust.documents import Root, Targets, sign
 from wherry_controller import key_files
 from wherry_controller.core import ceremony
 from wherry_controller.core import trust as rules
-from wherry_controller.key_files import KeyRole, Passphrase
+from wherry_controller.key_files import KeyRole, Passphrase, PublicKey
 from wherry_controller.settings import FILE, Broker, Settings
 
 DIRECTOR = "director.pem"
@@ -121,13 +121,15 @@ def found(
     broker: str = Settings().broker.url,
     passphrase: Passphrase | None = None,
     trust: FirstTrust | None = None,
+    bundle: PublicKey | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Founded:
     """Make `folder` a controller's: keys (0600), a root of trust, a token, `wherry.toml` last.
 
     `trust` was signed elsewhere; without it, offline keys are made here under `passphrase`, or
-    under one that is generated. Raises `FoundedAlready`, `BadSetting` for a broker that is none
-    before anything is made, and what `core.trust` raises for a `trust` that cannot be served.
+    under one that is generated, and `bundle` may name a bundle key that is kept apart. Raises
+    `FoundedAlready`, `BadSetting` for a broker that is none before anything is made, and what
+    `core.trust` raises for a `trust` that cannot be served.
     """
     is_founded = (folder / FILE).exists()
     if is_founded and (folder / TRUST / FIRST_TARGETS).exists():
@@ -139,7 +141,7 @@ def found(
     make_folder(defaults.blob_folder)
     make_folder(defaults.log_folder)
     secret = passphrase or key_files.generated()
-    given = trust or _make_trust(folder, defaults, secret, clock())
+    given = trust or _make_trust(folder, defaults, secret, bundle, clock())
     _keep_trust(folder, defaults, given, clock())
     return Founded(
         folder=folder,
@@ -149,13 +151,14 @@ def found(
     )
 
 
-def make_online_keys(folder: Path) -> None:
-    """Make those keys of the controller's key folder that are missing."""
+def make_online_keys(folder: Path) -> dict[KeyRole, Ed25519PrivateKey]:
+    """Make those keys of the controller's key folder that are missing; return all of them."""
     make_folder(folder, mode=0o700)
     for name in _ROLES.values():
         if not (folder / name).exists():
             pem = signing.private_pem(Ed25519PrivateKey.generate())
             write_whole(folder / name, pem, mode=0o600)
+    return {role: signing.parse_private_pem(_read(folder / name)) for role, name in _ROLES.items()}
 
 
 def add_online_key(folder: Path, role: KeyRole) -> Ed25519PrivateKey:
@@ -167,13 +170,24 @@ def add_online_key(folder: Path, role: KeyRole) -> Ed25519PrivateKey:
     return key
 
 
-def _make_trust(folder: Path, settings: Settings, passphrase: Passphrase, now: float) -> FirstTrust:
+def _make_trust(
+    folder: Path,
+    settings: Settings,
+    passphrase: Passphrase,
+    bundle: PublicKey | None,
+    now: float,
+) -> FirstTrust:
     """Make the offline keys and what they sign first."""
     root = Ed25519PrivateKey.generate()
     targets = Ed25519PrivateKey.generate()
     for role, key in ((KeyRole.ROOT, root), (KeyRole.TARGETS, targets)):
         key_files.make_key(folder / OFFLINE, role, passphrase, key=key)
-    publics = {role.value: [key.public_key()] for role, key in _online(settings).items()}
+    publics = {
+        role.value: [key.public_key()]
+        for role, key in make_online_keys(settings.key_folder).items()
+    }
+    if bundle is not None:
+        publics[bundle.role.value] = [bundle.key]
     publics |= {"root": [root.public_key()], "targets": [targets.public_key()]}
     first, above = ceremony.founded(publics, {}, now)
     return FirstTrust(sign(first, root).data, sign(above, targets).data)
@@ -220,13 +234,6 @@ def read_first_trust(settings: Settings) -> FirstTrust:
     """Return what the controller was founded on; raise `NoKeys`."""
     folder = Path(settings.folder) / TRUST
     return FirstTrust(_read(folder / FIRST_ROOT), _read(folder / FIRST_TARGETS))
-
-
-def _online(settings: Settings) -> dict[KeyRole, Ed25519PrivateKey]:
-    return {
-        role: signing.parse_private_pem(_read(settings.key_folder / name))
-        for role, name in _ROLES.items()
-    }
 
 
 def read_keys(settings: Settings) -> Keys:

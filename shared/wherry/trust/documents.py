@@ -153,7 +153,7 @@ class Timestamp(msgspec.Struct, frozen=True, kw_only=True, tag_field="_type", ta
 
 
 Document: TypeAlias = Root | Targets | Bin | Snapshot | Timestamp
-D = TypeVar("D", Root, Targets, Bin, Snapshot, Timestamp)
+D = TypeVar("D", bound=Document)
 
 
 @dataclass(frozen=True, slots=True)
