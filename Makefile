@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv test-packages emulation-packages test test-arm arm-roots check format demo bench-build conformance conformance-packages wheels test-py310 clean
+.PHONY: help venv test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-packages conformance conformance-packages wheels test-py310 clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -108,6 +108,13 @@ conformance: conformance-packages ## run the TUF conformance suite whose checkou
 
 conformance-packages:
 	@$(call debian,faketime=faketime)
+
+bench-packages:
+	@$(call debian,mosquitto=mosquitto nginx=nginx-light xdelta3=xdelta3 zstd=zstd bsdiff=bsdiff)
+
+bench-delivery: bench-packages ## deltas, one bundle to many agents, kills; figures and their bars, and build/bench/delivery.json
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m tests.bench.delivery
 
 wheels: venv ## fill dist/ with the three wheels
 	@rm -rf dist
