@@ -29,6 +29,7 @@ from wherry_agent.core import acceptance, download, install, session, trial
 from wherry_agent.core import agent as machine
 from wherry_agent.core.dates import Dates, Verdict
 from wherry_agent.core.proposal import telling
+from wherry_agent.core.renewal import Renewed
 from wherry_agent.core.suitability import Machine
 from wherry_agent.delivery import Delivery, Rebuilt, Seen
 from wherry_agent.fetch import Fetch
@@ -38,6 +39,7 @@ from wherry_agent.memory import Enrolment, Memory
 from wherry_agent.mqtt import Callbacks, Connection, Will
 from wherry_agent.outbox import Outbox
 from wherry_agent.performing import perform_install, perform_trial
+from wherry_agent.renewer import Upkeep
 from wherry_agent.serving import Server, ServingSettings
 from wherry_agent.settings import (
     Broker,
@@ -123,6 +125,7 @@ Item: TypeAlias = (
     | Seen
     | engine.EngineEvent
     | trial.Ran
+    | Renewed
 )
 
 
@@ -156,6 +159,7 @@ class App:
             versions={"wherry-agent": __version__, **runtimes},
             facts=telling(this.facts),
         )
+        self._certificate = Upkeep(home, read_identity(home), self._queue.put)
         self._memory = Memory(self._store, self._outbox, self._teller, enrolment)
         self._windows = Windows(
             recorder,
@@ -227,6 +231,7 @@ class App:
     def _tick(self) -> None:
         self._ticked_s = now_s = time.monotonic()
         self._take([*self._delivery.tick(), machine.Tick(), acceptance.Tick(now_s)])
+        self._keep_certificate(now_s)
         due = [digests for at_s, digests in self._wants if at_s <= now_s]
         self._wants = [want for want in self._wants if want[0] > now_s]
         for digests in due:
@@ -237,6 +242,12 @@ class App:
         if self._agent.session.connected:
             own = topics.TelemetryTopic(self._settings.id)
             self._windows.send(lambda body: self._publish(own, body))
+
+    def _keep_certificate(self, now_s: float) -> None:
+        if self._settings.controller is not None:
+            trust = self._memory.acceptance.trust
+            floor = now_of(trust, 0.0)
+            self._certificate.tick(now_s, now=now_of(trust, time.time()), floor=floor)
 
     def _take(self, came: Iterable[News]) -> None:
         """Step through what came and what that brings about, first come first served."""
@@ -283,6 +294,9 @@ class App:
                 self._windows.acknowledge(mid)
             case trial.Ran():
                 yield item
+            case Renewed():
+                self._certificate.read(item, time.monotonic())
+                yield acceptance.Vouched("certificate", item.proved_s)
             case Stop():
                 pass
             case sources.Answer() | Rebuilt():
@@ -414,13 +428,14 @@ class App:
         presence = codec.encode(self._teller.presence(online=True))
         self._publish(topics.PresenceTopic(device), presence, retain=True)
         trust = self._memory.acceptance.trust
+        fault = self._certificate.find_fault(now_of(trust, 0.0))
         reported = self._teller.reported(
             self._agent.aliases,
             generation=trust.generation,
             seq=self._store.next_report_seq(),
             oldest_event=self._outbox.span()[0],
             trust=report_of(trust, time.time()),
-            degraded=_DEGRADED[self._broker_dates],
+            degraded=(*_DEGRADED[self._broker_dates], *([fault] if fault else [])),
         )
         self._publish(topics.ReportedTopic(device), codec.encode(reported), retain=True)
 
