@@ -22,7 +22,6 @@ from wherry import codec
 from wherry.errors import Malformed, Unavailable, Unsuitable
 from wherry.files import make_folder, write_whole
 from wherry.names import DeviceId, ProfileName
-from wherry.signing import Keyring, keyring, parse_public_pem
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,8 +29,6 @@ else:
     import tomli as tomllib
 
 SETTINGS_FILE = "agent.toml"
-DIRECTOR_KEY = "trust/director.pem"
-BUNDLES_KEY = "trust/bundles.pem"
 IDENTITY = "identity"
 IDENTITY_FILE = "identity/identity.json"
 KEY_FILE = "identity/key.pem"
@@ -280,24 +277,6 @@ def write_settings(home: Path, settings: Settings) -> None:
         raise EnrolledAlready(home, known, settings.id)
     make_folder(home / "state")
     write_whole(home / SETTINGS_FILE, text, mode=0o640)
-
-
-def read_trust(home: Path, name: str) -> Keyring:
-    """Return the keyring of one of the two trusted keys."""
-    try:
-        return keyring(parse_public_pem((home / name).read_bytes()))
-    except FileNotFoundError as error:
-        raise NotEnrolled(home) from error
-
-
-def enrol(home: Path, settings: Settings, *, director_pem: bytes, bundles_pem: bytes) -> None:
-    """Write what makes `home` an agent's; raise `EnrolledAlready` where it is another device's."""
-    parse_public_pem(director_pem)
-    parse_public_pem(bundles_pem)
-    write_settings(home, settings)
-    make_folder(home / "trust")
-    write_whole(home / DIRECTOR_KEY, director_pem)
-    write_whole(home / BUNDLES_KEY, bundles_pem)
 
 
 def known_device(home: Path) -> DeviceId | None:
