@@ -49,7 +49,7 @@ ROLLOUTS = [
 ]
 REFUSALS = [
     RefusalRow(what=what, by="somebody", reason="a reason")
-    for what in ("v5", "foreign key", "chunk")
+    for what in ("v5", "foreign bundle", "chunk")
 ]
 KILLS = [KillRow(agent="field-1", away_s=1.0), KillRow(agent="field-4", away_s=3.0)]
 SWAP = Swap(flips=21, in_flight_at_flips=1, steady_p99_ms=1.0, during_p99_ms=2.0)

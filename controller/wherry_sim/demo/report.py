@@ -173,8 +173,8 @@ def _of_rollouts(facts: Facts) -> Sequence[Claim]:
             str(facts.field_devices_touched_by_sick_versions),
         ),
         _claim(
-            "the damaged version, the foreign signature and the altered chunk were refused by name",
-            set(refused) >= {"v5", "foreign key", "chunk"} and all(refused.values()),
+            "the damaged version, the foreign bundle and the altered chunk were refused by name",
+            set(refused) >= {"v5", "foreign bundle", "chunk"} and all(refused.values()),
             ", ".join(f"{what}: {reason}" for what, reason in refused.items()),
         ),
     ]
