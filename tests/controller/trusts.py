@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.builders import A_TIME
@@ -30,10 +32,17 @@ ONLINE_KEYS = (SNAPSHOT_KEY, TIMESTAMP_KEY, DIRECTOR_KEY)
 
 
 def a_trust(
-    store: Store, *, now: float = A_TIME, bundle: Ed25519PrivateKey | None = BUNDLE_KEY
+    store: Store,
+    *,
+    now: float = A_TIME,
+    bundle: Ed25519PrivateKey | None = BUNDLE_KEY,
+    more: Sequence[Ed25519PrivateKey] = (),
 ) -> Trust:
-    """Return the founded trust of a store; with None the bundle key is kept apart."""
-    keys = ONLINE_KEYS if bundle is None else (*ONLINE_KEYS, bundle)
+    """Return the founded trust of a store; with None the bundle key is kept apart.
+
+    `more` are keys that the controller has too, for a root that names them later.
+    """
+    keys = (*ONLINE_KEYS, *more) if bundle is None else (*ONLINE_KEYS, *more, bundle)
     held = {signing.key_id(key.public_key()): key for key in keys}
     trust = Trust(lambda: held)
     with store.transaction() as tx:
@@ -59,8 +68,8 @@ def target_of(store: Store, trust: Trust, bundle: Digest) -> Target | None:
     return None if listing is None else listing.target
 
 
-def order_in(message: bytes) -> Order:
+def order_in(message: bytes, director: Ed25519PrivateKey = DIRECTOR_KEY) -> Order:
     """Return the order that a device is told, once the director's signature is checked."""
     desired = codec.decode(Desired, message)
-    trusted = signing.keyring(DIRECTOR_KEY.public_key())
+    trusted = signing.keyring(director.public_key())
     return codec.decode(Order, signing.open_envelope(bytes(desired.order), trusted))

@@ -90,8 +90,12 @@ def outrun(order: Order, generation: int) -> Order:
 
 
 class Term(NamedTuple):
-    """Which enrolment an order is for, when it was issued and when it ends, in UNIX seconds."""
+    """Which generation of a device's orders one is, for which enrolment, and from when to when.
 
+    It expires at 0 as long as it was not issued since it was changed.
+    """
+
+    generation: int
     epoch: int
     issued: int
     expires: int
@@ -103,22 +107,19 @@ def is_due(term: Term, epoch: int, *, now: float) -> bool:
     It was changed, half of its life is over, or its device was enrolled again.
     """
     half = (term.issued + term.expires) / 2
-    return term.expires == 0 or term.epoch != epoch or now >= half
+    return term.generation > 0 and (term.expires == 0 or term.epoch != epoch or now >= half)
 
 
-def issue(order: Order, epoch: int, *, lifetime_s: float, now: float) -> Order:
-    """Return the order as it is signed now, for the enrolment that is live.
+def issue(term: Term, epoch: int, *, lifetime_s: float, now: float) -> Term:
+    """Return the term in which an order is signed now, for the enrolment that is live.
 
     What was issued before stays as it is until it is due: then the next generation says the same,
     under the same deployment ids.
     """
-    term = Term(order.epoch, order.issued, order.expires)
-    if order.generation == 0 or not is_due(term, epoch, now=now):
-        return order
-    if order.expires > 0:
-        order = _next(order, order.aliases)
-    end = int(now + lifetime_s)
-    return msgspec.structs.replace(order, epoch=epoch, issued=int(now), expires=end)
+    if not is_due(term, epoch, now=now):
+        return term
+    generation = term.generation if term.expires == 0 else term.generation + 1
+    return Term(generation, epoch, int(now), int(now + lifetime_s))
 
 
 def first_order(device: DeviceId) -> Order:

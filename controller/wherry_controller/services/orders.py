@@ -63,7 +63,6 @@ class _Envelope:
     """A signed order, and the bundles that it names."""
 
     signer: KeyId
-    generation: int
     term: core.Term
     data: bytes
     bundles: frozenset[Digest]
@@ -129,26 +128,26 @@ class Orders:
         due = [one for one in due if one not in later]
         if not due:
             return outlines
+        issue = partial(core.issue, lifetime_s=self._lifetime_s, now=now)
         with self._store.transaction() as tx:
-            for one in due:
-                before = order_of(devices.get_desired(tx, one.device))
-                issue = partial(core.issue, lifetime_s=self._lifetime_s, now=now)
-                save_order(tx, issue(before, one.live_epoch))
+            devices.issue_orders(tx, {one.device: issue(_term(one), one.live_epoch) for one in due})
         return self._outlines()
 
     def _sign_all(self, tx: Transaction, outlines: Iterable[Outline]) -> dict[DeviceId, _Envelope]:
         """Sign each order once: the same order has the same bytes."""
         director = self._trust.director(tx)
         signer = signing.key_id(director.public_key())
-        envelopes: dict[DeviceId, _Envelope] = {}
-        for one in outlines:
-            known = self._envelopes.get(one.device)
-            stamp = (signer, one.generation, _term(one))
-            if known is None or (known.signer, known.generation, known.term) != stamp:
-                order = order_of(devices.get_desired(tx, one.device))
-                known = _Envelope(*stamp, signing.sign(order, director), bundles_of(order))
-            envelopes[one.device] = known
-        return envelopes
+        stamps = {one.device: (signer, _term(one)) for one in outlines}
+        known = {
+            device: envelope
+            for device, envelope in self._envelopes.items()
+            if stamps.get(device) == (envelope.signer, envelope.term)
+        }
+        new = [device for device in stamps if device not in known]
+        for order in map(order_of, devices.some_desired(tx, new)):
+            data = signing.sign(order, director)
+            known[order.device] = _Envelope(*stamps[order.device], data, bundles_of(order))
+        return known
 
     def _changed(
         self, tx: Transaction, repository: Repository, outlines: Iterable[Outline]
@@ -245,7 +244,7 @@ def bundles_of(order: Order) -> frozenset[Digest]:
 
 
 def _term(outline: Outline) -> core.Term:
-    return core.Term(outline.epoch, outline.issued_at, outline.expires_at)
+    return core.Term(outline.generation, outline.epoch, outline.issued_at, outline.expires_at)
 
 
 def _is_pending(outline: Outline, repository: Repository) -> bool:

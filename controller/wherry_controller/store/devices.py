@@ -11,6 +11,7 @@ from sqlalchemy import select as select_columns
 from sqlmodel import col, delete, or_, select, update
 
 from wherry.names import DeploymentId, DeviceId, Digest, GroupName, RolloutName
+from wherry_controller.core.device import Term
 from wherry_controller.store.convert import get, save, to_record
 from wherry_controller.store.database import Transaction
 from wherry_controller.store.records import (
@@ -29,6 +30,8 @@ from wherry_controller.store.tables import (
     GroupRow,
     MemberRow,
 )
+
+AT_ONCE = 500  # Names in one statement: databases bound how many it may hold.
 
 
 def get_device(tx: Transaction, device: DeviceId) -> Device | None:
@@ -110,6 +113,15 @@ def list_desired(tx: Transaction) -> Sequence[Desired]:
     return [to_record(row, Desired) for row in rows]
 
 
+def some_desired(tx: Transaction, members: Sequence[DeviceId]) -> Sequence[Desired]:
+    """Return what is wanted of these devices, of those that were ever ordered anything."""
+    found: list[Desired] = []
+    for at in range(0, len(members), AT_ONCE):
+        some = col(DesiredRow.device).in_(members[at : at + AT_ONCE])
+        found += [to_record(row, Desired) for row in tx.exec(select(DesiredRow).where(some))]
+    return found
+
+
 def save_desired(tx: Transaction, desired: Desired) -> None:
     save(tx, DesiredRow, desired)
 
@@ -136,15 +148,31 @@ def list_outlines(tx: Transaction) -> Sequence[Outline]:
 
 
 def enclose(
-    tx: Transaction, devices: Collection[DeviceId], enclosure: Enclosure, *, snapshot: int
+    tx: Transaction, members: Sequence[DeviceId], enclosure: Enclosure, *, snapshot: int
 ) -> None:
     """Have the orders of these devices travel with `enclosure` from now on."""
     save(tx, EnclosureRow, enclosure)
-    tx.exec(
-        update(DesiredRow)
-        .where(col(DesiredRow.device).in_(devices))
-        .values(snapshot=snapshot, enclosure=enclosure.digest)
-    )
+    for at in range(0, len(members), AT_ONCE):
+        tx.exec(
+            update(DesiredRow)
+            .where(col(DesiredRow.device).in_(members[at : at + AT_ONCE]))
+            .values(snapshot=snapshot, enclosure=enclosure.digest)
+        )
+
+
+def issue_orders(tx: Transaction, terms: Mapping[DeviceId, Term]) -> None:
+    """Give orders their terms."""
+    rows = [
+        {
+            "device": device,
+            "generation": term.generation,
+            "epoch": term.epoch,
+            "issued_at": term.issued,
+            "expires_at": term.expires,
+        }
+        for device, term in terms.items()
+    ]
+    tx.execute(update(DesiredRow), rows)
 
 
 def get_enclosure(tx: Transaction, digest: Digest) -> Enclosure | None:

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from tests.builders import a_device_id, a_digest, a_store_id, a_wanted, an_alias, an_order
 from tests.laws import tried
-from wherry.messages import Order
 from wherry.names import StoreId
 from wherry_controller.core.device import (
     MOST_REVOKED,
     MOST_STORES,
     Position,
+    Term,
     contiguous,
     earlier_after,
     first_order,
@@ -72,54 +72,42 @@ def test_a_withdrawal_raises_the_generation_once() -> None:
     assert withdraw(bare, an_alias()) is bare
 
 
-def issued(order: Order, *, epoch: int = 1, now: float = NOW) -> Order:
-    return issue(order, epoch, lifetime_s=LIFE_S, now=now)
+def issued(term: Term, *, epoch: int = 1, now: float = NOW) -> Term:
+    return issue(term, epoch, lifetime_s=LIFE_S, now=now)
 
 
-def a_changed_order() -> Order:
-    return want(first_order(a_device_id()), an_alias(), a_wanted())
+CHANGED = Term(generation=1, epoch=0, issued=0, expires=0)
 
 
 def test_an_order_is_issued_for_an_enrolment_and_to_an_end() -> None:
-    order = issued(a_changed_order(), epoch=3)
-    assert (order.epoch, order.generation, order.issued) == (3, 1, int(NOW))
-    assert order.expires == int(NOW + LIFE_S)
+    assert issued(CHANGED, epoch=3) == Term(1, 3, int(NOW), int(NOW + LIFE_S))
 
 
-def test_an_order_is_renewed_at_half_of_its_life_under_the_same_deployment_ids() -> None:
-    order = issued(a_changed_order())
-    half = (order.issued + order.expires) / 2
-    assert issued(order, now=half - 1) is order
-    renewed = issued(order, now=half)
-    assert renewed.generation == order.generation + 1
-    assert (renewed.aliases, renewed.revoked) == (order.aliases, order.revoked)
-    assert renewed.expires == int(half + LIFE_S)
+def test_an_order_is_renewed_at_half_of_its_life_as_the_next_generation() -> None:
+    term = issued(CHANGED)
+    half = (term.issued + term.expires) / 2
+    assert issued(term, now=half - 1) is term
+    assert issued(term, now=half) == Term(2, 1, int(half), int(half + LIFE_S))
 
 
 def test_an_order_for_an_earlier_enrolment_is_renewed_at_once() -> None:
-    order = issued(a_changed_order())
-    renewed = issued(order, epoch=2)
-    assert (renewed.epoch, renewed.generation) == (2, order.generation + 1)
-    assert renewed.aliases == order.aliases
-
-
-def test_a_change_is_issued_anew_and_raises_the_generation_once() -> None:
-    changed = want(issued(a_changed_order()), an_alias(), a_wanted("another"))
-    assert changed.expires == 0
-    later = issued(changed, now=NOW + 5)
-    assert (later.generation, later.issued) == (2, int(NOW + 5))
-
-
-def test_an_order_that_outruns_another_is_issued_anew() -> None:
-    assert outrun(issued(a_changed_order()), 0).generation == 1
-    newer = outrun(issued(a_changed_order()), 7)
-    assert newer.generation == 8
-    assert newer.expires == 0
+    renewed = issued(issued(CHANGED), epoch=2)
+    assert (renewed.epoch, renewed.generation) == (2, 2)
 
 
 def test_what_wants_nothing_yet_is_never_issued() -> None:
-    order = first_order(a_device_id())
-    assert issued(order) is order
+    assert issued(Term(0, 0, 0, 0)) == Term(0, 0, 0, 0)
+
+
+def test_a_change_raises_the_generation_once_and_is_issued_anew() -> None:
+    changed = want(an_order(generation=4), an_alias(), a_wanted("another"))
+    assert (changed.generation, changed.issued, changed.expires) == (5, 0, 0)
+
+
+def test_an_order_that_outruns_another_is_issued_anew() -> None:
+    assert outrun(an_order(generation=4), 4) == an_order(generation=4)
+    newer = outrun(an_order(generation=4), 7)
+    assert (newer.generation, newer.expires) == (8, 0)
 
 
 @pytest.mark.parametrize(
