@@ -166,6 +166,15 @@ def save_next(beside: Path, document: Root | Targets) -> Path:
     return path
 
 
+def is_copy(path: Path, data: bytes) -> bool:
+    """Say whether a file is there and says what `data` says, whoever has signed it."""
+    if not path.exists():
+        return False
+    with suppress(Malformed):
+        return documents.signed_part(read_file(path)) == documents.signed_part(data)
+    return False
+
+
 def _parsed(path: Path, data: bytes) -> Metadata[Root] | Metadata[Targets] | Metadata[Bin]:
     kind = codec.decode(_Kind, documents.signed_part(data))
     if kind.type == "root":

@@ -198,7 +198,7 @@ def fetch(folder: Path) -> None:
     make_folder(folder)
     for name, text in files.items():
         path = folder / Path(name).name
-        if not path.exists() or path.read_bytes() != text.encode():
+        if not ceremonies.is_copy(path, text.encode()):
             key_files.write_new(path, text.encode())
         show.line(str(path))
 
