@@ -170,10 +170,16 @@ class Controller:
                 deadline_s=effect.deadline_s,
             )
             order = devices.want(order, effect.alias, wanted, revoked=effect.revoked)
-        now = BEGAN_AT + self.timeline.now_s
-        order = devices.issue(order, EPOCH, lifetime_s=LIFETIMES.order_s, now=now)
+        order = self._issued(order)
         self.store.orders[effect.device] = order
         self._publish(DesiredTopic(effect.device), self._envelope(order))
+
+    def _issued(self, order: Order) -> Order:
+        """Return the order as it is signed now."""
+        term = devices.Term(order.generation, order.epoch, order.issued, order.expires)
+        now = BEGAN_AT + self.timeline.now_s
+        term = devices.issue(term, EPOCH, lifetime_s=LIFETIMES.order_s, now=now)
+        return msgspec.structs.replace(order, **term._asdict())
 
     def _envelope(self, order: Order) -> bytes:
         place = (order.device, order.generation)

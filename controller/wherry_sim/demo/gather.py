@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from wherry.blobs import Blob
 from wherry.histogram import merge, quantile_ms
 from wherry_sim.demo.operator import Operator, Rollout, Stage, Variant
-from wherry_sim.demo.processes import Agent
+from wherry_sim.demo.processes import Agent, LogLine
 from wherry_sim.demo.report import (
     Bytes,
+    Deltas,
     KillRow,
     Requests,
     Resume,
@@ -151,6 +152,22 @@ def traffic(
         bundles=sum(blob.size_bytes for blob in blobs) + envelopes_bytes,
         controller_sent=operator.broker().sent_bytes,
         received_total=sum(operator.received_bytes(agent.id) for agent in agents),
+    )
+
+
+def deltas(agents: Sequence[Agent], told: Iterable[LogLine], models: Mapping[str, Blob]) -> Deltas:
+    """Add up the models that devices made of others; `told` is what the controller logged."""
+    made = {line.fields["blob"]: int(line.fields["bytes"]) for line in told}
+    rebuilt = [
+        line.fields["blob"]
+        for agent in agents
+        for line in agent.lines
+        if line.event == "blob.rebuilt" and line.fields["blob"] in models
+    ]
+    return Deltas(
+        rebuilt=len(rebuilt),
+        delta_bytes=sum(made[blob] for blob in rebuilt),
+        whole_bytes=sum(models[blob].size_bytes for blob in rebuilt),
     )
 
 

@@ -86,6 +86,11 @@ class Controller:
         _wait_for_port(self.login.url.rpartition(":")[2], "the controller", self.log)
         return Remote(self.login)
 
+    def told(self, event: str) -> list[LogLine]:
+        """Return what it has logged of one kind."""
+        lines = (_parse_line(text) for text in self.log.read_text(errors="replace").splitlines())
+        return [line for line in lines if line is not None and line.event == event]
+
     def stop(self) -> None:
         if self._process:
             self._process.send_signal(signal.SIGINT)

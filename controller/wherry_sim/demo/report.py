@@ -79,6 +79,14 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
     chunks_fetched_again: int
 
 
+class Deltas(msgspec.Struct, frozen=True, kw_only=True):
+    """Blobs of v2 that devices made of v1's: what came for them, and what each is in whole."""
+
+    rebuilt: int
+    delta_bytes: int
+    whole_bytes: int
+
+
 class RefusalRow(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     by: str
@@ -101,6 +109,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     reverted_devices: list[str]
     field_devices_touched_by_sick_versions: int
     bytes: Bytes
+    deltas: Deltas
     resume: Resume
     kills: list[KillRow]
     refusals: list[RefusalRow]
@@ -118,6 +127,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     reverted_devices: list[str]
     field_devices_touched_by_sick_versions: int
     bytes: Bytes
+    deltas: Deltas
     resume: Resume
     kills: list[KillRow]
     refusals: list[RefusalRow]
@@ -216,11 +226,18 @@ def _of_answers(facts: Facts) -> Sequence[Claim]:
 def _of_the_way(facts: Facts) -> Sequence[Claim]:
     """Check what bundles cost on the wire, and what kills cost."""
     egress = facts.bytes.controller_sent / max(facts.bytes.bundles, 1)
+    share = facts.deltas.delta_bytes / max(facts.deltas.whole_bytes, 1)
     return [
         _claim(
             f"the controller sent at most {LARGEST_EGRESS} times the bundles' size",
             0 < egress <= LARGEST_EGRESS,
             f"{egress:.2f} times, to 8 agents",
+        ),
+        _claim(
+            "every device made v2 of v1 and a delta that is smaller",
+            facts.deltas.rebuilt == len(facts.devices_back_on)
+            and facts.deltas.delta_bytes < facts.deltas.whole_bytes,
+            f"{facts.deltas.rebuilt} devices, {share:.0%} of the bytes",
         ),
         _claim(
             "the agent that was killed in mid-download fetched no chunk again",

@@ -16,7 +16,8 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from wherry import codec, signing
-from wherry.manifest import Manifest, blobs_of
+from wherry.blobs import Blob
+from wherry.manifest import MODEL_FILE, Manifest, blobs_of
 from wherry.names import Digest, parse_device_id
 from wherry_agent.settings import Broker
 from wherry_controller.core.rollout import RolloutStatus
@@ -281,6 +282,11 @@ class Story:
                     (self._answers / f"{bundle}.json").stat().st_size for bundle in manifests
                 ),
             ),
+            deltas=gather.deltas(
+                self._agents,
+                self._controller.told("delta.made"),
+                {blob.digest: blob for blob in self._models_of("v2")},
+            ),
             resume=gather.resume(
                 self._agent(KILLED_IN_DOWNLOAD), self._bundle("v2", FP32), self._watch.kills
             ),
@@ -317,6 +323,14 @@ class Story:
             (self._answers / f"{bundle}.json").read_bytes(), type=signing.Envelope
         )
         return codec.decode(Manifest, bytes(envelope.signed))
+
+    def _models_of(self, version: str) -> list[Blob]:
+        """Return the model file of each of a version's variants."""
+        return [
+            self._manifest(bundle).files[MODEL_FILE]
+            for bundle, variant in self._variants.items()
+            if variant.version == version
+        ]
 
     def _intruder(self) -> Intruder:
         return Intruder(Broker("127.0.0.1", self._controller.broker_port))
