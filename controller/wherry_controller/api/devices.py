@@ -14,6 +14,7 @@ from wherry_controller.api.pages import Asked, Page, page
 from wherry_controller.services.fleet import device_of
 from wherry_controller.store import devices, records, telemetry
 from wherry_controller.store.database import Transaction
+from wherry_controller.store.records import Flag
 
 router = APIRouter(tags=["devices"])
 
@@ -29,7 +30,11 @@ class DeviceWish(BaseModel):
 
 
 class Device(BaseModel):
-    """`reported` is what the device last said of itself, `generation` what was last ordered."""
+    """`reported` is what the device last said of itself, `generation` what was last ordered.
+
+    `epoch` counts its enrolments, 0 before the first; `flagged` says what is wrong with its
+    identity until it is enrolled again. `order_ends_at` is when its order ends, unless renewed.
+    """
 
     id: str = Field(examples=["pi-1"])
     profile: str = Field(examples=["pi-int8"])
@@ -38,6 +43,9 @@ class Device(BaseModel):
     online: bool
     last_seen_at: float | None
     generation: int
+    order_ends_at: float | None
+    epoch: int
+    flagged: Flag | None
     reported: ReportedDocument | None
 
 
@@ -132,6 +140,7 @@ def remove_device(here: Here, device: str) -> None:
 
 
 def _device(tx: Transaction, device: records.Device) -> Device:
+    desired = devices.get_desired(tx, device.id)
     return Device(
         id=device.id,
         profile=device.profile,
@@ -139,6 +148,9 @@ def _device(tx: Transaction, device: records.Device) -> Device:
         registered_at=device.registered_at,
         online=device.online,
         last_seen_at=device.last_seen_at,
-        generation=devices.get_desired(tx, device.id).generation,
+        generation=desired.generation,
+        order_ends_at=desired.expires_at or None,
+        epoch=device.epoch,
+        flagged=device.flagged,
         reported=json_of(device.reported) if device.reported else None,
     )

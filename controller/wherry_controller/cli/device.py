@@ -84,6 +84,10 @@ def show_device(device: Id, *, json: show.Json = False) -> None:
             ("presence", _presence(found)),
             ("last seen", show.moment(found.last_seen_at)),
             ("serves", _serving(found)),
+            ("order", _order(found)),
+            ("trust", _trust(found)),
+            ("degraded", ", ".join(found.reported.degraded) if found.reported else ""),
+            ("flagged", _flagged(found)),
             *((found.reported.versions if found.reported else {}).items()),
         ]
     )
@@ -201,6 +205,32 @@ def certificates(device: Id, *, json: show.Json = False) -> None:
 
 def _presence(device: Device) -> str:
     return "online" if device.online else "offline"
+
+
+def _order(device: Device) -> str:
+    """Say which order the device was given last, and how far it has followed."""
+    if device.order_ends_at is None:
+        return ""
+    said = device.reported
+    followed = f", it follows {said.generation}" if said is not None else ""
+    return f"generation {device.generation} to {show.moment(device.order_ends_at)}{followed}"
+
+
+def _trust(device: Device) -> str:
+    """Say how far the device's trust has come, in the versions of what it has accepted."""
+    trust = device.reported.trust if device.reported else None
+    if trust is None:
+        return ""
+    return (
+        f"epoch {trust.epoch}, root {trust.root}, timestamp {trust.timestamp}, "
+        f"snapshot {trust.snapshot}, targets {trust.targets}"
+    )
+
+
+def _flagged(device: Device) -> str:
+    if device.flagged is None:
+        return ""
+    return f"{device.flagged}: revoke it with `wherry device revoke {device.id}` and enrol it again"
 
 
 def _told(event: Event) -> str:

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from wherry.messages import Event, Status
+from wherry.messages import Event, Status, TrustReport
 from wherry.profile import Facts
 from wherry_controller.cli.outcome import Ended, Exit
 from wherry_controller.core.rollout import RolloutStatus
@@ -129,6 +129,9 @@ class Slots(msgspec.Struct, frozen=True):
 class Reported(msgspec.Struct, frozen=True):
     slots: dict[str, Slots]
     versions: dict[str, str] = {}
+    generation: int = 0
+    trust: TrustReport | None = None
+    degraded: tuple[str, ...] = ()
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -138,6 +141,9 @@ class Device(msgspec.Struct, frozen=True):
     last_seen_at: float | None
     generation: int
     reported: Reported | None
+    order_ends_at: float | None = None
+    epoch: int = 0
+    flagged: str | None = None
     deployments: tuple[Deployment, ...] = ()
 
 
