@@ -21,31 +21,38 @@ from typing import TypeAlias
 from typing_extensions import assert_never
 
 from wherry import __version__, codec, topics
-from wherry.messages import Flip, Reason, Wants, detail
-from wherry.names import AliasName, Digest, parse_role_name
+from wherry.messages import Flip, Reason, Wants
+from wherry.names import AliasName, Digest
 from wherry.trust.device import now_of, report_of
 from wherry_agent import detect, engine, host, sources
 from wherry_agent.core import acceptance, download, install, session, trial
 from wherry_agent.core import agent as machine
-from wherry_agent.core.dates import Dates, Verdict
+from wherry_agent.core.dates import Verdict
 from wherry_agent.core.proposal import telling
 from wherry_agent.core.renewal import Renewed
 from wherry_agent.core.suitability import Machine
 from wherry_agent.delivery import Delivery, Rebuilt, Seen
-from wherry_agent.fetch import Fetch
 from wherry_agent.gauge import Gauge
 from wherry_agent.inbox import Inbox, News, Refused
+from wherry_agent.lines import (
+    BrokerShown,
+    Control,
+    ControlDown,
+    ControlUp,
+    FetchLink,
+    Message,
+    OnLine,
+    Puback,
+    fetch_line,
+    securing,
+)
 from wherry_agent.memory import Enrolment, Memory
-from wherry_agent.mqtt import Callbacks, Connection, Will
 from wherry_agent.outbox import Outbox
-from wherry_agent.performing import perform_install, perform_trial
+from wherry_agent.performing import perform_install, perform_trial, read_engine
 from wherry_agent.renewer import Upkeep
 from wherry_agent.serving import Server, ServingSettings
 from wherry_agent.settings import (
-    Broker,
     Settings,
-    fetch_url,
-    parse_broker,
     read_identity,
     read_root,
     socket_of,
@@ -54,12 +61,10 @@ from wherry_agent.shelf import Shelf
 from wherry_agent.store import Store
 from wherry_agent.telemetry import Recorder
 from wherry_agent.telling import Teller
-from wherry_agent.tls import Secured, context_of
 from wherry_agent.ways import Ways
 from wherry_agent.windows import Windows
 
 TICK_S = 0.25
-PRESENCE_DELAY_S = 5
 WANT_JITTER_S = 1.0
 
 # What a broker's dates say of this device, or of the broker; nothing installs by them.
@@ -76,57 +81,11 @@ log = logging.getLogger("wherry_agent")
 
 
 @dataclass(frozen=True, slots=True)
-class ControlUp:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class ControlDown:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class FetchLink:
-    online: bool
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerShown:
-    """The dates of the certificate that the broker showed, and what they are worth here."""
-
-    dates: Dates
-    verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    topic: str
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Puback:
-    mid: int
-
-
-@dataclass(frozen=True, slots=True)
 class Stop:
     pass
 
 
-Item: TypeAlias = (
-    ControlUp
-    | ControlDown
-    | FetchLink
-    | BrokerShown
-    | Message
-    | Puback
-    | Stop
-    | Seen
-    | engine.EngineEvent
-    | trial.Ran
-    | Renewed
-)
+Item: TypeAlias = OnLine | Stop | Seen | engine.EngineEvent | trial.Ran | Renewed
 
 
 class App:
@@ -135,8 +94,6 @@ class App:
     def __init__(self, home: Path, settings: Settings) -> None:
         self._settings = settings
         enrolment = _enrolment_of(home, settings)
-        broker = parse_broker(settings.broker)
-        self._home = home
         self._broker_dates = Verdict.SOUND
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._store = Store(home / "state")
@@ -168,16 +125,12 @@ class App:
             outbox=self._outbox,
             window_s=settings.telemetry.window_s,
         )
-        self._control = Connection(
-            broker,
-            settings.id,
-            self._callbacks(),
-            window=20,
-            will=self._will(),
-            secured=self._secured(),
-        )
+        put = self._queue.put
+        secured = securing(home, put, lambda: now_of(self._memory.acceptance.trust, 0.0))
+        gone = codec.encode(self._teller.presence(online=False))
+        self._control = Control(settings, put, gone=gone, secured=secured)
         self._delivery = Delivery(
-            self._fetch_from(parse_broker(fetch_url(settings))),
+            fetch_line(settings, put, secured),
             self._store,
             self._shelf,
             ways,
@@ -236,12 +189,12 @@ class App:
         self._wants = [want for want in self._wants if want[0] > now_s]
         for digests in due:
             topic = topics.WantsTopic(self._settings.id)
-            self._publish(topic, codec.encode(Wants(digests=digests)))
+            self._control.publish(topic, codec.encode(Wants(digests=digests)))
         if self._windows.is_over(now_s):
             self._take(self._end_window(now_s))
         if self._agent.session.connected:
             own = topics.TelemetryTopic(self._settings.id)
-            self._windows.send(lambda body: self._publish(own, body))
+            self._windows.send(lambda body: self._control.publish(own, body))
 
     def _keep_certificate(self, now_s: float) -> None:
         if self._settings.controller is not None:
@@ -270,7 +223,7 @@ class App:
         for effect in ordered:
             yield from self._perform(effect)
         if isinstance(event, acceptance.Joined):
-            self._subscribe()  # After the next root: it comes before what its keys sign.
+            self._control.listen()  # After the next root: it comes before what its keys sign.
 
     # Reading what came
 
@@ -301,36 +254,12 @@ class App:
                 pass
             case sources.Answer() | Rebuilt():
                 yield from self._delivery.read(item, self._agent.download)
-            case _:
-                yield from self._read_engine(item)
-
-    def _read_engine(self, item: engine.EngineEvent) -> Iterator[machine.Event]:
-        match item:
-            case engine.Loaded(alias, deployment):
-                yield machine.Installed(alias, install.Loaded(deployment, time.monotonic()))
-            case engine.LoadFailed(alias, deployment, _, reason, why):
-                sickened = install.Sickened(deployment, reason, detail(why))
-                yield machine.Installed(alias, sickened)
             case engine.Flipped(alias, bundle, replaced, in_flight):
                 flip = Flip(bundle=bundle, replaced=replaced, in_flight=in_flight)
                 yield self._note_flip(alias, flip)
-            case engine.Unservable(alias, bundle, reason, why):
-                log.error("bundle.unservable", extra={"bundle": bundle, "reason": reason.value})
-                yield machine.Installed(alias, install.Unservable(bundle))
-                yield from self._sickened(alias, bundle, reason, why)
-            case engine.WorkerDied(alias, bundle, why):
-                log.warning("worker.died", extra={"bundle": bundle, "why": why})
-                yield from self._sickened(alias, bundle, Reason.WORKER_DIED, why)
             case _:
-                assert_never(item)
-
-    def _sickened(
-        self, alias: AliasName, bundle: Digest, reason: Reason, why: str
-    ) -> Iterator[machine.Event]:
-        state = self._agent.aliases.get(alias)
-        if isinstance(state, install.Probation) and state.wanted.bundle == bundle:
-            sickened = install.Sickened(state.wanted.deployment, reason, detail(why))
-            yield machine.Installed(alias, sickened)
+                state = self._agent.aliases.get(item.alias, install.Idle())
+                yield from read_engine(item, state, time.monotonic())
 
     # Performing effects
 
@@ -376,9 +305,9 @@ class App:
     def _perform_acceptance(self, effect: acceptance.Effect) -> Iterator[News]:
         match effect:
             case acceptance.AskTrust(names):
-                self._control.subscribe([_topic_of(name) for name in names])
+                self._control.ask(names)
             case acceptance.DropTrust(names):
-                self._control.unsubscribe([_topic_of(name) for name in names])
+                self._control.drop(names)
             case acceptance.Refuse(reason, why):
                 yield Refused(reason, why)
             case acceptance.Advise(desired):
@@ -396,7 +325,7 @@ class App:
                 self._announce()
             case session.Send(after, until):
                 for body in self._outbox.events(after, until):
-                    self._publish(topics.EventsTopic(self._settings.id), body)
+                    self._control.publish(topics.EventsTopic(self._settings.id), body)
             case session.Forget(until):
                 self._outbox.forget_events(until)
             case _:
@@ -426,7 +355,7 @@ class App:
     def _announce(self) -> None:
         device = self._settings.id
         presence = codec.encode(self._teller.presence(online=True))
-        self._publish(topics.PresenceTopic(device), presence, retain=True)
+        self._control.publish(topics.PresenceTopic(device), presence, retain=True)
         trust = self._memory.acceptance.trust
         fault = self._certificate.find_fault(now_of(trust, 0.0))
         reported = self._teller.reported(
@@ -437,7 +366,7 @@ class App:
             trust=report_of(trust, time.time()),
             degraded=(*_DEGRADED[self._broker_dates], *([fault] if fault else [])),
         )
-        self._publish(topics.ReportedTopic(device), codec.encode(reported), retain=True)
+        self._control.publish(topics.ReportedTopic(device), codec.encode(reported), retain=True)
 
     def _end_window(self, now_s: float) -> list[machine.Event]:
         traffic = self._control.traffic() + self._delivery.traffic()
@@ -452,46 +381,7 @@ class App:
             for window in self._windows.end(now_s, host.facts(self._store.folder), traffic)
         ]
 
-    # The connections
-
-    def _callbacks(self) -> Callbacks:
-        put = self._queue.put
-        return Callbacks(
-            on_up=lambda: put(ControlUp()),
-            on_down=lambda: put(ControlDown()),
-            on_message=lambda topic, payload: put(Message(topic, payload)),
-            on_puback=lambda mid: put(Puback(mid)),
-        )
-
-    def _fetch_from(self, broker: Broker) -> Fetch:
-        put = self._queue.put
-        return Fetch(
-            broker,
-            f"{self._settings.id}:fetch",
-            on_link=lambda online: put(FetchLink(online)),
-            on_message=lambda topic, payload: put(Message(topic, payload)),
-            secured=self._secured(),
-        )
-
-    def _secured(self) -> Secured:
-        put = self._queue.put
-        return Secured(
-            context=lambda: context_of(self._home),
-            floor=lambda: now_of(self._memory.acceptance.trust, 0.0),
-            on_peer=lambda dates, verdict: put(BrokerShown(dates, verdict)),
-        )
-
-    def _will(self) -> Will:
-        topic = topics.text(topics.PresenceTopic(self._settings.id))
-        return Will(topic, codec.encode(self._teller.presence(online=False)), PRESENCE_DELAY_S)
-
-    def _subscribe(self) -> None:
-        device = self._settings.id
-        own = (topics.TimestampTopic(), topics.DesiredTopic(device), topics.AcksTopic(device))
-        self._control.subscribe([topics.text(topic) for topic in own])
-
-    def _publish(self, topic: topics.Topic, payload: bytes, *, retain: bool = False) -> int | None:
-        return self._control.publish(topics.text(topic), payload, retain=retain)
+    # The end
 
     def _close(self) -> None:
         self._control.leave()
@@ -516,8 +406,3 @@ def _machine_of(settings: Settings, runtimes: Mapping[str, str]) -> Machine:
 def _enrolment_of(home: Path, settings: Settings) -> Enrolment:
     identity = read_identity(home)
     return Enrolment(identity.device, settings.profile, identity.epoch, read_root(home))
-
-
-def _topic_of(piece: str) -> str:
-    role, version = piece.split("/")
-    return topics.text(topics.MetadataTopic(parse_role_name(role), int(version)))
