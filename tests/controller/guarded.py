@@ -14,9 +14,10 @@ from pathlib import Path
 
 from tests.brokers import free_port, wait_for_port
 from tests.certificates import LOCALHOST, NOW, Certificate, TestAuthority
+from tests.controller.visitors import a_visitor
 from wherry.names import DeviceId
 from wherry_controller.authority import make_authority
-from wherry_controller.core.mosquitto import PID, Layout
+from wherry_controller.core.mosquitto import CONFIGURATION, PID, Layout
 from wherry_controller.core.rights import CONTROLLER
 from wherry_controller.mqtt import context_of
 from wherry_controller.services import mosquitto
@@ -31,6 +32,7 @@ class Guarded:
         self.authority = TestAuthority(self.issuer.certificate, self.issuer.key)
         self.control_port, self.fetch_port = free_port(), free_port()
         self._devices = tuple(devices)
+        self._revoked = self.authority.revoked()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -45,34 +47,45 @@ class Guarded:
             budget_bytes=64 << 20,
         )
 
-    def write(self) -> mosquitto.Written:
+    def write(self, now: float = NOW.timestamp()) -> mosquitto.Written:
         return mosquitto.write(
             self.layout,
             self.issuer,
-            self.authority.revoked(),
+            self._revoked,
             names=LOCALHOST,
             devices=self._devices,
-            now=NOW.timestamp(),
+            now=now,
         )
 
-    def start(self) -> None:
+    def add(self, device: DeviceId) -> None:
+        """Let the next writing know one more device."""
+        self._devices += (device,)
+
+    def start(self, *, patience_s: float = 10.0) -> None:
         program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/bin")
         assert program, "the tests need mosquitto: apt-get install mosquitto"
         with (self.folder / "mosquitto.log").open("ab") as log:
-            command = [program, "-c", str(self.folder / mosquitto.CONFIGURATION)]
+            command = [program, "-c", str(self.folder / CONFIGURATION)]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for_port(self.control_port)
-        wait_for_port(self.fetch_port)
+        wait_for_port(self.control_port, patience_s)
+        wait_for_port(self.fetch_port, patience_s)
 
     def reload(self) -> None:
         """Have it read its files again; return once it has."""
+        with self.reloading():
+            mosquitto.reload(str(self.folder / PID))
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Wait at the end of the block until it has read its files again."""
         said = len(self.log())
-        mosquitto.reload(str(self.folder / PID))
+        yield
         deadline = time.monotonic() + 10.0
         while b"Reloading config." not in self.log()[said:]:
             assert time.monotonic() < deadline, "it did not reload"
             time.sleep(0.01)
-        wait_for_port(self.control_port)
+        with a_visitor(self.control_port, self.controllers()):
+            pass  # It is through with it once it lets somebody in.
 
     def stop(self) -> None:
         if self._process is not None:

@@ -14,10 +14,10 @@ from wherry import codec
 from wherry.files import make_folder
 from wherry_controller.authority import Authority, found_authority
 from wherry_controller.cli import show
-from wherry_controller.core.mosquitto import PID, Layout
+from wherry_controller.core.mosquitto import CONFIGURATION, PID, UNIT, Layout
 from wherry_controller.services import mosquitto
 from wherry_controller.services.crl import Revocations, is_due
-from wherry_controller.services.mosquitto import CONFIGURATION, Written
+from wherry_controller.services.mosquitto import Written
 from wherry_controller.settings import PORTS, Settings
 from wherry_controller.store.database import Store, open_store
 from wherry_controller.store.identities import list_enrolled
@@ -103,7 +103,8 @@ def _steps(
     """Yield what is to be done next, in order."""
     folder = Path(layout.folder)
     if not written.was_running:
-        yield f"Next: mosquitto -d -c {folder / CONFIGURATION}"
+        yield f"Next: systemctl enable --now {folder / UNIT}"
+        yield f"  or: mosquitto -d -c {folder / CONFIGURATION}"
     elif CONFIGURATION in written.changed:
         yield "Next: restart mosquitto, which reads its listeners and limits only then."
     elif written.changed and wish.reload is None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CONFIGURATION, UNIT = "mosquitto.conf", "wherry-broker.service"
 CA, CERTIFICATE, KEY, REVOKED = "ca.pem", "server.pem", "server.key", "crl.pem"
 RIGHTS = "state/dynamic-security.json"
 STATE = "state"
 PID = "state/mosquitto.pid"
-# Beside what is retained: what waits for connections, and their own memory.
-HEADROOM_BYTES = 256 << 20
+# Beside what is retained: what waits for connections, and 10,000 devices' own (measured: 2 KiB for
+# mosquitto and about 20 KiB for TLS each, two connections a device).
+HEADROOM_BYTES = 768 << 20
 LARGEST_PACKET_BYTES = 2 << 20
 
 _TEXT = """\
@@ -42,9 +44,8 @@ max_inflight_messages 20
 # default of 1000 drops messages that were acknowledged.
 max_queued_messages 100000
 max_queued_bytes {queued}
-# The retained chunks (broker.budget_bytes in wherry.toml), and as much again as waits and connects.
-# Above it publications are refused, and the machine is not driven out of memory.
-memory_limit {memory}
+# There is no memory_limit: the plugin's answers make mosquitto 2.0 count its memory below zero,
+# and it would refuse everybody from then on. {unit} bounds the process instead.
 # Devices keep no session, so what another left behind goes soon.
 persistent_client_expiration 1h
 # A connection whose other end is gone is noticed within one and a half of these.
@@ -77,6 +78,35 @@ crlfile {folder}/{revoked}
 require_certificate true
 tls_version tlsv1.3
 use_username_as_clientid true"""
+_UNIT_TEXT = """\
+# Written by `wherry broker config mosquitto`, which writes it anew: change it by a drop-in.
+[Unit]
+Description=The broker between Wherry's controller and its devices
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+User={user}
+ExecStart={program} -c {folder}/{configuration}
+ExecReload=/bin/kill -HUP $MAINPID
+# It is a cache: whatever ends it costs time, and the controller fills it again.
+Restart=always
+RestartSec=1
+# Two connections a device; the default of 1024 files ends at 500 devices.
+LimitNOFILE=131072
+# What is retained (broker.budget_bytes in wherry.toml), twice for a moment while it is saved, and
+# room for what waits and connects.
+MemoryHigh={high}
+MemoryMax={most}
+NoNewPrivileges=yes
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectSystem=strict
+ReadWritePaths={folder}/{state}
+
+[Install]
+WantedBy=multi-user.target
+"""
 QUEUED_BYTES = 64 << 20
 
 
@@ -87,6 +117,7 @@ class Layout:
     folder: str
     user: str
     plugin: str
+    program: str = "/usr/sbin/mosquitto"
     address: str
     control_port: int
     fetch_port: int
@@ -104,9 +135,22 @@ def configuration(layout: Layout) -> str:
         state=STATE,
         packet=LARGEST_PACKET_BYTES,
         queued=QUEUED_BYTES,
-        memory=layout.budget_bytes + HEADROOM_BYTES,
+        unit=UNIT,
         control=_listener(layout, layout.control_port),
         fetch=_listener(layout, layout.fetch_port),
+    )
+
+
+def unit(layout: Layout) -> str:
+    """Return the systemd service that runs the broker, bounded in memory and files."""
+    return _UNIT_TEXT.format(
+        program=layout.program,
+        user=layout.user,
+        folder=layout.folder,
+        configuration=CONFIGURATION,
+        state=STATE,
+        high=layout.budget_bytes + HEADROOM_BYTES,
+        most=2 * layout.budget_bytes + HEADROOM_BYTES,
     )
 
 

@@ -1,6 +1,7 @@
 """The folder that mosquitto runs from: what the controller writes there, and how it is read again.
 
-    FOLDER/mosquitto.conf, ca.pem, crl.pem, server.pem, server.key     written here
+    FOLDER/mosquitto.conf, wherry-broker.service                       written here
+    FOLDER/ca.pem, crl.pem, server.pem, server.key                     written here
     FOLDER/state/                                                      the broker's own
 
 A running mosquitto reads certificates and revocations again on SIGHUP (measured with 2.0.11; live
@@ -37,19 +38,21 @@ from wherry_controller.authority import (
 from wherry_controller.core.mosquitto import (
     CA,
     CERTIFICATE,
+    CONFIGURATION,
     KEY,
     PID,
     REVOKED,
     RIGHTS,
     STATE,
+    UNIT,
     Layout,
     configuration,
+    unit,
 )
 from wherry_controller.core.rights import CONTROLLER, document, rights_of
 
 log = logging.getLogger(__name__)
 
-CONFIGURATION = "mosquitto.conf"
 PLUGIN = "mosquitto_dynamic_security.so"
 PLUGIN_FOLDERS = ("/usr/lib", "/usr/local/lib", "/lib")
 # In the folder of the controller's keys: what it shows to the broker.
@@ -104,6 +107,7 @@ def write(
     was_running = is_running(folder)
     wanted = {
         CONFIGURATION: configuration(layout).encode(),
+        UNIT: unit(layout).encode(),
         CA: certificate_pem(authority),
         REVOKED: revoked,
         **server_files(folder, authority, names, now),
