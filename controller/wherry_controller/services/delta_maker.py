@@ -50,16 +50,15 @@ class ChildMaker:
     _is_stopped: bool = False
 
     def make(self, base: Path, blob: Path, delta: Path) -> None:
-        child = self._begin(base, blob, delta)
-        try:
-            _, said = child.communicate(timeout=self.deadline_s)
-        except subprocess.TimeoutExpired as error:
-            raise NotMade(f"it took longer than {self.deadline_s:g} s") from error
-        finally:
-            child.kill()
-            child.wait()
-            with self._lock:
-                self._children.discard(child)
+        with self._begin(base, blob, delta) as child:
+            try:
+                _, said = child.communicate(timeout=self.deadline_s)
+            except subprocess.TimeoutExpired as error:
+                raise NotMade(f"it took longer than {self.deadline_s:g} s") from error
+            finally:
+                child.kill()
+                with self._lock:
+                    self._children.discard(child)
         if child.returncode != 0:
             lines = said.decode(errors="replace").strip().splitlines()
             raise NotMade(lines[-1][:LONGEST_LINE] if lines else f"exit status {child.returncode}")
