@@ -222,7 +222,12 @@ class Guarded:
 
 @contextmanager
 def guarded_doors(
-    folder: Path, *, policy: Policy | None = None, rate: Rate | None = None, now: float = NOW_S
+    folder: Path,
+    *,
+    policy: Policy | None = None,
+    rate: Rate | None = None,
+    now: float = NOW_S,
+    names: tuple[str, ...] = ("localhost", "127.0.0.1"),
 ) -> Iterator[Guarded]:
     """Open the doors of a controller with one device, `pi-1`, that was never enrolled."""
     store = a_store(folder)
@@ -249,7 +254,7 @@ def guarded_doors(
         ca_pem=certificate_pem(authority),
         rate=rate or Rate(1000.0, 1000),
     )
-    settings = Door(port=0, blob_port=0)
+    settings = Door(port=0, blob_port=0, names=names)
     here.doors = Doors(settings, authority, folder, context=context, blobs=blobs)
     revocations.tell(here.doors.refresh)
     here.doors.start()

@@ -18,10 +18,12 @@ import uvicorn
 from msgspec.structs import replace
 
 from tests.builders import a_key, a_reported
+from tests.controller.doors import a_device_key, a_request
 from tests.controller.scripted import AtOnce, ScriptedBuilder, a_bench, a_trials, builds_all
 from tests.controller.stores import a_store
 from tests.controller.trusts import a_fleet, a_trust
 from wherry import codec
+from wherry.enrolment import EnrolRequest
 from wherry.messages import Event, Reason, Reported, Slots, Status
 from wherry.names import (
     AliasName,
@@ -34,11 +36,11 @@ from wherry.names import (
 from wherry_controller.api.application import make_api
 from wherry_controller.api.context import Context
 from wherry_controller.api.door import token_digest
-from wherry_controller.authority import ca_fingerprint, found_authority
+from wherry_controller.authority import ca_fingerprint, found_authority, read_request
 from wherry_controller.cli.serving import address_of, listen
 from wherry_controller.core.build import Limits
 from wherry_controller.mqtt import Traffic
-from wherry_controller.services.admission import Policy
+from wherry_controller.services.admission import Asked, Policy
 from wherry_controller.services.builds import Builds
 from wherry_controller.services.crl import Revocations
 from wherry_controller.services.fleet import Fleet
@@ -86,6 +88,7 @@ class Served:
     builder: ScriptedBuilder
     url: str = ""
     now: float = NOW_S
+    requests: dict[int, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def decide(self, work: Callable[[Served], T], /) -> T:
@@ -127,6 +130,13 @@ class Served:
                 tx, replace(journey, status=status, reason=reason, ended_at=self.now)
             )
         self.decide(lambda desk: desk.rollouts.tick(self.now))
+
+    def stranger_asks(self, number: int) -> None:
+        """Let a stranger ask for a certificate without a token, each with a request of its own."""
+        csr = self.requests.setdefault(number, a_request(a_device_key()))
+        asked = Asked(EnrolRequest(csr=csr), read_request(csr), "10.0.0.9")
+        self.now += 1
+        self.decide(lambda desk: desk.identities.enrol(asked, now=self.now))
 
     def status_of(self, rollout: str) -> str:
         with self.store.reading() as tx:

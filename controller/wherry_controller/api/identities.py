@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from wherry.names import DeviceId, parse_device_id, parse_profile_name
 from wherry_controller.api.context import PREFIX, Here
 from wherry_controller.api.documents import FactsDocument, json_of
-from wherry_controller.core.identity import Certificate, Pending, TokenRecord
+from wherry_controller.core.identity import Certificate, Pending, TokenRecord, TokenState, state_of
 from wherry_controller.services.fleet import device_of
 from wherry_controller.store import devices, identities
 
@@ -30,6 +30,7 @@ class EnrolmentToken(BaseModel):
 
     id: str = Field(examples=["5f0c9a1e"])
     device: str
+    state: TokenState
     created_at: float
     expires_at: float
     used_at: float | None
@@ -98,15 +99,16 @@ def create_token(here: Here, wish: TokenWish, response: Response) -> GivenToken:
     )
     response.headers["Location"] = f"{PREFIX}/tokens/{given.record.id}"
     return GivenToken(
-        **_token(given.record).model_dump(), token=given.text, controller=here.door_url
+        **_token(given.record, now).model_dump(), token=given.text, controller=here.door_url
     )
 
 
 @router.get("/tokens", operation_id="list_tokens")
 def list_tokens(here: Here) -> list[EnrolmentToken]:
     """List the tokens, the newest first."""
+    now = here.clock()
     with here.store.reading() as tx:
-        return [_token(one) for one in identities.list_tokens(tx)]
+        return [_token(one, now) for one in identities.list_tokens(tx)]
 
 
 @router.delete(
@@ -182,10 +184,11 @@ def _add_device(here: Here, device: DeviceId, profile: str | None, now: float) -
         here.decide(lambda desk: desk.fleet.add_device(device, known, {}, now=now))
 
 
-def _token(record: TokenRecord) -> EnrolmentToken:
+def _token(record: TokenRecord, now: float) -> EnrolmentToken:
     return EnrolmentToken(
         id=record.id,
         device=record.device,
+        state=state_of(record, now),
         created_at=record.created_at,
         expires_at=record.expires_at,
         used_at=record.used_at,

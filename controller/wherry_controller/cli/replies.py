@@ -152,10 +152,9 @@ class EnrolmentToken(msgspec.Struct, frozen=True):
 
     id: str
     device: str
+    state: str
     created_at: float
     expires_at: float
-    used_at: float | None
-    revoked_at: float | None
     token: str = ""
     controller: str = ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 import typer
@@ -44,9 +43,8 @@ def list_tokens(*, json: show.Json = False) -> None:
     if json:
         show.raw(body)
         return
-    now = time.time()
     rows = [
-        (one.id, one.device, show.moment(one.expires_at), _state(one, now))
+        (one.id, one.device, show.moment(one.expires_at), one.state)
         for one in read(tuple[EnrolmentToken, ...], body)
     ]
     show.table(("token", "device", "until", "state"), rows)
@@ -77,11 +75,3 @@ def ca(*, json: show.Json = False) -> None:
             ),
         ]
     )
-
-
-def _state(token: EnrolmentToken, now: float) -> str:
-    if token.revoked_at is not None:
-        return "revoked"
-    if token.used_at is not None:
-        return "used"
-    return "expired" if now >= token.expires_at else "open"

@@ -37,6 +37,15 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True):
     revoked_at: float | None = None
 
 
+class TokenState(StrEnum):
+    """What a token is good for; only an open one enrols."""
+
+    OPEN = "open"
+    USED = "used"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     """A certificate that was issued to a device; `renews` is the serial of the one before."""
 
@@ -219,6 +228,15 @@ class BadLifetime(Malformed):
             f"a token cannot last {self.lifetime_s:.0f} s: "
             f"choose from 1 to {self.longest_s:.0f} seconds."
         )
+
+
+def state_of(token: TokenRecord, now: float) -> TokenState:
+    """Return what a token is good for now."""
+    if token.revoked_at is not None:
+        return TokenState.REVOKED
+    if token.used_at is not None:
+        return TokenState.USED
+    return TokenState.EXPIRED if now >= token.expires_at else TokenState.OPEN
 
 
 def judge_token(token: TokenRecord, csr: Digest, asked: DeviceId | None, now: float) -> None:
