@@ -85,6 +85,7 @@ def take_bundle(
         card=card.file.read(DOCUMENT_LIMIT_BYTES + 1),
         files={file.filename or "": file.file for file in files},
         keys=[key.file.read(LARGEST_KEY_BYTES) for key in keys],
+        vouch=here.trust.add_bundle,
         now=here.clock(),
     )
     with here.store.reading() as tx:

@@ -15,8 +15,11 @@ from wherry.blobs import WrongBytes, digest_of
 from wherry.errors import Malformed, Unsuitable
 from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest, blobs_of
 from wherry.names import Digest
+from wherry_controller.core.audit import Kind
 from wherry_controller.core.card import Card
 from wherry_controller.core.exchange import signed_of
+from wherry_controller.services import audit
+from wherry_controller.services.harvest import Vouch
 from wherry_controller.services.missing import Taken
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
@@ -68,11 +71,12 @@ def import_bundle(
     card: bytes,
     files: Mapping[str, IO[bytes]],
     keys: Sequence[bytes],
+    vouch: Vouch,
     now: float,
 ) -> Variant:
-    """Keep a bundle whose manifest one of `keys` (PEM) signed; the same again changes nothing.
+    """Keep a bundle whose manifest one of `keys` (PEM) signed, and vouch for it from now on.
 
-    Nothing is kept before its signature was verified. Raises `NotSignedByTrusted`, `BadKey`,
+    The same again changes nothing. Nothing is kept before its signature was verified. Raises `NotSignedByTrusted`, `BadKey`,
     `WrongBytes`, `StrangeBlobs`, `OtherCard`, `OtherProfile`, `Taken` or another `Malformed`.
     """
     manifest, bundle = _opened(envelope, keys)
@@ -98,8 +102,17 @@ def import_bundle(
                 models.save_model(tx, Model(version.model, now))
             models.save_version(tx, version)
         models.save_profile(tx, manifest.profile)
+        if not _is_there(tx, variant):
+            facts = {"bundle": bundle, "version": f"{version.model}:{version.name}"}
+            audit.note(tx, Kind.IMPORTED, facts, now)
         models.save_variant(tx, variant, envelope)
+        vouch(tx, manifest, bundle, now)
     return variant
+
+
+def _is_there(tx: Transaction, variant: Variant) -> bool:
+    known = models.list_variants(tx, variant.model, variant.version)
+    return any(one.bundle == variant.bundle for one in known)
 
 
 def _opened(envelope: bytes, keys: Sequence[bytes]) -> tuple[Manifest, Digest]:

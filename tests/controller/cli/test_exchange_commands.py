@@ -15,8 +15,11 @@ from tests.controller.cli.conftest import Wherry
 from tests.controller.cli.test_remote_commands import PROFILE, ends
 from tests.controller.scripted import a_profile_file, write_version
 from tests.controller.served import TOKEN, Served, a_served_controller
+from tests.controller.trusts import target_of
 from wherry import signing
+from wherry.names import parse_digest
 from wherry_controller.cli.outcome import Exit
+from wherry_controller.services.trust import Trust
 
 
 @pytest.fixture
@@ -106,6 +109,23 @@ def test_a_bundle_is_taken_in_by_another_controller_and_exported_again_as_it_was
     (imported,) = built("bundle", "list", "--json").items
     assert imported["bundle"] == listed["bundle"] and imported["report"] == listed["report"]
     assert layout_of(built, tmp_path / "again.tar").read_bytes() == tar.read_bytes()
+    told = built("audit", "list", "--kind", "imported").out
+    assert told.count("digits:v1") == 1
+
+
+def test_devices_are_told_that_an_imported_bundle_is_vouched_for(
+    built: Wherry,
+    key: Path,
+    elsewhere: Served,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    tar = layout_of(built, tmp_path / "one.tar")
+    move_to(elsewhere, monkeypatch)
+    assert built("bundle", "import", tar, "--key", key).status == 0
+    (imported,) = built("bundle", "list", "--json").items
+    target = target_of(elsewhere.store, Trust(dict), parse_digest(str(imported["bundle"])))
+    assert target is not None and target.version == "v1"
 
 
 def test_an_imported_version_cannot_be_built_before_its_files_are_added(
