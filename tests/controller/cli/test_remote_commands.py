@@ -429,6 +429,7 @@ def test_releases_are_shown_with_rollouts_and_bundles(ready: Wherry, tmp_path: P
     create(ready, tmp_path)
     assert "release  1" in ready("rollout", "status", "r1").out
     assert "default=1" in ready("bundle", "list").out
+    ready("rollout", "cancel", "r1")
     words = ("rollout", "create", "r2", "digits:v1", "-s", "field", "--needs")
     ends(ready(*words, "detector"), Exit.USAGE, "write it ALIAS=RELEASE")
     ends(ready(*words, "detector=2"), Exit.REFUSED, "no release 2 of 'detector'")
