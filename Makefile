@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-packages conformance conformance-packages wheels test-py310 clean
+.PHONY: help venv test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-packages conformance conformance-packages fuzz wheels test-py310 clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -115,6 +115,18 @@ bench-packages:
 bench-delivery: bench-packages ## deltas, one bundle to many agents, kills; figures and their bars, and build/bench/delivery.json
 	@$(MAKE) --no-print-directory venv
 	@$(BIN)/python -m tests.bench.delivery
+
+# The fuzzer goes into a folder beside .venv: it is for compilers that wheels exist for.
+FUZZ := build/fuzz
+FUZZ_S ?= 20
+fuzz: venv ## fuzz each parser of outside bytes for FUZZ_S seconds; what crashes one is kept in build/fuzz
+	@test -d $(FUZZ)/packages || $(PIP_INSTALL) -c constraints.txt --target $(FUZZ)/packages atheris
+	@export PYTHONPATH=$(FUZZ)/packages; \
+	for name in $$($(BIN)/python -m tests.fuzz.atheris_targets); do \
+	  echo "$$name, $(FUZZ_S) s"; \
+	  $(BIN)/python -m tests.fuzz.atheris_targets $$name $(FUZZ)/corpus/$$name -verbosity=0 \
+	    -max_total_time=$(FUZZ_S) -artifact_prefix=$(FUZZ)/crash-$$name- || exit 1; \
+	done
 
 wheels: venv ## fill dist/ with the three wheels
 	@rm -rf dist

@@ -206,6 +206,13 @@ def test_a_snapshot_that_the_timestamp_does_not_name_is_refused() -> None:
     refuses(updated(), desired(swap=swap), Reason.MIXED_METADATA)
 
 
+def test_another_snapshot_of_the_version_that_the_timestamp_names_is_refused() -> None:
+    name, _ = piece_of(NEWER, "snapshot")
+    meta = {**NEWER.snapshot.signed.meta, "bins-00.json": MetaFile(1)}
+    other = snapshot_like(version=NEWER.snapshot.signed.version, meta=meta)
+    refuses(updated(), desired(swap={name: other.data}), Reason.MIXED_METADATA)
+
+
 def test_a_bin_that_the_snapshot_does_not_name_is_refused() -> None:
     name, _ = piece_of(NEWER, "bin")
     newest = released(released(NEWER, a_bundle_of(b"3")), NEXT)

@@ -254,10 +254,9 @@ def _missing_roots(trust: Trust, pieces: Mapping[str, bytes]) -> tuple[str, ...]
 
 def _verified(trust: Trust, trusted: TrustedSet, asked: _Asked) -> Outcome:
     """Take snapshot, targets and bins in turn, up to the first that is lacking."""
-    workflow.check_root(trusted, asked.now)
     if trusted.timestamp is None:
         return Lacking(trust, (TIMESTAMP,))
-    version = workflow.check_timestamp(trusted, asked.now).snapshot_meta.version
+    version = trusted.timestamp.snapshot_meta.version
     if _newest(asked.offer.pieces, SNAPSHOT) > version:
         # The order was composed under a timestamp that is still on its way.
         return Lacking(trust, (TIMESTAMP,))

@@ -115,11 +115,8 @@ def check_unexpired(order: Order, now: float) -> None:
 
 
 def _key_of(root: Root, keyid: KeyId) -> Ed25519PublicKey | None:
-    """Return the key, where root holds it and it is Ed25519."""
-    key = root.keys.get(keyid)
-    if key is None or key.keytype != "ed25519":
-        return None
+    """Return the key, where root holds it and it can be one of Ed25519."""
     try:
-        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.keyval["public"]))
+        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(root.keys[keyid].keyval["public"]))
     except (ValueError, KeyError, TypeError):
         return None

@@ -34,7 +34,7 @@ def begin(root: bytes) -> TrustedSet:
 
 
 def update_root(trusted: TrustedSet, data: bytes) -> TrustedSet:
-    """Take the next root (5.3), and drop what a rotated key had signed (5.3.11)."""
+    """Take the next root (5.3), under which the other roles begin anew."""
     document = metadata.parse(Root, "root", data)
     root = metadata.verify(trusted.root, "root", document)
     if root.version <= trusted.root.version:
@@ -42,13 +42,11 @@ def update_root(trusted: TrustedSet, data: bytes) -> TrustedSet:
     if root.version != trusted.root.version + 1:
         raise MetadataRefused(Reason.UNTRUSTED_METADATA, "root", _versions(root, trusted.root))
     metadata.verify(root, "root", document)
-    if rotated(trusted.root, root, "timestamp", "snapshot"):
-        return TrustedSet(root)
-    return replace(trusted, root=root)
+    return TrustedSet(root)
 
 
 def rotated(old: Root, new: Root, *roles: str) -> bool:
-    """Say whether a key that one of `roles` had is one of its keys no more."""
+    """Say whether a key that one of `roles` had is one of its keys no more (5.3.11)."""
     return any(not set(old.roles[role].keyids) <= set(new.roles[role].keyids) for role in roles)
 
 
