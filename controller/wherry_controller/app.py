@@ -64,7 +64,7 @@ from wherry_controller.services.deltas import Deltas
 from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.identity import Identities, OpenBroker, Places
 from wherry_controller.services.ingest import Drop, Ingest, Message
-from wherry_controller.services.mosquitto import OWN_CERTIFICATE, OWN_KEY
+from wherry_controller.services.mosquitto import OWN_CERTIFICATE, OWN_KEY, Upkeep
 from wherry_controller.services.orders import Orders
 from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rights import MosquittoRights
@@ -161,6 +161,9 @@ class Controller:
         folder = make_folder(settings.authority_folder, mode=0o700)
         self.authority = found_authority(folder, clock())
         self.revocations = Revocations(store, self.authority, folder)
+        self._upkeep = _upkeep(settings, self.authority)
+        if self._upkeep is not None:
+            self.revocations.tell(self._upkeep.hear)
         self._queue: queue.Queue[Queued] = queue.Queue(LONGEST_QUEUE)
         self._link = _link(settings, self._queue.put)
         self._making = ThreadPoolExecutor(1, thread_name_prefix="delta")
@@ -347,6 +350,8 @@ class Controller:
             desk.fleet.note_silent(now - self.settings.fleet.online_deadline_s)
         if self._look_at_revoked.is_now(now):
             desk.identities.tick(now)
+            if self._upkeep is not None:
+                self._upkeep.tick(now)
         if self._renew.is_now(now):
             self._sign_anew(now)
             desk.fleet.publish(now)
@@ -419,6 +424,14 @@ def _guard(settings: Settings, store: Store, link: Link) -> MosquittoRights | No
             return list_enrolled(tx)
 
     return MosquittoRights(link, enrolled) if settings.has_guarded_broker else None
+
+
+def _upkeep(settings: Settings, authority: Authority) -> Upkeep | None:
+    """Return what keeps certificates fresh that a broker shows and refuses."""
+    if not settings.has_guarded_broker:
+        return None
+    own, how = settings.authority_folder, settings.broker.reload
+    return Upkeep(settings.broker_folder, own, authority, how=how)
 
 
 def _identities(

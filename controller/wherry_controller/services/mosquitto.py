@@ -30,6 +30,7 @@ from wherry.files import make_folder, write_whole
 from wherry.names import DeviceId
 from wherry_controller.authority import (
     Authority,
+    Crl,
     certificate_pem,
     issue_client,
     issue_server,
@@ -232,9 +233,9 @@ class Upkeep:
         self._authority = authority
         self._how = how or str(folder / PID)
 
-    def hear(self, revoked: bytes) -> None:
+    def hear(self, revoked: Crl) -> None:
         """Have the broker refuse what a new list names."""
-        if self._put({REVOKED: revoked}):
+        if self._put({REVOKED: revoked.pem}):
             self._reload()
 
     def tick(self, now: float) -> None:

@@ -20,7 +20,7 @@ from tests.controller.visitors import a_visitor
 from wherry.files import make_folder
 from wherry.names import DeviceId, parse_device_id
 from wherry.topics import EventsTopic, parse_topic, text
-from wherry_controller.authority import make_authority, read_crl
+from wherry_controller.authority import Crl, Revoked, make_authority, make_crl
 from wherry_controller.core import rights
 from wherry_controller.core.mosquitto import CONFIGURATION, PID
 from wherry_controller.mqtt import Arrived, Connected, Inbound, Link
@@ -82,6 +82,11 @@ def a_desk(broker: Guarded, *enrolled: DeviceId) -> Iterator[Desk]:
         yield desk
     finally:
         desk.link.close()
+
+
+def a_list(broker: Guarded, serial: int) -> Crl:
+    revoked = [Revoked(f"{serial:x}", NOW.timestamp())]
+    return make_crl(broker.issuer, revoked, None, NOW.timestamp() + 60)
 
 
 def may_speak(broker: Guarded, device: DeviceId) -> bool:
@@ -229,8 +234,7 @@ def test_upkeep_has_the_broker_refuse_what_a_new_list_names(broker: Guarded) -> 
     context = broker.dialler(stolen, name="stolen")
     upkeep = Upkeep(broker.folder, broker.folder, broker.issuer, how=None)
     with broker.reloading():
-        upkeep.hear(broker.authority.revoked(stolen.serial, number=7))
-    assert read_crl(broker.folder) is not None
+        upkeep.hear(a_list(broker, stolen.serial))
     with (
         socket.create_connection(("127.0.0.1", broker.control_port)) as link,
         context.wrap_socket(link, server_hostname="127.0.0.1") as secured,
@@ -261,7 +265,7 @@ def test_upkeep_renews_both_ends_and_the_broker_shows_its_new_one(tmp_path: Path
 
 def test_upkeep_leaves_a_broker_alone_that_is_not_its_own(tmp_path: Path) -> None:
     upkeep = Upkeep(tmp_path / "nowhere", tmp_path, make_authority(0.0), how=None)
-    upkeep.hear(b"a list")
+    upkeep.hear(make_crl(make_authority(0.0), [], None, 0.0))
     assert not (tmp_path / "nowhere").exists()
 
 
