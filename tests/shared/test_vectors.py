@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
+
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.builders import a_key
+from tests.deltas import expected, rebuilt
 from tests.vectors.write import (
     DOCUMENT_KINDS,
     FOLDER,
     BucketCase,
     Case,
     ChunkCase,
+    DeltaCase,
     EnvelopeCase,
     KeyCase,
     TopicCase,
@@ -24,6 +28,7 @@ from tests.vectors.write import (
 from wherry import topics
 from wherry.blobs import cut, describe, digest_of, join
 from wherry.codec import decode, encode
+from wherry.delta import HEAD, Kind, read_header
 from wherry.histogram import bucket, lower_bound_ns
 from wherry.manifest import Manifest
 from wherry.messages import Order
@@ -97,3 +102,19 @@ def test_kept_bytes_are_cut_and_joined_as_the_kept_blobs() -> None:
         data = repeated(bytes.fromhex(case.pattern_hex), case.size_bytes)
         assert describe(data, case.chunk_bytes) == case.blob
         assert join(cut(data, case.chunk_bytes), case.blob) == data
+
+
+def test_kept_deltas_rebuild_the_kept_blobs() -> None:
+    cases = read("delta.json", DeltaCase)
+    for case in cases:
+        base, blob = bytes.fromhex(case.base_hex), bytes.fromhex(case.blob_hex)
+        delta = bytes.fromhex(case.delta_hex)
+        assert rebuilt(delta, base, expected(base, blob)) == blob
+    told = {HEAD.unpack_from(_windows_of(bytes.fromhex(case.delta_hex)))[0] for case in cases}
+    assert told == set(Kind)
+
+
+def _windows_of(delta: bytes) -> bytes:
+    source = io.BytesIO(delta)
+    read_header(source.read)
+    return source.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -9,8 +10,20 @@ from typing import TypeVar
 import msgspec
 
 from tests import builders as a
+from tests.deltas import a_delta, a_frame, a_header, a_stream, planes
 from wherry import codec, topics
 from wherry.blobs import CHUNK_BYTES, Blob, describe, digest_of
+from wherry.delta import (
+    Kind,
+    Storing,
+    Window,
+    pack_window,
+    reads_of,
+    rebuild_window,
+)
+from wherry.delta import (
+    Order as ItemOrder,
+)
 from wherry.histogram import LARGEST_NS, Histogram, bucket, from_durations, lower_bound_ns
 from wherry.manifest import Manifest
 from wherry.messages import (
@@ -33,6 +46,8 @@ from wherry.signature import BATCH, Datatype, Signature, StatePair
 from wherry.signing import key_id, private_pem, public_pem, sign
 
 FOLDER = Path(__file__).parent
+# A zstd frame (libzstd 1.5.7, level 19) of 45 bytes that copies from its dictionary of 32.
+PATCH_HEX = "28b52ffd202d650000184f2b4f02003a3fdc6fb201"
 
 T = TypeVar("T")
 
@@ -80,6 +95,15 @@ class ChunkCase(msgspec.Struct, frozen=True):
     size_bytes: int
     chunk_bytes: int
     blob: Blob
+
+
+class DeltaCase(msgspec.Struct, frozen=True):
+    """One window that makes `blob` of `base`."""
+
+    name: str
+    base_hex: str
+    blob_hex: str
+    delta_hex: str
 
 
 class Vectors(msgspec.Struct):
@@ -285,6 +309,39 @@ def chunk_case(
     return ChunkCase(name, pattern.hex(), size_bytes, chunk_bytes, blob)
 
 
+def deltas() -> Iterator[DeltaCase]:
+    """Yield a window of each kind, in each order, with each width of fields and each storing."""
+    base = bytes(reversed(range(0x28, 0x58)))
+    steps = [2, 5, 0, 1, 300, 7, 12, 3]
+    frame = b"\x08" + a_stream(a_frame(4, 16), Storing.ZSTD)
+    zeros = b"\x08" + a_stream(b"", Storing.ZEROS)
+    packed = bytes.fromhex(PATCH_HEX)
+    by_exponent = ItemOrder.BY_EXPONENT
+    windows = {
+        "copy": (Window(Kind.COPY, 16, 8), b""),
+        "full": (Window(Kind.FULL, 16, item=2), planes(steps, 2, bits=1)),
+        "difference": (Window(Kind.DIFFERENCE, 16, 4, item=2), planes(steps, 2, bits=4)),
+        "difference_of_packed_bytes": (Window(Kind.DIFFERENCE, 16), frame),
+        "ordered": (Window(Kind.DIFFERENCE, 16, item=2, order=by_exponent), planes(steps, 2)),
+        "ordered_singles": (
+            Window(Kind.DIFFERENCE, 32, item=4, order=by_exponent),
+            planes(steps, 4, bits=2),
+        ),
+        "xor": (Window(Kind.XOR, 32, item=4), planes(steps, 3) + zeros),
+        "xor_of_eight": (Window(Kind.XOR, 16, 3, item=8), planes([1 << 60, 9], 8)),
+        "scaled": (
+            Window(Kind.SCALED, 16, item=2, extra=4),
+            struct.pack("<2f", 2.0, 0.75) + planes(steps, 2),
+        ),
+        "patch": (Window(Kind.PATCH, 45, extra=32), packed),
+    }
+    for name, (window, payload) in windows.items():
+        part = base[window.offset : window.offset + reads_of(window)]
+        blob = rebuild_window(window, payload, part)
+        delta = a_delta(a_header(base, blob), pack_window(window, payload))
+        yield DeltaCase(name, base.hex(), blob.hex(), delta.hex())
+
+
 def repeated(pattern: bytes, size_bytes: int) -> bytes:
     return (pattern * (size_bytes // len(pattern) + 1))[:size_bytes]
 
@@ -305,6 +362,7 @@ def files() -> dict[str, bytes]:
         "topics.json": a_file("MQTT topics and the filter of each kind.", topic_cases()),
         "buckets.json": a_file("Durations in nanoseconds and their buckets.", buckets()),
         "chunks.json": a_file("Bytes and the blobs that they are cut to.", chunks()),
+        "delta.json": a_file("Deltas of one window, in hexadecimal.", deltas()),
     }
 
 
