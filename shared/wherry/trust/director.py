@@ -118,5 +118,5 @@ def _key_of(root: Root, keyid: KeyId) -> Ed25519PublicKey | None:
     """Return the key, where root holds it and it can be one of Ed25519."""
     try:
         return Ed25519PublicKey.from_public_bytes(bytes.fromhex(root.keys[keyid].keyval["public"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError):
         return None

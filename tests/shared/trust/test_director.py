@@ -109,7 +109,7 @@ def test_a_key_counts_under_its_own_name_and_in_its_own_form_only() -> None:
         a_digest("alias"): spelled,
         a_digest("short"): {**spelled, "keyval": {"public": "00"}},
         a_digest("word"): {**spelled, "keyval": {"public": "word"}},
-        a_digest("none"): {**spelled, "keyval": {"public": ["00"]}},
+        a_digest("rsa"): {**spelled, "keytype": "rsa", "scheme": "rsassa-pss-sha256"},
     }
     keyids = [public, *odd, a_digest("unknown")]
     root = root_like({"director": {"keyids": keyids, "threshold": 2}}, {public: spelled, **odd})

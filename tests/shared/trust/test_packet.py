@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.builders import a_bundle_of, a_digest
 from tests.laws import tried
 from tests.trusted import a_repository
+from wherry.blobs import digest_of
 from wherry.messages import Reason
 from wherry.trust import packet
 from wherry.trust.condense import Condensed, condense, longest, restore
@@ -31,6 +32,17 @@ HEX = [a_digest("a"), a_digest("b"), a_digest("a") + a_digest("b")]
 WORDS = st.sampled_from([*PUNCTUATION, *NUMBERS, *HEX])
 TEXTS = st.lists(WORDS, max_size=60).map("".join)
 NAMES = st.sampled_from(["root/1", "root/12", "snapshot/9999999999", "targets/3", "bins-0f/4"])
+
+
+# A packet as the first release with packets wrote it: one bin with one bundle.
+KEPT = (
+    "la93aGVycnkucGFja2V0LzGRqmJpbnMtMGYvMTLEpyi1L/0k/tUEAAIIGhtgS3XEboRoEl5f1l7DmYuiYLyt8gMi"
+    "APAz/hcKJrbrZjngekNhcFSrPuoCBlzxJIu2z659NycE2C1O2nOcGF2/FjVFvreqoTTYUXF86vXrJEygZYjlyPXm"
+    "x/WI5S4+D/reF+FhifszEgABy4GMldnSIXQLU8cGATuGEqfIsAKFTmBLyxaURUVfYMNegL1BwxovYvBgOgE9+QwL"
+    "kwfNIygMxIDKl4ESyhu9yvrCMbOaI9xNp4bv+BR8TnK5gHeFr+5Iu8qXgRLKG73K+sIxs5oj3E2nhu/4FHxOcrmA"
+    "d4Wv7ki7ypeBEsobvcr6wjGzmiPcTaeG7/gUfE5yuYB3ha/uSLs+I+gWADlZSjOJT2Vk4bE0i716AIjULErLc+6u"
+    "1ZwAnQ=="
+)
 
 
 def refusal(text: str) -> Reason:
@@ -146,3 +158,10 @@ def test_each_bound_of_length_holds_by_itself() -> None:
 def test_the_dictionary_is_part_of_the_format() -> None:
     digest = hashlib.sha256(SKELETON.encode()).hexdigest()
     assert digest == "31657ad8a6712201b4494da21adaf153d8717b21729326c1c8f853d696de4e57"
+
+
+def test_a_packet_of_the_first_release_with_packets_is_read_as_it_was_meant() -> None:
+    ((name, data),) = unpack(KEPT).items()
+    assert name == "bins-0f/12"
+    assert digest_of(data) == "2a14a598098c4316d24f7ba297557350c95f5b67af51ef2615226e825bf2eef5"
+    assert data.startswith(b'{"signatures":[{"keyid":"ca978112ca1bbdca')
