@@ -257,6 +257,13 @@ def test_rotated_online_keys_are_followed_from_one_desired_state() -> None:
     assert isinstance(follow(trust, offered(repository, order_of(2)), NOW), Followed)
 
 
+def test_with_either_online_key_both_of_their_roles_begin_anew() -> None:
+    for holders in (the_holders(timestamp=a_key(166)), the_holders(snapshot=a_key(167))):
+        trust = take_roots(following(), {"root/2": a_root(2, holders=holders).data})
+        assert (trust.timestamp, trust.snapshot) == ("", "")
+        assert trust.targets == following().targets
+
+
 def test_time_is_the_clock_or_the_highest_floor() -> None:
     trust = begin(REPOSITORY.root.data, epoch=1)
     assert now_of(trust, 5.0) == 5.0
