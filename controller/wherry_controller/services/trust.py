@@ -67,6 +67,7 @@ class Trust:
     def __init__(self, keys: Callable[[], KeysHeld], lifetimes: Lifetimes = LIFETIMES) -> None:
         self._keys = keys
         self._lifetimes = lifetimes
+        self._has_read_all = False
 
     def found(self, tx: Transaction, root: bytes, targets: bytes, now: float) -> bool:
         """Begin with a first root and targets; say False where there is a root already.
@@ -170,7 +171,7 @@ class Trust:
         A stale bin of a key that is kept apart is made to wait.
         """
         store.take_trust(tx)
-        before = self._read(tx, None)
+        before = self._read(tx, self._old_bins(tx, now))
         keys = self._keys_of(before)
         if keys.bundle is None:
             self._let_stale_bins_wait(tx, before, now)
@@ -179,6 +180,13 @@ class Trust:
             return False
         self._save(tx, before, after, now, cause="half of a life is over")
         return True
+
+    def _old_bins(self, tx: Transaction, now: float) -> Collection[RoleName] | None:
+        """Return the bins that may be stale; at first all, for a lifetime may be another now."""
+        if not self._has_read_all:
+            self._has_read_all = True
+            return None
+        return store.list_made_before(tx, now - self._lifetimes.bins_s / 2)
 
     def publish(self, tx: Transaction, files: Sequence[bytes], now: float) -> tuple[str, ...]:
         """Publish metadata that was signed elsewhere; return its names, as `root/3`.

@@ -75,6 +75,12 @@ def list_published(tx: Transaction, roles: Collection[RoleName]) -> dict[RoleNam
     return {record.role: record for record in sorted(found, key=lambda one: one.version)}
 
 
+def list_made_before(tx: Transaction, time: float) -> Sequence[RoleName]:
+    """Return the roles whose published version was made before a time."""
+    rows = select(MetadataRow.role).where(col(MetadataRow.published_at).is_not(None))
+    return [RoleName(role) for role in tx.exec(rows.where(col(MetadataRow.made_at) <= time))]
+
+
 def list_waiting(tx: Transaction) -> Sequence[MetadataRecord]:
     """Return all that waits for a signature, each role's oldest version first."""
     rows = select(MetadataRow).where(col(MetadataRow.published_at).is_(None))
@@ -90,10 +96,14 @@ def save_waiting(tx: Transaction, role: RoleName, version: int, data: bytes, now
 
 def save_published(tx: Transaction, role: RoleName, version: int, data: bytes, now: float) -> None:
     """Publish a version of a role; older ones go, except of root."""
+    waited = tx.get(MetadataRow, (role, version))
+    made_at = now if waited is None else waited.made_at
     if role != ROOT:
         older = delete(MetadataRow).where(col(MetadataRow.role) == role)
         tx.exec(older.where(col(MetadataRow.version) <= version))
-    record = MetadataRecord(role=role, version=version, data=data, made_at=now, published_at=now)
+    record = MetadataRecord(
+        role=role, version=version, data=data, made_at=made_at, published_at=now
+    )
     save(tx, MetadataRow, record)
 
 

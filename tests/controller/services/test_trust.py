@@ -27,8 +27,8 @@ from wherry import signing
 from wherry.bundle import Bundle
 from wherry.names import parse_profile_name, parse_version_name
 from wherry.trust import documents, repository, workflow
-from wherry.trust.documents import Bin, add_signature
-from wherry.trust.making import DAY_S
+from wherry.trust.documents import Bin, Metadata, Root, Targets, add_signature
+from wherry.trust.making import DAY_S, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, make_bin
 from wherry.trust.repository import bin_of, pieces_for
 from wherry_controller.core.trust import (
     ExpiredAlready,
@@ -96,7 +96,7 @@ def published(store: Store, trust: Trust, *bundles: Bundle) -> repository.Reposi
 def everything(store: Store) -> tuple[object, ...]:
     """Return all that `Trust` keeps, to see that nothing changed."""
     with store.reading() as tx:
-        rows = kept.list_published(tx, ("root", "targets", "snapshot", "timestamp"))
+        rows = kept.list_published(tx, (ROOT, TARGETS, SNAPSHOT, TIMESTAMP))
         return rows, kept.list_roots(tx), kept.list_waiting(tx), kept.list_releases(tx)
 
 
@@ -119,7 +119,7 @@ def test_a_sealed_bundle_is_vouched_for_without_being_a_release(store: Store) ->
     held = published(store, trust, bundle)
     listing = repository.listing_of(held, bundle.digest)
     assert listing is not None and listing.target.releases == {}
-    assert follow(held).targets[bin_of(bundle.digest)].targets[bundle.digest]
+    assert bundle.digest in follow(held).targets[bin_of(bundle.digest)].targets
 
 
 def test_a_bundle_that_is_added_twice_changes_nothing(store: Store) -> None:
@@ -220,7 +220,7 @@ class TestKeptApart:
 
     def test_a_bin_that_does_not_wait_is_refused(self, store: Store, trust: Trust) -> None:
         before = everything(store)
-        strange = repository.make_bin({}, A_TIME, version=1, lifetime_s=DAY_S)
+        strange = make_bin({}, A_TIME, version=1, lifetime_s=DAY_S)
         with pytest.raises(NothingWaits), store.transaction() as tx:
             trust.publish(tx, [documents.sign(strange, BUNDLE_KEY).data], A_TIME)
         assert everything(store) == before
@@ -233,6 +233,17 @@ class TestKeptApart:
             trust.resign(tx, A_TIME + 183 * DAY_S)
             (record,) = trust.waiting(tx)
         assert documents.read(Bin, record.data).signed.version == 2
+
+    def test_a_bin_is_stale_by_when_it_was_made_not_published(
+        self, store: Store, trust: Trust
+    ) -> None:
+        add(store, trust, a_version()[:1])
+        signed = [add_signature(data, BUNDLE_KEY) for data in self.waiting(store, trust)]
+        with store.transaction() as tx:
+            trust.resign(tx, A_TIME)
+            trust.publish(tx, signed, A_TIME + 2 * DAY_S)
+            trust.resign(tx, A_TIME + 183 * DAY_S)
+            assert trust.waiting(tx)
 
     def test_targets_that_name_a_key_that_is_here_end_the_waiting(
         self, store: Store, trust: Trust
@@ -325,7 +336,7 @@ def test_a_director_is_the_one_that_root_names(store: Store) -> None:
         )
 
 
-NONSENSE = {
+NONSENSE: dict[str, tuple[Sequence[Metadata[Root] | Metadata[Targets]], type[Exception]]] = {
     "a root that skips a version": ([a_root(3)], WrongVersion),
     "a root of one key": ([a_root(2, signed_by=ROOT_KEYS[:1])], TooFewSignatures),
     "a root of strangers": ([a_root(2, signed_by=[EVIL_KEY, a_key(201)])], TooFewSignatures),
