@@ -153,13 +153,16 @@ def test_a_malicious_mirror_is_told_and_asked_no_more(device: Device) -> None:
     assert ask.chunk in (device.state.missing or {})
 
 
-@pytest.mark.parametrize("manner", [Manner.BOASTING, Manner.ENDLESS])
+@pytest.mark.parametrize(
+    ("manner", "why"), [(Manner.BOASTING, "declares 1099511627776"), (Manner.ENDLESS, "gives more")]
+)
 def test_endless_data_is_cut_off_at_the_length_that_was_asked_for(
-    device: Device, manner: Manner
+    device: Device, manner: Manner, why: str
 ) -> None:
     with a_mirror(BUNDLE.blobs, manner) as mirror:
         news = device.ask(device.turn_to(mirror))
     assert refusals(news) == [Reason.OVERSIZED_BLOB]
+    assert any(isinstance(one, Refused) and why in one.detail for one in news)
     assert isinstance(news[-1], download.SourceLied)
     assert device.keeps() == set()
 

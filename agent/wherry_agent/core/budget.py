@@ -14,16 +14,17 @@ HOURS = 24
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """Bytes by the hour since 1970."""
+    """Hours since 1970 in order, with the bytes of each."""
 
-    hours: dict[int, int] = {}
+    hours: tuple[tuple[int, int], ...] = ()
 
 
 def spend(spent: Spent, size_bytes: int, now_s: float) -> Spent:
     """Return the record with so many bytes more; `now_s` is UNIX time."""
     hour = int(now_s // HOUR_S)
     hours = _recent(spent, hour)
-    return Spent({**hours, hour: hours.get(hour, 0) + size_bytes})
+    hours[hour] = hours.get(hour, 0) + size_bytes
+    return Spent(tuple(sorted(hours.items())))
 
 
 def left_bytes(spent: Spent, limit_bytes: int | None, now_s: float) -> int | None:
@@ -40,7 +41,7 @@ def least(*limits: int | float | None) -> float | None:
 
 def _recent(spent: Spent, hour: int) -> dict[int, int]:
     recent: dict[int, int] = {}
-    for at, size in spent.hours.items():
+    for at, size in spent.hours:
         if at >= hour - HOURS:
             recent[min(at, hour)] = recent.get(min(at, hour), 0) + size
     return recent
