@@ -193,6 +193,34 @@ def test_nothing_is_enrolled_where_nothing_says_whom_to_trust(here: Guarded, hom
     refused(enrol(here, home), "nothing says which controller to trust")
 
 
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("--max-bytes-per-s", "0"), "max_bytes_per_s"),
+        (("--window-s", "nan"), "window_s"),
+        (("--port", "70000"), "<= 65535"),
+        (("--id", "Pi 1"), "'Pi 1' is no device id"),
+        (("--profile", "a/b"), "'a/b' is no profile name"),
+        (("--controller", "http://localhost"), "of the form https://host:port"),
+        (("--token", "wt1.short"), "this is no token: copy the whole text"),
+        (("--simulate",), "simulate is for loopback brokers and broker.example is none"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_makes_no_home_a_devices(
+    here: Guarded, home: Path, words: tuple[str, ...], part: str
+) -> None:
+    refused(enrol(here, home, "--token", here.a_token(), *words), part)
+    assert not (home / "agent.toml").exists()
+    assert not (home / "identity").exists()
+
+
+def test_a_home_of_an_earlier_release_enrols_again(here: Guarded, home: Path) -> None:
+    (home / "trust").mkdir(parents=True)
+    (home / "agent.toml").write_text('id = "pi-1"\nprofile = "pi"\nbroker = "mqtt://far"\n')
+    assert enrol(here, home, "--token", here.a_token()).returncode == 0
+    assert read_identity(home).device == PI
+
+
 @pytest.mark.parametrize("clock", ["1970-01-02 00:00:00", "2100-01-01 00:00:00"])
 def test_a_device_enrols_and_renews_whatever_its_clock_says(
     here: Guarded, home: Path, clock: str
