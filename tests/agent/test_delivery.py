@@ -126,82 +126,90 @@ class Bench:
         self.store.close()
 
 
+Make = Callable[..., Bench]
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "state"
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Give a way to make a bench on one disk; the one before is closed then, and at the end."""
+    made: list[Bench] = []
+
+    def make(rebuild: Rebuilder = copy_right, settings: FetchSettings | None = None) -> Bench:
+        while made:
+            made.pop().close()
+        made.append(Bench(tmp_path / "state", rebuild, settings))
+        return made[0]
+
+    yield make
+    while made:
+        made.pop().close()
 
 
-def a_bench(folder: Path, rebuild: Rebuilder) -> Bench:
-    bench = Bench(folder, rebuild)
+def rebuilding(bench: Bench) -> Bench:
+    """Have the bench begin to rebuild."""
     bench.advise(HINT)
     bench.put_all_but_the_blob()
     assert bench.assemble() == []  # A child is at it.
     return bench
 
 
-def test_a_delta_becomes_its_blob_and_the_bundle_is_whole(folder: Path) -> None:
-    bench = a_bench(folder, copy_right)
+def test_a_delta_becomes_its_blob_and_the_bundle_is_whole(make: Make) -> None:
+    bench = rebuilding(make(copy_right))
     assert bench.rebuilt() == [machine.Assembled(NEW.digest)]
     assert (bench.store.blobs / BLOB.digest).read_bytes() == NEW.blobs[BLOB.digest]
     assert not list(bench.store.rebuilding.iterdir())
-    bench.close()
 
 
 @pytest.mark.parametrize(
     ("rebuild", "reason"), [(copy_wrong, Reason.DELTA_CORRUPT), (fail, Reason.DELTA_OVERSIZED)]
 )
 def test_what_is_not_the_blob_never_becomes_it_and_it_is_fetched_whole(
-    folder: Path, rebuild: Rebuilder, reason: Reason
+    make: Make, rebuild: Rebuilder, reason: Reason
 ) -> None:
-    bench = a_bench(folder, rebuild)
+    bench = rebuilding(make(rebuild))
     news = bench.rebuilt()
     assert [one.reason for one in news if isinstance(one, Refused)] == [reason]
     (missing,) = (one for one in news if isinstance(one, download.StillMissing))
     assert missing.missing == WHOLE
     assert not bench.store.has_blob(BLOB.digest)
     assert not list(bench.store.rebuilding.iterdir())
-    bench.close()
 
 
-def test_a_bundle_that_is_wanted_no_more_is_told_of_by_nobody(folder: Path) -> None:
-    bench = a_bench(folder, fail)
+def test_a_bundle_that_is_wanted_no_more_is_told_of_by_nobody(make: Make) -> None:
+    bench = rebuilding(make(fail))
     assert bench.rebuilt(current=None) == []
     assert bench.assemble() == []  # Another is begun: nothing was held against the delta.
     assert bench.rebuilt()
-    bench.close()
 
 
-def test_one_child_at_a_time_rebuilds(folder: Path) -> None:
-    bench = a_bench(folder, copy_right)
+def test_one_child_at_a_time_rebuilds(make: Make) -> None:
+    bench = rebuilding(make(copy_right))
     assert bench.assemble() == []
     assert bench.rebuilt() == [machine.Assembled(NEW.digest)]
     assert bench.queue.empty()
-    bench.close()
 
 
-def test_news_of_a_delta_has_the_machine_look_again(folder: Path) -> None:
-    bench = Bench(folder)
+def test_news_of_a_delta_has_the_machine_look_again(make: Make) -> None:
+    bench = make()
     assert any(isinstance(one, download.LookAgain) for one in bench.advise(UNMADE))
     assert not any(isinstance(one, download.LookAgain) for one in bench.advise(UNMADE))
     assert any(isinstance(one, download.LookAgain) for one in bench.advise(HINT))
-    bench.close()
 
 
-def test_the_tightest_of_the_device_s_and_the_controller_s_limits_holds(folder: Path) -> None:
+def test_the_tightest_of_the_device_s_and_the_controller_s_limits_holds(make: Make) -> None:
     own = FetchSettings(max_bytes_per_s=500.0, max_bytes_per_day=9000, sources=("http://own",))
-    bench = Bench(folder, settings=own)
+    bench = make(settings=own)
     assert list(bench.delivery.tick()) == [download.Advised(500.0, 9000, ("http://own",))]
     assert list(bench.delivery.tick()) == []
     pace = Pace(bytes_per_s=800.0, bytes_per_day=4000)
     advised = bench.advise(pace=pace, sources=("http://theirs",))
     urls = ("http://own", "http://theirs")
     assert download.Advised(500.0, 4000, urls) in advised
-    bench.close()
 
 
-def test_what_was_fetched_counts_for_a_day_whatever_restarts(folder: Path) -> None:
+def test_what_was_fetched_counts_for_a_day_whatever_restarts(make: Make) -> None:
     own = FetchSettings(max_bytes_per_day=100_000)
-    bench = Bench(folder, settings=own)
+    bench = make(settings=own)
     with a_mirror(NEW.blobs, Manner.HONEST) as mirror:
         bench.shelf.accept(NEW.digest, NEW.envelope)
         chunk = BLOB.chunks[0]
@@ -212,8 +220,6 @@ def test_what_was_fetched_counts_for_a_day_whatever_restarts(folder: Path) -> No
         assert isinstance(came[-1], download.ChunkCame)
     (advised,) = bench.delivery.tick()
     assert isinstance(advised, download.Advised) and advised.left_bytes == 100_000 - 1024
-    bench.close()
-    again = Bench(folder, settings=own)
+    again = make(settings=own)
     (first,) = again.delivery.tick()
     assert isinstance(first, download.Advised) and first.left_bytes == 100_000 - 1024
-    again.close()
