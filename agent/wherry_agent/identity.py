@@ -85,11 +85,16 @@ def fingerprint_of_key(asked: Asked) -> Digest:
     return fingerprint_of(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
-def accept(home: Path, asked: Asked, answer: Enrolled, ca: bytes) -> Identity:
+def accept(
+    home: Path, asked: Asked, answer: Enrolled, ca: bytes, *, renews: Identity | None = None
+) -> Identity:
     """Make what came back the papers of `home`; raise `WrongCertificate` where it is not sound.
 
-    `ca` is the one that is pinned, whatever the answer names.
+    `ca` is the one that is pinned, whatever the answer names. What `renews` an identity is the same
+    device's, in the same epoch.
     """
+    if renews is not None and (answer.device, answer.epoch) != (renews.device, renews.epoch):
+        raise WrongCertificate(f"is for {answer.device}, epoch {answer.epoch}")
     certificate = _sound_certificate(asked, answer, ca)
     identity = Identity(
         device=answer.device,
@@ -122,9 +127,7 @@ def renew(home: Path, *, floor: float, now: float) -> Renewed:
     )
     at = max(now, floor, old.not_before)
     answer = door.renew(_proof(old, papers, asked, at))
-    if answer.device != old.device or answer.epoch != old.epoch:
-        raise WrongCertificate(f"is for {answer.device}, epoch {answer.epoch}")
-    new = accept(home, asked, answer, papers.ca)
+    new = accept(home, asked, answer, papers.ca, renews=old)
     return Renewed(
         outcome=Outcome.RENEWED,
         proved_s=max(new.not_before, *(dates.begins for dates, _ in peers)),
