@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import msgspec
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tests.builders import (
     A_TIME,
@@ -18,6 +21,7 @@ from tests.builders import (
     an_alias,
     an_order,
 )
+from tests.laws import tried
 from tests.trusted import (
     BUNDLE_KEY,
     ONLINE,
@@ -52,7 +56,7 @@ from wherry.trust.device import (
 )
 from wherry.trust.documents import sign
 from wherry.trust.making import Signers
-from wherry.trust.refusals import MetadataRefused
+from wherry.trust.refusals import MetadataRefused, OrderRefused
 from wherry.trust.repository import OnlineKeys, Repository, bin_of, pieces_for, with_bundles
 from wherry.trust.target import Target
 from wherry.trust.verdict import Denied
@@ -262,6 +266,37 @@ def test_with_either_online_key_both_of_their_roles_begin_anew() -> None:
         trust = take_roots(following(), {"root/2": a_root(2, holders=holders).data})
         assert (trust.timestamp, trust.snapshot) == ("", "")
         assert trust.targets == following().targets
+
+
+def history() -> tuple[Repository, ...]:
+    """Return what a repository was, one state after another."""
+    listed = [REPOSITORY, NEWER]
+    listed.append(with_min_release(listed[-1], {an_alias(): 1}))
+    listed.append(with_next_root(listed[-1]))
+    return tuple(listed)
+
+
+HISTORY = history()
+OFFERS = st.tuples(st.sampled_from(HISTORY), st.integers(1, 4), st.sampled_from([0.0, NOW]))
+
+
+@settings(tried, max_examples=20)
+@given(st.lists(OFFERS, max_size=8))
+@example([(HISTORY[3], 4, NOW), (HISTORY[0], 1, NOW), (HISTORY[1], 2, 0.0)])
+def test_whatever_comes_in_whatever_order_a_device_never_falls_behind(
+    offers: list[tuple[Repository, int, float]],
+) -> None:
+    trust = begin(REPOSITORY.root.data, epoch=1)
+    for repository, generation, clock in offers:
+        before = trust
+        with suppress(MetadataRefused):
+            trust = take_timestamp(trust, repository.timestamp.data, clock)
+        with suppress(MetadataRefused, OrderRefused):
+            trust = follow(trust, offered(repository, order_of(generation)), clock).trust
+        was, is_now = report_of(before, clock), report_of(trust, clock)
+        for name in ("root", "timestamp", "snapshot", "targets", "now_s"):
+            assert getattr(is_now, name) >= getattr(was, name), name
+        assert trust.generation >= before.generation
 
 
 def test_time_is_the_clock_or_the_highest_floor() -> None:
