@@ -23,6 +23,36 @@ from wherry_controller.mqtt import context_of
 from wherry_controller.services import mosquitto
 
 
+class Process:
+    """A mosquitto on the folder that was written for it; its log is beside."""
+
+    def __init__(self, folder: Path, ports: Sequence[int]) -> None:
+        self.folder = folder
+        self._ports = ports
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, patience_s: float = 10.0) -> None:
+        program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/bin")
+        assert program, "the tests need mosquitto: apt-get install mosquitto"
+        with (self.folder / "mosquitto.log").open("ab") as log:
+            command = [program, "-c", str(self.folder / CONFIGURATION)]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        for port in self._ports:
+            wait_for_port(port, patience_s)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait()
+            self._process = None
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
 class Guarded:
     """A broker with two listeners for devices that it knows; `folder` is the one it runs from."""
 
@@ -33,7 +63,7 @@ class Guarded:
         self.control_port, self.fetch_port = free_port(), free_port()
         self._devices = tuple(devices)
         self._revoked = self.authority.revoked()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = Process(folder, (self.control_port, self.fetch_port))
 
     @property
     def layout(self) -> Layout:
@@ -62,13 +92,7 @@ class Guarded:
         self._devices += (device,)
 
     def start(self, *, patience_s: float = 10.0) -> None:
-        program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/bin")
-        assert program, "the tests need mosquitto: apt-get install mosquitto"
-        with (self.folder / "mosquitto.log").open("ab") as log:
-            command = [program, "-c", str(self.folder / CONFIGURATION)]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for_port(self.control_port, patience_s)
-        wait_for_port(self.fetch_port, patience_s)
+        self._process.start(patience_s=patience_s)
 
     def reload(self) -> None:
         """Have it read its files again; return once it has."""
@@ -88,16 +112,10 @@ class Guarded:
             pass  # It is through with it once it lets somebody in.
 
     def stop(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
-            self._process.wait()
-            self._process = None
+        self._process.stop()
 
     def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        self._process.kill()
 
     def revoke(self, *serials: int, number: int = 2) -> None:
         """Have the broker refuse certificates from now on."""
