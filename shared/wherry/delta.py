@@ -161,11 +161,10 @@ def read_header(read: Read) -> Header:
     (length,) = HEADER_LENGTH.unpack(_exactly(read, HEADER_LENGTH.size))
     if length > LARGEST_HEADER_BYTES:
         raise _oversized(f"its header has {length} bytes")
+    data = _exactly(read, length)
     try:
-        return codec.decode(Header, _exactly(read, length))
+        return codec.decode(Header, data)
     except REFUSALS as error:
-        if isinstance(error, DeltaRefused):
-            raise
         raise _corrupt(f"its header does not parse: {error}") from error
 
 
