@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import A_TIME, a_bundle_of, a_profile, an_alias
+from tests.builders import A_TIME, a_bundle_of, a_digest, a_profile, an_alias
 from tests.threats.devices import PROBATION_S, Broker, Device, a_device
 from tests.threats.test_orders import an_order_for, desired, stamp
 from tests.trusted import a_repository
 from wherry.messages import Reason, Status
-from wherry_agent.core import install
+from wherry_agent.core import install, trial
 from wherry_agent.core.acceptance import Vouched
 from wherry_agent.store import look
 
+VECTOR = Path(__file__).parent.parent / "vectors" / "device-store-0.3.0.sql"
 BUNDLE = a_bundle_of(b"model" * 500, profile=a_profile())
 REPOSITORY = a_repository([BUNDLE])
 ORDER = an_order_for(1, {an_alias(): BUNDLE.digest})
@@ -97,3 +98,22 @@ def test_a_deployment_in_flight_ends_with_the_enrolment_that_ordered_it(device: 
     assert outcome is not None
     assert (outcome.status, outcome.reason) == (Status.CANCELED, Reason.WITHDRAWN)
     assert device.told("d-1-default")[-1].deployment == outcome
+
+
+def test_a_store_of_the_release_before_serves_on_and_its_orders_end(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "agent.db")
+    database.executescript(VECTOR.read_text())
+    database.close()
+    with a_device(tmp_path, REPOSITORY, Broker()) as device:
+        detector = an_alias("detector")
+        assert device.serving == {an_alias(): a_digest("new"), detector: a_digest("old")}
+        canceled = device.outcome(detector)
+        assert canceled is not None
+        assert (canceled.status, canceled.reason) == (Status.CANCELED, Reason.WITHDRAWN)
+        assert device.memory.agent.trials == trial.State()
+        assert [event.seq for event in device.events()] == [2, 3, 4]
+        assert device.store.store_id == "0123456789abcdef" * 2
+        assert device.store.next_report_seq() == 5
+    seen = look(tmp_path)
+    assert seen.trust is not None
+    assert (seen.trust.epoch, seen.trust.generation) == (1, 0)
