@@ -157,8 +157,10 @@ class Device:
             case machine.For(alias, install.Serve(bundle)):
                 self.serving[alias] = bundle
             case machine.For(alias, install.Load(wanted)):
-                assert self.shelf.place(wanted.bundle)
-                yield machine.Installed(alias, install.Loaded(wanted.deployment, self.now_s))
+                loaded = install.Loaded(wanted.deployment, self.now_s)
+                gone = install.Sickened(wanted.deployment, Reason.LOAD_FAILED)
+                is_there = self.shelf.place(wanted.bundle) is not None
+                yield machine.Installed(alias, loaded if is_there else gone)
             case machine.OpenFetch() | machine.CloseFetch():
                 yield machine.FetchLink(isinstance(effect, machine.OpenFetch))
             case download.AskManifest(bundle):
@@ -183,8 +185,8 @@ class Device:
 def a_device(folder: Path, repository: Repository, broker: Broker) -> Iterator[Device]:
     """Give a device that was enrolled under the repository's first root and is connected."""
     device = Device(folder, repository.roots[0].data, broker)
-    device.connect()
     try:
+        device.connect()
         yield device
     finally:
         device.kill()
