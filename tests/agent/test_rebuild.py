@@ -75,6 +75,7 @@ MEASURED = """
 import sys
 from pathlib import Path
 from wherry.delta import Expected, read_header
+from wherry_agent.measuring import memory_bytes
 from wherry_agent.rebuilder import write
 base, delta, blob = map(Path, sys.argv[1:])
 with delta.open("rb") as file:
