@@ -178,14 +178,12 @@ def status(
             str(one.version),
             show.moment(one.expires_at),
             f"{one.threshold} of {len(one.keyids)}",
-            "by itself"
-            if one.is_here
-            else f"by its holders, before {show.moment(one.sign_again_at)}",
+            "by itself" if one.is_here else f"before {show.moment(one.sign_again_at)}",
             ", ".join(keyid[:8] for keyid in one.keyids),
         )
         for one in trust.roles
     ]
-    show.table(("role", "version", "expires", "needs", "is signed again", "keys"), rows)
+    show.table(("role", "version", "expires", "needs", "signed again", "keys"), rows)
     if trust.waiting:
         names = ", ".join(f"{one.role}/{one.version}" for one in trust.waiting)
         show.line(f"{names} wait for the bundle key: wherry keys fetch, sign, publish")

@@ -297,7 +297,7 @@ class Trust:
             store.save_published(tx, role, version, data, now)
         facts: dict[str, str] = {role: str(version) for role, version in new}
         audit.note(tx, Kind.SIGNED, {"cause": cause, **facts}, now)
-        log.info("trust.published", extra={"cause": cause, "roles": facts})
+        log.info("trust.published", extra={"cause": cause, **facts})
 
 
 def _new_metadata(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import A_TIME, an_alias
+from tests.builders import A_TIME, a_bundle_of, an_alias
 from tests.controller.cli.conftest import Wherry
 from tests.controller.served import Served
 from tests.trusted import EVIL_KEY, ROOT_KEYS, TARGETS_KEY, a_root, a_targets
+from wherry.trust.repository import bin_of, listing_of
 from wherry_controller import key_files
 from wherry_controller.cli.outcome import Exit
 from wherry_controller.core.audit import Kind
@@ -24,7 +25,7 @@ def test_status_shows_who_signs_what(online: Wherry) -> None:
     shown = online("keys", "status")
     assert shown.status == 0, shown.err
     rows = {line.split()[0]: line for line in shown.out.splitlines()}
-    assert "2 of 3" in rows["root"] and "by its holders" in rows["root"]
+    assert "2 of 3" in rows["root"] and "before" in rows["root"]
     assert "1 of 1" in rows["timestamp"] and "by itself" in rows["timestamp"]
     assert {"root", "targets", "snapshot", "timestamp", "director", "bundle"} <= rows.keys()
 
@@ -117,3 +118,29 @@ def test_a_strange_file_under_a_fetched_name_stays(online: Wherry, tmp_path: Pat
     refused = online("keys", "fetch", tmp_path)
     assert refused.status == Exit.REFUSED and "there already" in refused.err
     assert (tmp_path / "1.root.json").read_bytes() == a_root(7).data
+
+
+def test_bins_wait_for_a_bundle_key_on_another_machine(
+    online: Wherry, served: Served, tmp_path: Path
+) -> None:
+    secret, bundle = tmp_path / "secret", a_bundle_of(b"weights")
+    secret.write_text(SECRET)
+    apart = key_files.make_key(tmp_path / "apart", KeyRole.BUNDLE, Passphrase(SECRET, 1 << 14))
+    _, key = key_files.open_key(apart.private_path, SECRET)
+    file = tmp_path / "2.targets.json"
+    file.write_bytes(a_targets(2, bundle=key).data)
+    assert online("keys", "publish", file).status == 0
+    trust = served.rollouts._trust
+    with served.store.transaction() as tx:
+        trust.add_bundle(tx, bundle.manifest, bundle.digest, A_TIME)
+    name = f"1.{bin_of(bundle.digest)}.json"
+    assert "wait for the bundle key" in online("keys", "status").out
+    assert online("keys", "fetch", tmp_path / "table").status == 0
+    words = ("--key", apart.private_path, "--passphrase-file", secret)
+    signed = online("keys", "sign", tmp_path / "table" / name, *words)
+    assert signed.status == 0, signed.err
+    published = online("keys", "publish", signed.out.strip())
+    assert published.status == 0, published.err
+    assert "wait for the bundle key" not in online("keys", "status").out
+    with served.store.reading() as tx:
+        assert listing_of(trust.repository(tx, [bundle.digest]), bundle.digest) is not None

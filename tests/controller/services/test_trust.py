@@ -18,6 +18,7 @@ from tests.trusted import (
     EVIL_KEY,
     ROOT_KEYS,
     SNAPSHOT_KEY,
+    TARGETS_KEY,
     TIMESTAMP_KEY,
     a_root,
     a_targets,
@@ -36,6 +37,7 @@ from wherry_controller.core.trust import (
     NoOnlineKey,
     NoSuchRelease,
     OnlineThreshold,
+    OtherBins,
     TooFewSignatures,
     WrongVersion,
 )
@@ -336,10 +338,22 @@ def test_a_director_is_the_one_that_root_names(store: Store) -> None:
         )
 
 
+def other_bins() -> Metadata[Targets]:
+    document = a_targets(2).signed
+    bins = replace(document.delegations.succinct_roles, bit_length=4)
+    delegations = replace(document.delegations, succinct_roles=bins)
+    return documents.sign(replace(document, delegations=delegations), TARGETS_KEY)
+
+
 NONSENSE: dict[str, tuple[Sequence[Metadata[Root] | Metadata[Targets]], type[Exception]]] = {
     "a root that skips a version": ([a_root(3)], WrongVersion),
     "a root of one key": ([a_root(2, signed_by=ROOT_KEYS[:1])], TooFewSignatures),
     "a root of strangers": ([a_root(2, signed_by=[EVIL_KEY, a_key(201)])], TooFewSignatures),
+    "a root that its own keys have not signed": (
+        [a_root(2, holders=the_holders(root=[a_key(130)], root_threshold=1))],
+        TooFewSignatures,
+    ),
+    "targets that cut the bins otherwise": ([other_bins()], OtherBins),
     "a root that expired": ([a_root(2, now=A_TIME - 366 * DAY_S)], ExpiredAlready),
     "a root with a strange timestamp key": (
         [a_root(2, holders=the_holders(timestamp=EVIL_KEY))],
