@@ -108,7 +108,7 @@ class Orders:
             repository = self._trust.repository(tx, named)
             besides = dict(self._changed(tx, repository, outlines))
         if besides:
-            self._keep(besides, repository)
+            self._keep(besides)
             outlines = self._outlines()
         self._learn({one.enclosure for one in outlines if one.enclosure is not None})
         self._signed = {one.device: self._put_together(one) for one in outlines}
@@ -168,14 +168,13 @@ class Orders:
             if _enclosure(beside).digest != one.enclosure:
                 yield one.device, beside
 
-    def _keep(self, besides: Mapping[DeviceId, Beside], repository: Repository) -> None:
-        snapshot = repository.snapshot.signed.version
+    def _keep(self, besides: Mapping[DeviceId, Beside]) -> None:
         shared: dict[Enclosure, list[DeviceId]] = {}
         for device, beside in besides.items():
             shared.setdefault(_enclosure(beside), []).append(device)
         with self._store.transaction() as tx:
             for enclosure, members in shared.items():
-                devices.enclose(tx, members, enclosure, snapshot=snapshot)
+                devices.enclose(tx, members, enclosure)
             devices.drop_loose_enclosures(tx)
 
     def _learn(self, digests: Iterable[Digest]) -> None:

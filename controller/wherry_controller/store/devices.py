@@ -135,7 +135,6 @@ def list_outlines(tx: Transaction) -> Sequence[Outline]:
             col(DesiredRow.epoch),
             col(DesiredRow.issued_at),
             col(DesiredRow.expires_at),
-            col(DesiredRow.snapshot),
             col(DesiredRow.enclosure),
             col(DeviceRow.epoch),
             col(DeviceRow.generation),
@@ -147,16 +146,14 @@ def list_outlines(tx: Transaction) -> Sequence[Outline]:
     return [Outline._make(row) for row in rows]
 
 
-def enclose(
-    tx: Transaction, members: Sequence[DeviceId], enclosure: Enclosure, *, snapshot: int
-) -> None:
+def enclose(tx: Transaction, members: Sequence[DeviceId], enclosure: Enclosure) -> None:
     """Have the orders of these devices travel with `enclosure` from now on."""
     save(tx, EnclosureRow, enclosure)
     for at in range(0, len(members), AT_ONCE):
         tx.exec(
             update(DesiredRow)
             .where(col(DesiredRow.device).in_(members[at : at + AT_ONCE]))
-            .values(snapshot=snapshot, enclosure=enclosure.digest)
+            .values(enclosure=enclosure.digest)
         )
 
 

@@ -201,7 +201,7 @@ class Group(msgspec.Struct, frozen=True):
 class Desired(msgspec.Struct, frozen=True, kw_only=True):
     """What the controller wants of a device: the order before it is signed.
 
-    `enclosure` travels beside it, and was made of the `snapshot` of that version.
+    `enclosure` names what travels beside it.
     """
 
     device: DeviceId
@@ -212,7 +212,6 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     issued_at: int = 0
     expires_at: int = 0
-    snapshot: int = 0
     enclosure: Digest | None = None
 
 
@@ -226,7 +225,7 @@ class Enclosure(msgspec.Struct, frozen=True):
 class Outline(NamedTuple):
     """What decides whether an order must be issued, signed, or told with something else beside it.
 
-    The first seven are of the order, the others of its device: its enrolment, and how far it has
+    The first six are of the order, the others of its device: its enrolment, and how far it has
     followed.
     """
 
@@ -235,7 +234,6 @@ class Outline(NamedTuple):
     epoch: int
     issued_at: int
     expires_at: int
-    snapshot: int
     enclosure: Digest | None
     live_epoch: int
     followed: int

@@ -39,8 +39,7 @@ def _extend_orders() -> None:
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_enclosure")),
     )
     with op.batch_alter_table("desired") as desired:
-        for column in ("epoch", "snapshot"):
-            desired.add_column(_number(column))
+        desired.add_column(_number("epoch"))
         for column in ("issued_at", "expires_at"):
             desired.add_column(
                 sa.Column(column, sa.BigInteger(), nullable=False, server_default=sa.text("0"))
