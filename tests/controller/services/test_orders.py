@@ -176,6 +176,17 @@ def test_an_order_that_the_broker_lost_comes_back_as_it_was(bench: Bench) -> Non
     assert text(TimestampTopic()) in bench.broker.retained
 
 
+def test_what_somebody_wrote_over_trust_is_repaired(bench: Bench) -> None:
+    bench.order(PI_1)
+    right = dict(bench.broker.retained)
+    bench.broker.retained[text(TimestampTopic())] = b"an older timestamp"
+    bench.broker.retained[text(MetadataTopic(SNAPSHOT, 99))] = b"nobody's snapshot"
+    bench.now += 61.0
+    bench.publisher.tick(bench.now)
+    bench.broker.answer(bench.publisher, bench.now)
+    assert bench.broker.retained == right
+
+
 def test_an_order_is_renewed_at_half_of_its_life_under_its_deployment_id(bench: Bench) -> None:
     bench.order(PI_1)
     bench.follow(PI_1)
