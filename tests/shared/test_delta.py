@@ -203,7 +203,7 @@ def test_truncation_at_every_byte_is_refused() -> None:
         assert refusal(delta[:end]) is Reason.DELTA_CORRUPT
 
 
-def heads() -> Iterator[tuple[str, bytes, Reason]]:
+def heads() -> Iterator[tuple[str, str, bytes, Reason]]:
     """Yield windows whose heads say what cannot be, and nothing after them."""
 
     def head(
@@ -212,32 +212,74 @@ def heads() -> Iterator[tuple[str, bytes, Reason]]:
         return HEAD.pack(kind, item, order, length, extra, payload, offset)
 
     wide = WINDOW_BYTES + 1
-    yield "unknown kind", head(6, 1, 8, 0, 0, 0), Reason.DELTA_CORRUPT
-    yield "unknown order", head(Kind.DIFFERENCE, 2, 8, 0, 0, 0, 2), Reason.DELTA_CORRUPT
-    yield "ordered bytes", head(Kind.DIFFERENCE, 1, 8, 0, 0, 0, 1), Reason.DELTA_CORRUPT
-    yield "ordered full", head(Kind.FULL, 2, 8, 0, 0, 0, 1), Reason.DELTA_CORRUPT
+    yield "unknown kind", "unknown kind", head(6, 1, 8, 0, 0, 0), Reason.DELTA_CORRUPT
+    yield (
+        "unknown order",
+        "unknown kind",
+        head(Kind.DIFFERENCE, 2, 8, 0, 0, 0, 2),
+        Reason.DELTA_CORRUPT,
+    )
+    yield (
+        "ordered bytes",
+        "cannot be ordered",
+        head(Kind.DIFFERENCE, 1, 8, 0, 0, 0, 1),
+        Reason.DELTA_CORRUPT,
+    )
+    yield (
+        "ordered full",
+        "cannot be ordered",
+        head(Kind.FULL, 2, 8, 0, 0, 0, 1),
+        Reason.DELTA_CORRUPT,
+    )
     many = 2 * (MOST_ORDERED + 1)
-    yield "too many to order", head(Kind.DIFFERENCE, 2, many, 0, 0, 0, 1), Reason.DELTA_CORRUPT
-    yield "long window", head(Kind.FULL, 1, wide, 0, 0, 0), Reason.DELTA_OVERSIZED
+    yield (
+        "too many to order",
+        "cannot be ordered",
+        head(Kind.DIFFERENCE, 2, many, 0, 0, 0, 1),
+        Reason.DELTA_CORRUPT,
+    )
+    yield "long window", "a window has", head(Kind.FULL, 1, wide, 0, 0, 0), Reason.DELTA_OVERSIZED
     large = LARGEST_PAYLOAD_BYTES + 1
-    yield "long payload", head(Kind.FULL, 1, 8, 0, large, 0), Reason.DELTA_OVERSIZED
+    yield "long payload", "payload has", head(Kind.FULL, 1, 8, 0, large, 0), Reason.DELTA_OVERSIZED
     reach = LARGEST_REACH_BYTES + 1
-    yield "long dictionary", head(Kind.PATCH, 1, 8, reach, 0, 0), Reason.DELTA_OVERSIZED
-    yield "item of 3", head(Kind.FULL, 3, 9, 0, 0, 0), Reason.DELTA_CORRUPT
-    yield "half an item", head(Kind.FULL, 4, 6, 0, 0, 0), Reason.DELTA_CORRUPT
-    yield "no length", head(Kind.FULL, 1, 0, 0, 0, 0), Reason.DELTA_CORRUPT
-    yield "beyond the base", head(Kind.COPY, 1, 8, 0, 0, 1 << 21), Reason.DELTA_CORRUPT
-    yield "offset that wraps", head(Kind.XOR, 1, 8, 0, 0, (1 << 64) - 4), Reason.DELTA_CORRUPT
-    yield "rows of bytes", head(Kind.SCALED, 1, 8, 1, 0, 0), Reason.DELTA_CORRUPT
-    yield "rows of nothing", head(Kind.SCALED, 2, 8, 0, 0, 0), Reason.DELTA_CORRUPT
-    yield "half a row", head(Kind.SCALED, 2, 8, 3, 0, 0), Reason.DELTA_CORRUPT
-    yield "copy with payload", head(Kind.COPY, 1, 8, 0, 1, 0) + b"?", Reason.DELTA_CORRUPT
+    yield (
+        "long dictionary",
+        "dictionary of",
+        head(Kind.PATCH, 1, 8, reach, 0, 0),
+        Reason.DELTA_OVERSIZED,
+    )
+    yield "item of 3", "items of 3", head(Kind.FULL, 3, 9, 0, 0, 0), Reason.DELTA_CORRUPT
+    yield "half an item", "items of 4", head(Kind.FULL, 4, 6, 0, 0, 0), Reason.DELTA_CORRUPT
+    yield "no length", "0 bytes do not make", head(Kind.FULL, 1, 0, 0, 0, 0), Reason.DELTA_CORRUPT
+    yield (
+        "beyond the base",
+        "beyond the base",
+        head(Kind.COPY, 1, 8, 0, 0, 1 << 21),
+        Reason.DELTA_CORRUPT,
+    )
+    yield (
+        "offset that wraps",
+        "beyond the base",
+        head(Kind.XOR, 1, 8, 0, 0, (1 << 64) - 4),
+        Reason.DELTA_CORRUPT,
+    )
+    yield "rows of bytes", "rows of", head(Kind.SCALED, 1, 8, 1, 0, 0), Reason.DELTA_CORRUPT
+    yield "rows of nothing", "rows of 0", head(Kind.SCALED, 2, 8, 0, 0, 0), Reason.DELTA_CORRUPT
+    yield "half a row", "rows of 3", head(Kind.SCALED, 2, 8, 3, 0, 0), Reason.DELTA_CORRUPT
+    yield (
+        "copy with payload",
+        "copy has a payload",
+        head(Kind.COPY, 1, 8, 0, 1, 0) + b"?",
+        Reason.DELTA_CORRUPT,
+    )
 
 
 @pytest.mark.parametrize(
-    ("head", "reason"), [pytest.param(*case[1:], id=case[0]) for case in heads()]
+    ("problem", "head", "reason"), [pytest.param(*case[1:], id=case[0]) for case in heads()]
 )
-def test_a_window_that_cannot_be_is_refused_by_its_head(head: bytes, reason: Reason) -> None:
+def test_a_window_that_cannot_be_is_refused_by_its_head(
+    problem: str, head: bytes, reason: Reason
+) -> None:
     base = bytes(1 << 20)
     wanted = Expected(digest_of(base), len(base), digest_of(base), len(base))
     delta = a_delta(a_header(base, base), head)
@@ -251,47 +293,53 @@ def test_a_window_that_cannot_be_is_refused_by_its_head(head: bytes, reason: Rea
     with pytest.raises(DeltaRefused) as caught:
         list(rebuild(read, lambda at, length: base[at : at + length], wanted))
     assert caught.value.reason is reason
+    assert problem in caught.value.problem
     assert max(reads) <= LARGEST_HEADER_BYTES  # Nothing of a declared length was allocated.
 
 
-def payloads() -> Iterator[tuple[str, bytes, Reason]]:
+def payloads() -> Iterator[tuple[str, str, bytes, Reason]]:
     """Yield payloads that do not hold one plane of 1,024 bytes."""
     count = len(BLOB)
     whole = a_plane(bytes(count))
-    yield "nothing", b"", Reason.DELTA_CORRUPT
-    yield "fields of 3 bits", b"\x03" + whole[1:], Reason.DELTA_CORRUPT
-    yield "cut in a stream's head", whole[:3], Reason.DELTA_CORRUPT
-    yield "cut in a stream", whole[:-1], Reason.DELTA_CORRUPT
-    yield "one plane too many", whole + b"?", Reason.DELTA_CORRUPT
-    yield "short stream", a_plane(bytes(count - 1)), Reason.DELTA_CORRUPT
-    yield "long stream", a_plane(bytes(count + 1)), Reason.DELTA_CORRUPT
+    yield "nothing", "fields of 0 bits", b"", Reason.DELTA_CORRUPT
+    yield "fields of 3 bits", "fields of 3 bits", b"\x03" + whole[1:], Reason.DELTA_CORRUPT
+    yield "cut in a stream's head", "ends in a plane", whole[:3], Reason.DELTA_CORRUPT
+    yield "cut in a stream", "ends in a stream", whole[:-1], Reason.DELTA_CORRUPT
+    yield "one plane too many", "after its planes", whole + b"?", Reason.DELTA_CORRUPT
+    yield "short stream", "cannot be stored", a_plane(bytes(count - 1)), Reason.DELTA_CORRUPT
+    yield "long stream", "cannot be stored", a_plane(bytes(count + 1)), Reason.DELTA_CORRUPT
     unknown = b"\x08" + STREAM_OF_KIND_3
-    yield "unknown storing", unknown, Reason.DELTA_CORRUPT
+    yield "unknown storing", "cannot be stored", unknown, Reason.DELTA_CORRUPT
     zeros = b"\x08" + a_stream(b"??", Storing.ZEROS)
-    yield "zeros with bytes", zeros, Reason.DELTA_CORRUPT
+    yield "zeros with bytes", "cannot be stored", zeros, Reason.DELTA_CORRUPT
     bomb = b"\x08" + a_stream(a_frame(0, 100_000), Storing.ZSTD)
-    yield "bomb", bomb, Reason.DELTA_OVERSIZED
+    yield "bomb", "declares 100000", bomb, Reason.DELTA_OVERSIZED
     hidden = b"\x08" + a_stream(a_frame(0, 100_000, declares=count), Storing.ZSTD)
-    yield "bomb that declares less", hidden, Reason.DELTA_CORRUPT
+    yield "bomb that declares less", "does not unpack", hidden, Reason.DELTA_CORRUPT
     little = b"\x08" + a_stream(a_frame(0, 10), Storing.ZSTD)
-    yield "frame of less", little, Reason.DELTA_CORRUPT
+    yield "frame of less", "declares 10", little, Reason.DELTA_CORRUPT
     lying = b"\x08" + a_stream(a_frame(0, 10, declares=count), Storing.ZSTD)
-    yield "frame that declares more", lying, Reason.DELTA_CORRUPT
+    yield "frame that declares more", "does not unpack", lying, Reason.DELTA_CORRUPT
     twice = b"\x08" + a_stream(a_frame(0, count) + a_frame(0, count), Storing.ZSTD)
-    yield "second frame", twice, Reason.DELTA_CORRUPT
+    yield "second frame", "does not unpack", twice, Reason.DELTA_CORRUPT
     junk = b"\x08" + a_stream(b"no zstd", Storing.ZSTD)
-    yield "no frame", junk, Reason.DELTA_CORRUPT
+    yield "no frame", "does not unpack", junk, Reason.DELTA_CORRUPT
 
 
 STREAM_OF_KIND_3 = b"\x03" + len(BLOB).to_bytes(4, "little") + bytes(len(BLOB))
 
 
 @pytest.mark.parametrize(
-    ("payload", "reason"), [pytest.param(*case[1:], id=case[0]) for case in payloads()]
+    ("problem", "payload", "reason"), [pytest.param(*case[1:], id=case[0]) for case in payloads()]
 )
-def test_a_payload_that_is_not_its_planes_is_refused(payload: bytes, reason: Reason) -> None:
+def test_a_payload_that_is_not_its_planes_is_refused(
+    problem: str, payload: bytes, reason: Reason
+) -> None:
     window = pack_window(Window(Kind.DIFFERENCE, len(BLOB)), payload)
-    assert refusal(a_delta(a_header(), window)) is reason
+    with pytest.raises(DeltaRefused) as caught:
+        rebuilt(a_delta(a_header(), window), wanted=expected())
+    assert caught.value.reason is reason
+    assert problem in caught.value.problem
 
 
 def test_factors_that_are_cut_are_refused() -> None:
