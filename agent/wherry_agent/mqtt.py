@@ -138,6 +138,7 @@ class Connection:
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(20)
         client.on_connect = self._connected
+        client.on_disconnect = self._disconnected
         client.on_message = self._message
         client.on_publish = self._published
         client.on_socket_open = self._opened
@@ -191,6 +192,13 @@ class Connection:
             self._callbacks.on_up()
         else:
             client.disconnect()
+
+    def _disconnected(
+        self, _client: paho.Client, _data: object, _flags: object, code: ReasonCode, _p: object
+    ) -> None:
+        """Say that a line was cut; with TLS 1.3 a broker refuses a certificate only then."""
+        if code.is_failure:
+            log.warning("broker.lost", extra={"client": self._client_id, "why": str(code)})
 
     def _message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         self._callbacks.on_message(message.topic, bytes(message.payload))

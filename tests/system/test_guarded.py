@@ -74,14 +74,15 @@ def test_a_device_that_is_revoked_is_cut_off_and_serves_on_until_it_enrols_again
     site.start_rollout("v1", ["both"])
     assert site.until_over("v1").status == "succeeded"
     assert site.wherry("device", "revoke", "one").status == 0
-    until(lambda: "certificate revoked" in broker_log(site))
-    until(lambda: logged(one, "broker.unreachable"))
+    until(lambda: "certificate verify failed" in broker_log(site))
+    why = [line.fields["why"] for line in logged(one, "broker.lost")]
+    assert "Administrative action" in why[0]
     assert answers_as(one, v1, shift=1.0)
     add_version(site, "v2", shift=2.0)
     site.set_group("rest", two)
     site.start_rollout("v2", ["rest"])
     assert site.until_over("v2").status == "succeeded"
-    assert not logged(two, "broker.unreachable")
+    assert not logged(two, "broker.lost")
 
 
 def test_a_broker_that_was_set_up_anew_is_filled_again_with_rights_and_orders(site: Site) -> None:
