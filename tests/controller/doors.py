@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from tests.controller.stores import a_store, add_devices
+from tests.trusted import a_repository
 from wherry import codec
 from wherry.enrolment import (
     ENROL_PATH,
@@ -63,7 +64,6 @@ Shown: TypeAlias = tuple[Enrolled, ec.EllipticCurvePrivateKey]
 DAY_S = 86_400.0
 NO_CHECK_TIME = 0x200000
 NOW_S = float(int(time.time()))  # The doors' TLS goes by the machine's clock.
-ROOT = b'{"signed":{"_type":"root"},"signatures":[]}'
 PI = parse_device_id("pi-1")
 
 
@@ -236,12 +236,13 @@ def guarded_doors(
     authority = found_authority(folder, now)
     revocations = Revocations(store, authority, folder)
     rights = Rights()
+    root = a_repository().roots[0].data
     made = Identities(
         store,
         authority,
         revocations,
         rights=rights,
-        root=lambda _: ROOT,
+        root=lambda _: root,
         places=Places(broker="mqtts://broker.example", blobs="https://controller.example:8323"),
         policy=policy or Policy(),
     )

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -26,6 +27,7 @@ from tests.controller.doors import (
 from wherry_agent.papers import ASKED, read_asked, read_papers
 from wherry_agent.settings import read_identity, read_root, read_settings
 from wherry_controller.authority import ca_fingerprint, make_authority
+from wherry_controller.services.admission import Policy
 from wherry_controller.store import identities
 
 pytestmark = pytest.mark.system
@@ -279,3 +281,24 @@ def test_a_door_that_is_shut_is_asked_again_with_the_same_request(
     assert asked is not None
     assert renew(home)["outcome"] == "unavailable"
     assert read_asked(home) == asked
+
+
+def test_a_running_agent_renews_its_certificate_in_time(tmp_path: Path, home: Path) -> None:
+    with guarded_doors(tmp_path, policy=Policy(certificate_s=60.0)) as here:
+        enrol(here, home, "--token", here.a_token())
+        first = read_identity(home)  # Dated back by an hour: two thirds of its life are over.
+        command = [sys.executable, "-m", "wherry_agent", "run", "--home", str(home)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
+            assert agent.stderr is not None
+            try:
+                said = _read_until(agent.stderr, "certificate.answered")
+            finally:
+                agent.terminate()
+                agent.communicate(timeout=PATIENCE_S)
+        assert "outcome=renewed" in said
+        assert read_identity(home).serial != first.serial
+        assert here.serials_of() == {first.serial: True, read_identity(home).serial: True}
+
+
+def _read_until(lines: IO[str], event: str) -> str:
+    return next(line for line in lines if f" {event} " in line)
