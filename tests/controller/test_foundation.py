@@ -41,6 +41,7 @@ def test_a_founded_folder_has_two_keys_that_only_its_owner_reads(tmp_path: Path)
 
 def test_the_folder_keeps_only_the_digest_of_its_token(tmp_path: Path) -> None:
     founded = found(tmp_path)
+    assert founded.token is not None
     kept = read_token_digest(read_settings(tmp_path, {}))
     assert kept == hashlib.sha256(founded.token.encode()).hexdigest()
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())

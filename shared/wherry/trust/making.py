@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Annotated
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -40,6 +41,7 @@ from wherry.trust.documents import (
 from wherry.trust.target import Target
 
 DAY_S = 86400.0
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 ROOT = parse_role_name("root")
 TARGETS = parse_role_name("targets")
@@ -50,12 +52,12 @@ TIMESTAMP = parse_role_name("timestamp")
 class Lifetimes(msgspec.Struct, frozen=True, kw_only=True):
     """How long what each role signs is good for; at half of it, it is signed anew."""
 
-    root_s: float = 365 * DAY_S
-    targets_s: float = 365 * DAY_S
-    bins_s: float = 365 * DAY_S
-    snapshot_s: float = 30 * DAY_S
-    timestamp_s: float = 7 * DAY_S
-    order_s: float = 90 * DAY_S
+    root_s: Seconds = 365 * DAY_S
+    targets_s: Seconds = 365 * DAY_S
+    bins_s: Seconds = 365 * DAY_S
+    snapshot_s: Seconds = 30 * DAY_S
+    timestamp_s: Seconds = 7 * DAY_S
+    order_s: Seconds = 90 * DAY_S
 
 
 LIFETIMES = Lifetimes()

@@ -16,6 +16,7 @@ from wherry_controller.cli.outcome import Exit
 from wherry_controller.core.audit import Kind
 from wherry_controller.key_files import KeyRole, Passphrase
 from wherry_controller.services import audit
+from wherry_controller.services.trust import Trust
 from wherry_controller.store.database import Store
 
 SECRET = "correct horse battery"
@@ -131,6 +132,7 @@ def test_bins_wait_for_a_bundle_key_on_another_machine(
     file.write_bytes(a_targets(2, bundle=key).data)
     assert online("keys", "publish", file).status == 0
     trust = served.rollouts._trust
+    assert isinstance(trust, Trust)
     with served.store.transaction() as tx:
         trust.add_bundle(tx, bundle.manifest, bundle.digest, A_TIME)
     name = f"1.{bin_of(bundle.digest)}.json"
