@@ -58,6 +58,7 @@ from wherry_agent.settings import (
     socket_of,
 )
 from wherry_agent.shelf import Shelf
+from wherry_agent.sources import source_context
 from wherry_agent.store import Store
 from wherry_agent.telemetry import Recorder
 from wherry_agent.telling import Teller
@@ -136,7 +137,9 @@ class App:
             ways,
             settings=settings.fetch,
             put=self._queue.put,
+            context=lambda: source_context(home),
         )
+        self._over_budget: tuple[Reason, ...] = ()
         self._wants: list[tuple[float, tuple[Digest, ...]]] = []
         self._ticked_s = 0.0
 
@@ -185,6 +188,7 @@ class App:
         self._ticked_s = now_s = time.monotonic()
         self._take([*self._delivery.tick(), machine.Tick(), acceptance.Tick(now_s)])
         self._keep_certificate(now_s)
+        self._tell_budget()
         due = [digests for at_s, digests in self._wants if at_s <= now_s]
         self._wants = [want for want in self._wants if want[0] > now_s]
         for digests in due:
@@ -352,6 +356,15 @@ class App:
         log.info("bundle.flipped", extra=extra)
         return self._memory.note(self._teller.flip(alias, flip, at=time.time()))
 
+    def _tell_budget(self) -> None:
+        """Say that a download waits for the next day, and that it goes on."""
+        current = self._agent.download
+        waits = current is not None and download.is_held_up(current)
+        before = self._over_budget
+        self._over_budget = (Reason.OVER_BYTE_BUDGET,) if waits else ()
+        if self._over_budget != before and self._agent.session.connected:
+            self._announce()
+
     def _announce(self) -> None:
         device = self._settings.id
         presence = codec.encode(self._teller.presence(online=True))
@@ -364,7 +377,11 @@ class App:
             seq=self._store.next_report_seq(),
             oldest_event=self._outbox.span()[0],
             trust=report_of(trust, time.time()),
-            degraded=(*_DEGRADED[self._broker_dates], *([fault] if fault else [])),
+            degraded=(
+                *_DEGRADED[self._broker_dates],
+                *([fault] if fault else []),
+                *self._over_budget,
+            ),
         )
         self._control.publish(topics.ReportedTopic(device), codec.encode(reported), retain=True)
 

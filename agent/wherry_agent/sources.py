@@ -15,10 +15,13 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from wherry.blobs import LARGEST_CHUNK_BYTES
 from wherry.names import Digest
+from wherry_agent.settings import CA_FILE, CERTIFICATE_FILE, KEY_FILE
+from wherry_agent.tls import NO_CHECK_TIME
 
 PIECE_BYTES = 64 * 1024
 SOCKET_TIMEOUT_S = 10.0
@@ -88,6 +91,19 @@ class Sources:
             if isinstance(answer.data, bytes):
                 self._received_bytes += len(answer.data)
             self._on_answer(answer)
+
+
+def source_context(home: Path) -> ssl.SSLContext:
+    """Return what a device dials sources with: public ones, and its controller's own door.
+
+    No clock is asked, as there may be none: what comes is verified by its digest.
+    """
+    context = ssl.create_default_context()
+    context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
+    if (home / CA_FILE).exists():
+        context.load_verify_locations(home / CA_FILE)
+        context.load_cert_chain(home / CERTIFICATE_FILE, home / KEY_FILE)
+    return context
 
 
 def get(request: Request, context: Callable[[], ssl.SSLContext]) -> Answer:
