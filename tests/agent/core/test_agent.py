@@ -629,6 +629,15 @@ def test_a_new_enrolment_ends_what_the_last_one_ordered_and_serving_goes_on() ->
     assert trial.Stop() in trying.hear(Reenrolled())
 
 
+def test_what_was_revoked_stays_so_until_the_new_enrolments_first_order() -> None:
+    device = online()
+    device.order(msgspec.structs.replace(an_order_for(1, {}), revoked=(OLD,)))
+    device.hear(Reenrolled())
+    assert install.serves_revoked(device.state())
+    device.order(an_order_for(2, {}))
+    assert not install.serves_revoked(device.state())
+
+
 CANDIDATE = a_digest("candidate")
 TRIAL = a_trial(bundle=CANDIDATE, deadline_s=3600.0)
 MEASURING = frozenset({CANDIDATE})
