@@ -78,10 +78,7 @@ class Memory:
             limit_bytes_per_s=limit_bytes_per_s,
         )
         if self._is_new:
-            self.agent, more = machine.step(
-                self.agent, machine.Reenrolled(), self._clocks.monotonic()
-            )
-            effects += more
+            effects += self._step(machine.Reenrolled())
         self._commit(effects)
         return effects
 

@@ -193,8 +193,8 @@ def _dispatch(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]
 
 def _follow_order(agent: Agent, came: OrderCame, now_s: float) -> tuple[Agent, Effects]:
     order, verdicts = came.order, came.verdicts
-    turns = orders.turns_of(order, verdicts, agent.aliases, agent.releases, now_s=now_s)
     noted = orders.note_releases(agent.releases, order, verdicts, agent.aliases)
+    turns = orders.turns_of(order, verdicts, agent.aliases, noted, now_s=now_s)
     agent = replace(agent, releases=noted)
     told: Effects = ()
     for alias, turn in turns.items():

@@ -73,7 +73,7 @@ def _unmet(
         status = _status(states.get(alias, install.Idle()), wanted.deployment)
         if status is None:
             comes[alias] = target
-        elif status in (Status.IN_PROGRESS, Status.SUCCEEDED):
+        elif status is Status.IN_PROGRESS:
             there[alias] = target.releases.get(alias, 0)
     return find_unmet(comes, there)
 

@@ -609,6 +609,26 @@ def test_a_release_that_failed_here_is_none_that_others_can_need() -> None:
     assert reason_told(device, DEFAULT) == (Status.REJECTED, Reason.MISSING_DEPENDENCY)
 
 
+def test_a_release_that_is_on_its_way_since_an_earlier_order_counts() -> None:
+    device = online(deaf=(download.AskManifest,))
+    coming = {DETECTOR: a_release(2, DETECTOR)}
+    device.order(an_order_for(1, {DETECTOR: OTHER}), coming)
+    both = an_order_for(2, {DETECTOR: OTHER, DEFAULT: NEW})
+    device.order(both, {**coming, DEFAULT: a_release(5, detector=2)})
+    assert isinstance(device.state(), install.Fetching)
+
+
+def test_a_release_that_came_and_was_lost_again_does_not_count() -> None:
+    device = online()
+    came_first = {DETECTOR: a_release(2, DETECTOR)}
+    device.order(an_order_for(1, {DETECTOR: OTHER}), came_first)
+    settle(device)
+    device.hear(Installed(DETECTOR, install.Unservable(OTHER)))
+    both = an_order_for(2, {DETECTOR: OTHER, DEFAULT: NEW})
+    device.order(both, {**came_first, DEFAULT: a_release(5, detector=2)})
+    assert reason_told(device, DEFAULT) == (Status.REJECTED, Reason.MISSING_DEPENDENCY)
+
+
 def test_an_order_that_takes_a_needed_release_away_does_not_disturb_what_serves() -> None:
     device = online()
     needing = {DEFAULT: a_release(5, detector=2), DETECTOR: a_release(2, DETECTOR)}
