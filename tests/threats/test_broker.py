@@ -90,7 +90,7 @@ def fetching(broker: Guarded) -> Iterator[Visitor]:
 def alert(port: int, context: ssl.SSLContext) -> str | None:
     """Dial; return the reason of the TLS alert that the broker answers with."""
     with (
-        socket.create_connection(("127.0.0.1", port)) as link,
+        socket.create_connection(("127.0.0.1", port), timeout=5.0) as link,
         context.wrap_socket(link, server_hostname="127.0.0.1") as secured,
     ):
         try:

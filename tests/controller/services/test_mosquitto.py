@@ -236,7 +236,7 @@ def test_upkeep_has_the_broker_refuse_what_a_new_list_names(broker: Guarded) -> 
     with broker.reloading():
         upkeep.hear(a_list(broker, stolen.serial))
     with (
-        socket.create_connection(("127.0.0.1", broker.control_port)) as link,
+        socket.create_connection(("127.0.0.1", broker.control_port), timeout=5.0) as link,
         context.wrap_socket(link, server_hostname="127.0.0.1") as secured,
         pytest.raises(ssl.SSLError, match="revoked"),
     ):
@@ -287,7 +287,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 def _shown(broker: Guarded) -> bytes | None:
     with (
-        socket.create_connection(("127.0.0.1", broker.control_port)) as link,
+        socket.create_connection(("127.0.0.1", broker.control_port), timeout=5.0) as link,
         broker.controllers().wrap_socket(link, server_hostname="127.0.0.1") as secured,
     ):
         return secured.getpeercert(binary_form=True)
