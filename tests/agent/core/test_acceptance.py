@@ -1,4 +1,4 @@
-"""What a device takes for its orders and its trust, what it asks for, and what it says of the rest."""
+"""What a device takes for its orders and its trust, what it asks for, what it says of the rest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.trusted import (
 from wherry import codec
 from wherry.bundle import Bundle
 from wherry.messages import Desired, Order, Reason
-from wherry.names import DeviceId, ProfileName
+from wherry.names import DeviceId, ProfileName, VersionName
 from wherry.trust.device import begin, next_root
 from wherry.trust.repository import OnlineKeys, Repository, pieces_for, with_bundles
 from wherry.trust.target import Target
@@ -45,7 +45,7 @@ from wherry_agent.core.acceptance import (
 )
 
 DAY = 86_400.0
-BUNDLE, NEXT = a_bundle_of(b"one" * 500), a_bundle_of(b"two" * 500, version="v2")
+BUNDLE, NEXT = a_bundle_of(b"one" * 500), a_bundle_of(b"two" * 500, version=VersionName("v2"))
 REPOSITORY = a_repository([BUNDLE])
 
 

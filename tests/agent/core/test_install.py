@@ -463,6 +463,13 @@ def test_a_loading_candidate_survives_the_revocation_of_what_serves() -> None:
     assert isinstance(turn.after, Loading)
 
 
+def test_a_candidate_that_serves_is_not_disturbed_by_the_revocation_of_what_was_before() -> None:
+    renewed = Ordered(a_wish(deployment="1"), 12.0, frozenset({OLD}))
+    turn = end_of([*TO_PROBATION, renewed], Idle((OLD, OTHER)))
+    assert turn.effects == ()
+    assert slots_of(turn.after) == Slots(active=NEW, previous=OTHER)
+
+
 def test_with_active_and_previous_revoked_the_device_serves_on_and_says_so() -> None:
     both = Withdrawn(frozenset({OLD, OTHER}))
     turn = end_of([both], Idle((OLD, OTHER)))
