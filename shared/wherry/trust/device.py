@@ -127,8 +127,8 @@ class _Versioned(msgspec.Struct, frozen=True):
 
 def begin(root: bytes, *, epoch: int) -> Trust:
     """Trust the root that came with the enrolment `epoch`, and nothing else yet."""
-    issued = metadata.issued_of(workflow.begin(root).root)
-    return raise_floor(Trust(root=root.decode(), epoch=epoch), ROOT, issued)
+    workflow.begin(root)
+    return Trust(root=root.decode(), epoch=epoch)
 
 
 def now_of(trust: Trust, clock: float) -> float:
@@ -211,14 +211,13 @@ def _under(trust: Trust, old: TrustedSet, new: TrustedSet, data: bytes) -> Trust
         trust = replace(trust, timestamp="", snapshot="", floors=_without(trust, TIMESTAMP))
     if director.rotated(old.root, new.root):
         trust = replace(trust, generation=0, order_digest=None, floors=_without(trust, ORDER))
-    trust = replace(
+    return replace(
         trust,
         root=data.decode(),
         timestamp=_vouched(new.root, Timestamp, TIMESTAMP, trust.timestamp),
         snapshot=_vouched(new.root, Snapshot, SNAPSHOT, trust.snapshot),
         targets=_vouched(new.root, Targets, TARGETS, trust.targets),
     )
-    return raise_floor(trust, ROOT, metadata.issued_of(new.root))
 
 
 def _vouched(root: Root, kind: type[S], role: str, text: str) -> str:

