@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -77,7 +78,7 @@ def an_order_for(
     return an_order(generation=generation, aliases=aliases, trials=trials)
 
 
-def came(order: Order, verdicts: dict[AliasName, Verdict] | None = None) -> OrderCame:
+def came(order: Order, verdicts: Mapping[AliasName, Verdict] | None = None) -> OrderCame:
     """Return an accepted order; the targets allow what no verdict of a test denies."""
     allowed: dict[AliasName, Verdict] = {
         alias: a_target(releases={alias: 1}) for alias in order.aliases
@@ -183,7 +184,7 @@ class Device:
             case _:
                 return []
 
-    def order(self, order: Order, verdicts: dict[AliasName, Verdict] | None = None) -> Effects:
+    def order(self, order: Order, verdicts: Mapping[AliasName, Verdict] | None = None) -> Effects:
         self.broker = order
         return self.hear(came(order, verdicts))
 

@@ -214,8 +214,8 @@ def test_a_deployment_that_fails_falls_back_to_no_revoked_bundle(story: list[Eve
     for turn in tell(story, Idle((OLD, OTHER))):
         if not has_ended(turn) or isinstance(turn.before, Idle):
             continue
-        by_order = isinstance(turn.event, Ordered | Denied | Withdrawn)
-        revoked = turn.event.revoked if by_order else turn.before.revoked
+        says = turn.event if isinstance(turn.event, Ordered | Denied | Withdrawn) else turn.before
+        revoked = says.revoked
         if turn.told()[0].status is not Status.SUCCEEDED and set(turn.after.confirmed) - revoked:
             assert turn.after.confirmed[0] not in revoked
 
