@@ -141,6 +141,7 @@ def test_marks_that_stand_for_nothing_are_refused(condensed: Condensed) -> None:
         a_packet(a_frame("\x01\x04"), numbers=(-1,), digests=bytes(32)),
         pack(PIECES) + "A",
         pack(PIECES) + "AAAA",
+        pack(PIECES)[:40] + "\n" + pack(PIECES)[40:],
     ],
 )
 def test_what_is_no_packet_is_malformed(text: str) -> None:
