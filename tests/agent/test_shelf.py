@@ -195,3 +195,27 @@ def test_who_signed_a_manifest_is_no_matter_to_a_device_that_was_told_its_name(
     again = seal(bundle.manifest, bundle.blobs, FOREIGN)
     assert again.digest == bundle.digest
     assert isinstance(shelf.accept(again.digest, again.envelope), ManifestAccepted)
+
+
+def test_collecting_takes_nothing_while_a_kept_bundle_cannot_be_read(store: Store) -> None:
+    kept, gone = a_fitting(b"kept" * 1000), a_fitting(b"gone" * 1000)
+    for bundle in (kept, gone):
+        put(store, a_shelf(store), bundle)
+    store.manifest_path(kept.digest).write_bytes(b"torn by a failing disk")
+    a_shelf(store).keep([kept.digest])
+    assert all(store.has_blob(blob) for blob in kept.blobs)
+    store.manifest_path(kept.digest).write_bytes(kept.envelope)
+    a_shelf(store).keep([kept.digest])
+    assert all(store.has_blob(blob) for blob in kept.blobs)
+    assert not all(store.has_blob(blob) for blob in gone.blobs)
+
+
+def test_the_reserve_of_the_disk_is_never_taken(store: Store) -> None:
+    bundle = a_fitting()
+    hungry = Shelf(store, PI, reserve_bytes=store.free_bytes())
+    refused = hungry.accept(bundle.digest, bundle.envelope)
+    assert isinstance(refused, BundleRefused)
+    assert refused.reason is Reason.DISK_FULL
+    assert store.manifest_envelope(bundle.digest) is None
+    put(store, a_shelf(store), bundle)
+    assert isinstance(hungry.accept(bundle.digest, bundle.envelope), ManifestAccepted)
