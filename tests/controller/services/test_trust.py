@@ -30,6 +30,7 @@ from wherry.names import parse_profile_name, parse_version_name
 from wherry.trust import documents, repository, workflow
 from wherry.trust.documents import Bin, Metadata, Root, Targets, add_signature
 from wherry.trust.making import DAY_S, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, make_bin
+from wherry.trust.refusals import MetadataRefused
 from wherry.trust.repository import bin_of, pieces_for
 from wherry_controller.core.trust import (
     ExpiredAlready,
@@ -218,6 +219,14 @@ class TestKeptApart:
         signed = [add_signature(data, EVIL_KEY) for data in self.waiting(store, trust)]
         with pytest.raises(TooFewSignatures), store.transaction() as tx:
             trust.publish(tx, signed, A_TIME)
+        assert everything(store) == before
+
+    def test_what_no_device_could_follow_is_not_published(self, store: Store, trust: Trust) -> None:
+        add(store, trust, a_version()[:1])
+        before = everything(store)
+        signed = [add_signature(data, BUNDLE_KEY) for data in self.waiting(store, trust)]
+        with pytest.raises(MetadataRefused), store.transaction() as tx:
+            trust.publish(tx, signed, A_TIME + 366 * DAY_S)
         assert everything(store) == before
 
     def test_a_bin_that_does_not_wait_is_refused(self, store: Store, trust: Trust) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from tuf.api.metadata import Metadata as TheirMetadata
 from tuf.api.metadata import Root as TheirRoot
 from tuf.api.metadata import Targets as TheirTargets
 
 from tests.builders import A_TIME, a_bundle_of, an_alias
 from tests.trusted import EVIL_KEY, ONLINE, ROOT_KEYS, a_repository, a_root
+from wherry import codec
 from wherry.codec import BadDocument
 from wherry.names import parse_version_name
+from wherry.signing import Signature
 from wherry.trust import documents
 from wherry.trust.documents import Metadata, Root, add_signature, canonical, merge_signatures, sign
 from wherry.trust.making import DAY_S
@@ -76,3 +79,13 @@ def test_only_valid_signatures_of_the_roles_keys_count() -> None:
     assert len(known) == 1
     altered = held.data.replace(b'"sig":"', b'"sig":"00', 1)
     assert not documents.signers(altered, root.keys, root.roles["root"])
+
+
+def test_one_key_under_two_ids_counts_once() -> None:
+    known = a_root().signed
+    first, second, _ = known.roles["root"].keyids
+    doubled = replace(known, keys={**known.keys, second: known.keys[first]})
+    signature = ROOT_KEYS[0].sign(canonical(doubled)).hex()
+    listed = codec.encode([Signature(keyid, signature) for keyid in (first, second)])
+    data = b'{"signatures":' + listed + b',"signed":' + canonical(doubled) + b"}"
+    assert documents.signers(data, doubled.keys, doubled.roles["root"]) == {first}
