@@ -19,7 +19,6 @@ bundle.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -30,11 +29,10 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from wherry import codec, messages, signing
-from wherry.blobs import Blob, check_digest, digest_of
+from wherry import codec, messages
+from wherry.blobs import check_digest, digest_of
 from wherry.errors import REFUSALS
-from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest, blobs_of
-from wherry.messages import Delta, DeltaIndex, Desired
+from wherry.messages import Delta, Desired
 from wherry.names import DeviceId, Digest
 from wherry.topics import (
     AcksTopic,
@@ -50,6 +48,11 @@ from wherry.topics import (
     text,
 )
 from wherry_controller.core.holding import hold
+from wherry_controller.services.shelving import Place, chunks_named_by
+from wherry_controller.services.shelving import Shelved as Shelved
+from wherry_controller.services.shelving import shelve as shelve
+from wherry_controller.services.shelving import shelve_delta as shelve_delta
+from wherry_controller.services.shelving import size_of_all as size_of_all
 from wherry_controller.store.blobs import BlobFolder
 
 log = logging.getLogger(__name__)
@@ -74,15 +77,6 @@ class Broker(Protocol):
         """Ask for topics; return the number that the grant will name."""
 
     def unsubscribe(self, filters: Sequence[str]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a chunk's bytes stand: in a blob of the folder."""
-
-    blob: Digest
-    start: int
-    end: int
 
 
 class Beside(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,57 +117,6 @@ class SignedOrder:
             pace=beside.pace,
         )
         return codec.encode(desired)
-
-
-@dataclass(frozen=True, slots=True)
-class Shelved:
-    """A bundle as the broker retains it: its signed manifest and its chunks."""
-
-    envelope: bytes
-    chunks: Mapping[Digest, Place]
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.envelope) + sum(place.end - place.start for place in self.chunks.values())
-
-    def sizes(self, digest: Digest) -> Mapping[Digest, int]:
-        """Return the length in bytes of each part: the manifest's, under its digest, and chunks."""
-        chunks = {chunk: place.end - place.start for chunk, place in self.chunks.items()}
-        return {digest: len(self.envelope), **chunks}
-
-
-def shelve(envelope: bytes) -> Shelved:
-    """Return what the bundle of a signed manifest takes on the broker; raise a `Malformed`."""
-    opened = codec.decode(signing.Envelope, envelope, limit_bytes=2 * LARGEST_MANIFEST_BYTES)
-    manifest = codec.decode(Manifest, bytes(opened.signed), limit_bytes=LARGEST_MANIFEST_BYTES)
-    chunks: dict[Digest, Place] = {}
-    for blob in blobs_of(manifest):
-        chunks = {**_chunks_of(blob), **chunks}
-    return Shelved(envelope, chunks)
-
-
-def _chunks_of(blob: Blob) -> Mapping[Digest, Place]:
-    chunks: dict[Digest, Place] = {}
-    for number, chunk in enumerate(blob.chunks):
-        start = number * blob.chunk_bytes
-        end = min(start + blob.chunk_bytes, blob.size_bytes)
-        chunks.setdefault(chunk, Place(blob.digest, start, end))
-    return chunks
-
-
-def shelve_delta(index: bytes) -> Shelved:
-    """Return what a delta takes on the broker: its index, as document and chunk, and its chunks."""
-    delta = codec.decode(DeltaIndex, index, limit_bytes=LARGEST_MANIFEST_BYTES).delta
-    name = digest_of(index)
-    return Shelved(index, {**_chunks_of(delta), name: Place(name, 0, len(index))})
-
-
-def size_of_all(bundles: Iterable[Shelved]) -> int:
-    """Return the bytes that bundles take on the broker together, a shared chunk once."""
-    shelved = list(bundles)
-    chunks = {digest: place for bundle in shelved for digest, place in bundle.chunks.items()}
-    manifests = sum(len(bundle.envelope) for bundle in shelved)
-    return manifests + sum(place.end - place.start for place in chunks.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,14 +411,6 @@ class Publisher:
             if isinstance(topic, BundleTopic) and data:
                 wanted = self._bundles.get(topic.digest)
                 if wanted is None:
-                    yield from _chunks_named_by(data)
+                    yield from chunks_named_by(data)
                 elif wanted.envelope == data:
                     yield from wanted.chunks
-
-
-def _chunks_named_by(document: bytes) -> Iterable[Digest]:
-    """Return the chunks that a manifest or a delta's index names."""
-    for read in (shelve, shelve_delta):
-        with contextlib.suppress(*REFUSALS):
-            return read(document).chunks
-    return ()  # A stranger's bytes: its topic is cleared, and it vouches for no chunk.

@@ -15,7 +15,8 @@ from wherry.blobs import digest_of
 from wherry.messages import Delta, Pace, Slots
 from wherry.names import AliasName, DeviceId, Digest, parse_device_id
 from wherry_controller.services.delivery import LARGEST_DELTAS, Advisor
-from wherry_controller.services.publisher import Beside, Place, Shelved
+from wherry_controller.services.publisher import Beside
+from wherry_controller.services.shelving import Place, Shelved
 from wherry_controller.settings import Delivery, Site
 from wherry_controller.store import devices
 from wherry_controller.store.database import Store
