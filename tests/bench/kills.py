@@ -97,11 +97,20 @@ class Lane:
                 else:
                     self.agent.kill()
                     self._look(allowed, f"dead in {number}")
-                    self.agent.start()
+                    self._wake()
                 self.killed += 1
             self._end(speaking.controller, number)
         self._look([(bundle, shift)], f"after {number}", must_answer=True)
         return bundle, shift
+
+    def _wake(self) -> None:
+        """Start the agent, so that the next kill finds it at work and not on its way up."""
+        before = len(self.agent.log("agent.woke"))
+        self.agent.start()
+        deadline = time.monotonic() + PATIENCE_S
+        while len(self.agent.log("agent.woke")) == before:
+            assert time.monotonic() < deadline, "the agent never woke"
+            time.sleep(0.02)
 
     def _end(self, controller: Controller, number: int) -> None:
         deadline = time.monotonic() + PATIENCE_S
