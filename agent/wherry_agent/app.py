@@ -23,7 +23,7 @@ from typing_extensions import assert_never
 from wherry import __version__, codec, topics
 from wherry.messages import Flip, Reason, Wants
 from wherry.names import AliasName, Digest
-from wherry.trust.device import now_of, report_of
+from wherry.trust.device import CERTIFICATE, now_of, proved_by_certificates, report_of
 from wherry_agent import detect, engine, host, sources
 from wherry_agent.core import acceptance, download, install, session, trial
 from wherry_agent.core import agent as machine
@@ -127,7 +127,7 @@ class App:
             window_s=settings.telemetry.window_s,
         )
         put = self._queue.put
-        secured = securing(home, put, lambda: now_of(self._memory.acceptance.trust, 0.0))
+        secured = securing(home, put, lambda: proved_by_certificates(self._memory.acceptance.trust))
         gone = codec.encode(self._teller.presence(online=False))
         self._control = Control(settings, put, gone=gone, secured=secured)
         self._delivery = Delivery(
@@ -203,7 +203,7 @@ class App:
     def _keep_certificate(self, now_s: float) -> None:
         if self._settings.controller is not None:
             trust = self._memory.acceptance.trust
-            floor = now_of(trust, 0.0)
+            floor = proved_by_certificates(trust)
             self._certificate.tick(now_s, now=now_of(trust, time.time()), floor=floor)
 
     def _take(self, came: Iterable[News]) -> None:
@@ -244,7 +244,7 @@ class App:
                 yield machine.FetchLink(online, random.random())
             case BrokerShown(dates, verdict):
                 self._broker_dates = verdict
-                yield acceptance.Vouched("certificate", dates.begins)
+                yield acceptance.Vouched(CERTIFICATE, dates.begins)
             case Message(topic, payload):
                 yield from self._inbox.read(topic, payload, self._agent.download)
             case Puback(mid):
@@ -253,7 +253,7 @@ class App:
                 yield item
             case Renewed():
                 self._certificate.read(item, time.monotonic())
-                yield acceptance.Vouched("certificate", item.proved_s)
+                yield acceptance.Vouched(CERTIFICATE, item.proved_s)
             case Stop():
                 pass
             case sources.Answer() | Rebuilt():
@@ -370,7 +370,7 @@ class App:
         presence = codec.encode(self._teller.presence(online=True))
         self._control.publish(topics.PresenceTopic(device), presence, retain=True)
         trust = self._memory.acceptance.trust
-        fault = self._certificate.find_fault(now_of(trust, 0.0))
+        fault = self._certificate.find_fault(proved_by_certificates(trust))
         reported = self._teller.reported(
             self._agent.aliases,
             generation=trust.generation,

@@ -176,9 +176,12 @@ class Controller:
 
     def _issued(self, order: Order) -> Order:
         """Return the order as it is signed now."""
-        term = devices.Term(order.generation, order.epoch, order.issued, order.expires)
+        term = devices.Term(
+            order.generation, order.epoch, order.issued, order.expires, order.snapshot
+        )
+        seen = self.director.repository.snapshot.signed.version
         now = BEGAN_AT + self.timeline.now_s
-        term = devices.issue(term, EPOCH, lifetime_s=LIFETIMES.order_s, now=now)
+        term = devices.issue(term, EPOCH, lifetime_s=LIFETIMES.order_s, now=now, snapshot=seen)
         return msgspec.structs.replace(order, **term._asdict())
 
     def _envelope(self, order: Order) -> bytes:

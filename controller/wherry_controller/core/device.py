@@ -92,13 +92,15 @@ def outrun(order: Order, generation: int) -> Order:
 class Term(NamedTuple):
     """Which generation of a device's orders one is, for which enrolment, and from when to when.
 
-    It expires at 0 as long as it was not issued since it was changed.
+    It expires at 0 as long as it was not issued since it was changed. `snapshot` is the version of
+    TUF's snapshot at that time.
     """
 
     generation: int
     epoch: int
     issued: int
     expires: int
+    snapshot: int = 0
 
 
 def is_due(term: Term, epoch: int, *, now: float) -> bool:
@@ -110,7 +112,7 @@ def is_due(term: Term, epoch: int, *, now: float) -> bool:
     return term.generation > 0 and (term.expires == 0 or term.epoch != epoch or now >= half)
 
 
-def issue(term: Term, epoch: int, *, lifetime_s: float, now: float) -> Term:
+def issue(term: Term, epoch: int, *, lifetime_s: float, now: float, snapshot: int) -> Term:
     """Return the term in which an order is signed now, for the enrolment that is live.
 
     What was issued before stays as it is until it is due: then the next generation says the same,
@@ -119,7 +121,7 @@ def issue(term: Term, epoch: int, *, lifetime_s: float, now: float) -> Term:
     if not is_due(term, epoch, now=now):
         return term
     generation = term.generation if term.expires == 0 else term.generation + 1
-    return Term(generation, epoch, int(now), int(now + lifetime_s))
+    return Term(generation, epoch, int(now), int(now + lifetime_s), snapshot)
 
 
 def first_order(device: DeviceId) -> Order:

@@ -128,8 +128,9 @@ class Orders:
         due = [one for one in due if one not in later]
         if not due:
             return outlines
-        issue = partial(core.issue, lifetime_s=self._lifetime_s, now=now)
         with self._store.transaction() as tx:
+            snapshot = self._trust.repository(tx, ()).snapshot.signed.version
+            issue = partial(core.issue, lifetime_s=self._lifetime_s, now=now, snapshot=snapshot)
             devices.issue_orders(tx, {one.device: issue(_term(one), one.live_epoch) for one in due})
         return self._outlines()
 
@@ -214,6 +215,7 @@ def order_of(desired: Desired) -> Order:
         generation=desired.generation,
         issued=desired.issued_at,
         expires=desired.expires_at,
+        snapshot=desired.snapshot,
         aliases=desired.aliases,
         revoked=desired.revoked,
         trials=desired.trials,
@@ -228,6 +230,7 @@ def save_order(tx: Transaction, order: Order) -> None:
         generation=order.generation,
         issued_at=order.issued,
         expires_at=order.expires,
+        snapshot=order.snapshot,
         aliases=order.aliases,
         revoked=order.revoked,
         trials=order.trials,
@@ -243,7 +246,13 @@ def bundles_of(order: Order) -> frozenset[Digest]:
 
 
 def _term(outline: Outline) -> core.Term:
-    return core.Term(outline.generation, outline.epoch, outline.issued_at, outline.expires_at)
+    return core.Term(
+        outline.generation,
+        outline.epoch,
+        outline.issued_at,
+        outline.expires_at,
+        outline.snapshot,
+    )
 
 
 def _is_pending(outline: Outline, repository: Repository) -> bool:

@@ -135,6 +135,7 @@ def list_outlines(tx: Transaction) -> Sequence[Outline]:
             col(DesiredRow.epoch),
             col(DesiredRow.issued_at),
             col(DesiredRow.expires_at),
+            col(DesiredRow.snapshot),
             col(DesiredRow.enclosure),
             col(DeviceRow.epoch),
             col(DeviceRow.generation),
@@ -166,6 +167,7 @@ def issue_orders(tx: Transaction, terms: Mapping[DeviceId, Term]) -> None:
             "epoch": term.epoch,
             "issued_at": term.issued,
             "expires_at": term.expires,
+            "snapshot": term.snapshot,
         }
         for device, term in terms.items()
     ]

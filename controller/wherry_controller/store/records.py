@@ -212,6 +212,7 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     issued_at: int = 0
     expires_at: int = 0
+    snapshot: int = 0
     enclosure: Digest | None = None
 
 
@@ -225,7 +226,7 @@ class Enclosure(msgspec.Struct, frozen=True):
 class Outline(NamedTuple):
     """What decides whether an order must be issued, signed, or told with something else beside it.
 
-    The first six are of the order, the others of its device: its enrolment, and how far it has
+    The first seven are of the order, the others of its device: its enrolment, and how far it has
     followed.
     """
 
@@ -234,6 +235,7 @@ class Outline(NamedTuple):
     epoch: int
     issued_at: int
     expires_at: int
+    snapshot: int
     enclosure: Digest | None
     live_epoch: int
     followed: int

@@ -202,6 +202,7 @@ class DesiredRow(Row, table=True):
     epoch: int = 0
     issued_at: int = Field(default=0, sa_type=BigInteger)
     expires_at: int = Field(default=0, sa_type=BigInteger)
+    snapshot: int = 0
     enclosure: str | None = Field(default=None, foreign_key="enclosure.digest", index=True)
 
 

@@ -37,6 +37,7 @@ from wherry.trust.verdict import Denied, Grounds, Verdict
 from wherry.trust.workflow import TrustedSet
 
 __all__ = [
+    "CERTIFICATE",
     "Denied",
     "Followed",
     "Lacking",
@@ -50,13 +51,14 @@ __all__ = [
     "missing_needs",
     "next_root",
     "now_of",
+    "proved_by_certificates",
     "raise_floor",
     "report_of",
     "take_roots",
     "take_timestamp",
 ]
 
-ORDER, ROOT = "order", "root"
+ORDER, ROOT, CERTIFICATE = "order", "root", "certificate"
 TIMESTAMP, SNAPSHOT, TARGETS = "timestamp", "snapshot", "targets"
 LARGEST_LACK = 16
 
@@ -141,6 +143,15 @@ def raise_floor(trust: Trust, source: str, signed_time: float) -> Trust:
     if trust.floors.get(source, 0.0) >= signed_time:
         return trust
     return replace(trust, floors={**trust.floors, source: signed_time})
+
+
+def proved_by_certificates(trust: Trust) -> float:
+    """Return the latest time that certificates of the controller's authority have proved.
+
+    Others' certificates are judged by it alone: a stolen online key may push the other floors, and
+    a device that took its broker for expired could never hear of the root that takes the key away.
+    """
+    return trust.floors.get(CERTIFICATE, 0.0)
 
 
 def next_root(trust: Trust) -> str:
@@ -256,8 +267,9 @@ def _verified(trust: Trust, trusted: TrustedSet, asked: _Asked) -> Outcome:
     if trusted.timestamp is None:
         return Lacking(trust, (TIMESTAMP,))
     version = trusted.timestamp.snapshot_meta.version
-    if _newest(asked.offer.pieces, SNAPSHOT) > version:
-        # The order was composed under a timestamp that is still on its way.
+    newest = max(_newest(asked.offer.pieces, SNAPSHOT), asked.opened.order.snapshot)
+    if newest > version:
+        # The order was composed under a timestamp that is still on its way, or withheld.
         return Lacking(trust, (TIMESTAMP,))
     data = _piece(asked.offer.pieces, SNAPSHOT, version, trust.snapshot)
     if data is None:

@@ -73,21 +73,21 @@ def test_a_withdrawal_raises_the_generation_once() -> None:
 
 
 def issued(term: Term, *, epoch: int = 1, now: float = NOW) -> Term:
-    return issue(term, epoch, lifetime_s=LIFE_S, now=now)
+    return issue(term, epoch, lifetime_s=LIFE_S, now=now, snapshot=7)
 
 
 CHANGED = Term(generation=1, epoch=0, issued=0, expires=0)
 
 
 def test_an_order_is_issued_for_an_enrolment_and_to_an_end() -> None:
-    assert issued(CHANGED, epoch=3) == Term(1, 3, int(NOW), int(NOW + LIFE_S))
+    assert issued(CHANGED, epoch=3) == Term(1, 3, int(NOW), int(NOW + LIFE_S), 7)
 
 
 def test_an_order_is_renewed_at_half_of_its_life_as_the_next_generation() -> None:
     term = issued(CHANGED)
     half = (term.issued + term.expires) / 2
     assert issued(term, now=half - 1) is term
-    assert issued(term, now=half) == Term(2, 1, int(half), int(half + LIFE_S))
+    assert issued(term, now=half) == Term(2, 1, int(half), int(half + LIFE_S), 7)
 
 
 def test_an_order_for_an_earlier_enrolment_is_renewed_at_once() -> None:

@@ -39,6 +39,7 @@ from wherry import codec
 from wherry.messages import Order, Reason, TrustReport
 from wherry.names import Digest, ProfileName, VersionName
 from wherry.trust.device import (
+    CERTIFICATE,
     Followed,
     Lacking,
     Offer,
@@ -49,6 +50,7 @@ from wherry.trust.device import (
     follow,
     next_root,
     now_of,
+    proved_by_certificates,
     raise_floor,
     report_of,
     take_roots,
@@ -148,6 +150,15 @@ def test_an_order_under_a_snapshot_that_no_timestamp_named_yet_waits_for_it() ->
     order = order_of(2, default=NEXT.digest)
     outcome = follow(following(), offered(NEWER, order), NOW)
     assert lacks(outcome) == ("timestamp",)
+    trust = take_timestamp(following(), NEWER.timestamp.data, NOW)
+    assert isinstance(follow(trust, offered(NEWER, order), NOW), Followed)
+
+
+def test_an_order_whose_metadata_was_withheld_is_not_judged_by_what_is_older() -> None:
+    """A broker that keeps the timestamp and the packet back delays a bundle, and denies none."""
+    seen = NEWER.snapshot.signed.version
+    order = msgspec.structs.replace(order_of(2, default=NEXT.digest), snapshot=seen)
+    assert lacks(follow(following(), offer(order, {}), NOW)) == ("timestamp",)
     trust = take_timestamp(following(), NEWER.timestamp.data, NOW)
     assert isinstance(follow(trust, offered(NEWER, order), NOW), Followed)
 
@@ -306,6 +317,12 @@ def test_time_is_the_clock_or_the_highest_floor() -> None:
     trust = raise_floor(raise_floor(trust, "certificate", 100.0), "order", 50.0)
     assert (now_of(trust, 5.0), now_of(trust, 500.0)) == (100.0, 500.0)
     assert raise_floor(trust, "certificate", 99.0) is trust
+
+
+def test_no_key_that_is_online_decides_which_certificates_are_expired() -> None:
+    trust = raise_floor(following(), "timestamp", 2 * A_TIME)
+    assert proved_by_certificates(trust) == 0.0
+    assert proved_by_certificates(raise_floor(trust, CERTIFICATE, 100.0)) == 100.0
 
 
 def test_what_is_accepted_raises_the_floor_under_its_source() -> None:

@@ -39,7 +39,8 @@ def _extend_orders() -> None:
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_enclosure")),
     )
     with op.batch_alter_table("desired") as desired:
-        desired.add_column(_number("epoch"))
+        for number in ("epoch", "snapshot"):
+            desired.add_column(_number(number))
         for column in ("issued_at", "expires_at"):
             desired.add_column(
                 sa.Column(column, sa.BigInteger(), nullable=False, server_default=sa.text("0"))
