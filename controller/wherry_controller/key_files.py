@@ -182,8 +182,22 @@ def make_key(
     public = PublicKey(role, private.public_key())
     make_folder(folder, mode=0o700)
     private_path = folder / f"{role}-{public.keyid[:_SHORT_ID]}.key.json"
-    write_new(private_path, _sealed(private, role, passphrase), mode=0o600)
+    salt, nonce = secrets.token_bytes(_SALT_BYTES), secrets.token_bytes(_NONCE_BYTES)
+    sealed = seal(private, role, passphrase, salt=salt, nonce=nonce)
+    write_new(private_path, sealed, mode=0o600)
     return Made(public, private_path, write_public(folder, public))
+
+
+def seal(
+    key: Ed25519PrivateKey, role: KeyRole, passphrase: Passphrase, *, salt: bytes, nonce: bytes
+) -> bytes:
+    """Return a private key's file; `salt` and `nonce` must never have been used before."""
+    scrypt = Derivation(salt=salt.hex(), n=passphrase.cost)
+    keyid = signing.key_id(key.public_key())
+    file = PrivateKeyFile(role=role, keyid=keyid, scrypt=scrypt, nonce=nonce.hex(), sealed="")
+    sealing = AESGCM(_derived(passphrase.text, scrypt))
+    sealed = sealing.encrypt(nonce, key.private_bytes_raw(), _bound(file))
+    return codec.encode(msgspec.structs.replace(file, sealed=sealed.hex()))
 
 
 def write_public(folder: Path, public: PublicKey) -> Path:
@@ -256,16 +270,6 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     finally:
         Path(name).unlink(missing_ok=True)
     sync_folder(path.parent)
-
-
-def _sealed(key: Ed25519PrivateKey, role: KeyRole, passphrase: Passphrase) -> bytes:
-    scrypt = Derivation(salt=secrets.token_hex(_SALT_BYTES), n=passphrase.cost)
-    nonce = secrets.token_bytes(_NONCE_BYTES)
-    keyid = signing.key_id(key.public_key())
-    file = PrivateKeyFile(role=role, keyid=keyid, scrypt=scrypt, nonce=nonce.hex(), sealed="")
-    sealing = AESGCM(_derived(passphrase.text, scrypt))
-    sealed = sealing.encrypt(nonce, key.private_bytes_raw(), _bound(file))
-    return codec.encode(msgspec.structs.replace(file, sealed=sealed.hex()))
 
 
 def _derived(passphrase: str, scrypt: Derivation) -> bytes:
