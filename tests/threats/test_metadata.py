@@ -424,6 +424,34 @@ def test_duplicate_keys_in_metadata_are_refused() -> None:
     refuses(following(), TimestampCame(data), Reason.MALFORMED_METADATA)
 
 
+@pytest.mark.parametrize("field", ['"x":NaN', '"x":"\\ud800"', '"\\ud800":1', '"x":-Infinity'])
+def test_what_only_one_parser_takes_is_refused_beside_what_is_signed(field: str) -> None:
+    """Nobody needs a key to add it, and what is kept is read at every start by the other parser."""
+    genuine = stamp(NEWER)
+    padded = genuine.payload[:-1] + f",{field}}}".encode()
+    refuses(following(), TimestampCame(padded), Reason.MALFORMED_METADATA)
+    name, data = piece_of(NEWER, "bin")
+    swap = {name: data[:-1] + f",{field}}}".encode()}
+    refuses(updated(), desired(swap=swap), Reason.MALFORMED_METADATA)
+
+
+def test_nothing_of_a_stranger_is_kept_beside_what_is_signed() -> None:
+    genuine = stamp(NEWER)
+    padded = genuine.payload[:-1] + b',"x":' + b"[" * 800 + b"]" * 800 + b"}"
+    state, _ = heard(following(), TimestampCame(padded))
+    assert state.trust.timestamp == genuine.payload.decode()
+
+
+def test_a_timestamp_that_pins_no_bytes_of_the_snapshot_is_refused() -> None:
+    signed = replace(
+        NEWER.timestamp.signed,
+        version=NEWER.timestamp.signed.version + 1,
+        meta={"snapshot.json": MetaFile(NEWER.snapshot.signed.version)},
+    )
+    state, _ = heard(updated(), TimestampCame(sign(signed, TIMESTAMP_KEY).data))
+    refuses(state, desired(), Reason.MIXED_METADATA)
+
+
 def test_duplicate_keys_in_an_order_are_refused() -> None:
     twice = desired().payload.replace(b'"generation":2', b'"generation":1,"generation":2', 1)
     refuses(updated(), DesiredCame(twice), Reason.MALFORMED_PACKET)

@@ -130,7 +130,7 @@ class _Versioned(msgspec.Struct, frozen=True):
 def begin(root: bytes, *, epoch: int) -> Trust:
     """Trust the root that came with the enrolment `epoch`, and nothing else yet."""
     workflow.begin(root)
-    return Trust(root=root.decode(), epoch=epoch)
+    return Trust(root=metadata.kept(ROOT, root), epoch=epoch)
 
 
 def now_of(trust: Trust, clock: float) -> float:
@@ -173,7 +173,7 @@ def take_timestamp(trust: Trust, data: bytes, clock: float) -> Trust:
     after = workflow.update_timestamp(before, data, now_of(trust, clock))
     if after is before or after.timestamp is None:
         return trust
-    taken = replace(trust, timestamp=data.decode())
+    taken = replace(trust, timestamp=metadata.kept(TIMESTAMP, data))
     return raise_floor(taken, TIMESTAMP, metadata.issued_of(after.timestamp))
 
 
@@ -224,7 +224,7 @@ def _under(trust: Trust, old: TrustedSet, new: TrustedSet, data: bytes) -> Trust
         trust = replace(trust, generation=0, order_digest=None, floors=_without(trust, ORDER))
     return replace(
         trust,
-        root=data.decode(),
+        root=metadata.kept(ROOT, data),
         timestamp=_vouched(new.root, Timestamp, TIMESTAMP, trust.timestamp),
         snapshot=_vouched(new.root, Snapshot, SNAPSHOT, trust.snapshot),
         targets=_vouched(new.root, Targets, TARGETS, trust.targets),
@@ -266,7 +266,10 @@ def _verified(trust: Trust, trusted: TrustedSet, asked: _Asked) -> Outcome:
     """Take snapshot, targets and bins in turn, up to the first that is lacking."""
     if trusted.timestamp is None:
         return Lacking(trust, (TIMESTAMP,))
-    version = trusted.timestamp.snapshot_meta.version
+    promised = trusted.timestamp.snapshot_meta
+    if not promised.hashes:
+        raise MetadataRefused(Reason.MIXED_METADATA, TIMESTAMP, "it pins no bytes of the snapshot")
+    version = promised.version
     newest = max(_newest(asked.offer.pieces, SNAPSHOT), asked.opened.order.snapshot)
     if newest > version:
         # The order was composed under a timestamp that is still on its way, or withheld.
@@ -284,7 +287,7 @@ def _with_targets(trust: Trust, trusted: TrustedSet, asked: _Asked) -> Outcome:
     if data is None:
         return Lacking(trust, (piece_name(TARGETS, version),))
     trusted = workflow.update_targets(trusted, TARGETS, data, asked.now)
-    return _with_bins(replace(trust, targets=data.decode()), trusted, asked)
+    return _with_bins(replace(trust, targets=metadata.kept(TARGETS, data)), trusted, asked)
 
 
 def _with_bins(trust: Trust, trusted: TrustedSet, asked: _Asked) -> Outcome:
@@ -298,7 +301,7 @@ def _with_bins(trust: Trust, trusted: TrustedSet, asked: _Asked) -> Outcome:
         else:
             trusted = workflow.update_targets(trusted, role, data, asked.now)
             _check_bin(trusted, role)
-            texts[role] = data.decode()
+            texts[role] = metadata.kept(role, data)
     if lacking:
         return Lacking(replace(trust, bins={**trust.bins, **texts}), tuple(lacking))
     return _followed(replace(trust, bins=texts), trusted, asked)

@@ -8,7 +8,7 @@ The length is bounded first, duplicate keys are refused, and whatever python-tuf
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timezone
 from typing import TypeVar
 
@@ -27,8 +27,9 @@ from tuf.api.metadata import (
 )
 from tuf.api.serialization import DeserializationError, SerializationError
 
-from wherry.codec import learned
+from wherry.codec import encode, learned
 from wherry.messages import Count, Reason
+from wherry.signing import Envelope
 from wherry.trust.refusals import MetadataRefused
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "custom_of",
     "expiry_of",
     "issued_of",
+    "kept",
     "largest_bytes",
     "parse",
     "verify",
@@ -58,6 +60,7 @@ T = TypeVar("T")
 FIELD = "wherry"
 LARGEST_TIMESTAMP_BYTES = 1 << 14
 LARGEST_METADATA_BYTES = 1 << 20
+LARGEST_VERSION = 10**10 - 1  # The longest that names of pieces and topics have room for.
 
 
 class _Issued(msgspec.Struct, frozen=True):
@@ -80,6 +83,8 @@ def parse(kind: type[S], role: str, data: bytes) -> Metadata[S]:
         raise _malformed(role, str(error.__cause__ or error)) from error
     if not isinstance(document.signed, kind):
         raise _malformed(role, f"it is of the type {document.signed.type}")
+    if max(_versions_in(document.signed)) > LARGEST_VERSION:
+        raise _malformed(role, f"a version in it is above {LARGEST_VERSION}")
     return document
 
 
@@ -92,6 +97,20 @@ def verify(delegator: Root | Targets, role: str, document: Metadata[S]) -> S:
     except (RepositoryError, SigningError, ValueError) as error:
         raise MetadataRefused(Reason.UNTRUSTED_METADATA, role, str(error)) from error
     return document.signed
+
+
+def kept(role: str, data: bytes) -> str:
+    """Return what of verified metadata is worth keeping: what is signed, and the signatures.
+
+    Nobody vouches for what else stands there, and what is kept is read again for as long as the
+    device lives: by another parser, which has to take it now or never.
+    """
+    try:
+        envelope = msgspec.json.decode(data, type=learned(Envelope))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _malformed(role, str(error) or "it is nested too deeply") from error
+    signatures = encode(envelope.signatures)
+    return (b'{"signatures":' + signatures + b',"signed":' + envelope.signed + b"}").decode()
 
 
 def check_bytes(promised: MetaFile, role: str, data: bytes) -> None:
@@ -136,6 +155,15 @@ def _converted(role: str, field: object, kind: type[T]) -> T:
         return msgspec.convert(field, learned(kind))
     except msgspec.ValidationError as error:
         raise _malformed(role, f"its field {FIELD!r}: {error}") from error
+
+
+def _versions_in(signed: Signed) -> Iterator[int]:
+    """Yield the version of `signed` and those that it names of other roles."""
+    yield signed.version
+    if isinstance(signed, Timestamp):
+        yield signed.snapshot_meta.version
+    if isinstance(signed, Snapshot):
+        yield from (file.version for file in signed.meta.values())
 
 
 def _refuse_repeated_keys(role: str, data: bytes) -> None:

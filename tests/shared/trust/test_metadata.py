@@ -114,6 +114,38 @@ def test_a_key_that_stands_twice_anywhere_is_malformed() -> None:
         assert reason_of(Timestamp, data) is Reason.MALFORMED_METADATA
 
 
+LARGEST = metadata.LARGEST_VERSION
+
+
+@pytest.mark.parametrize("version", [LARGEST + 1, 2**53, 2**63, 10**30])
+def test_a_version_that_no_topic_can_name_is_malformed(version: int) -> None:
+    meta = json.loads(REPOSITORY.timestamp.data)["signed"]["meta"]
+    meta["snapshot.json"]["version"] = version
+    assert reason_of(Timestamp, a_timestamp(version=version)) is Reason.MALFORMED_METADATA
+    assert reason_of(Timestamp, a_timestamp(meta=meta)) is Reason.MALFORMED_METADATA
+    assert parse(Timestamp, "timestamp", a_timestamp(version=LARGEST)).signed.version == LARGEST
+
+
+def test_a_snapshot_that_names_such_a_version_is_malformed() -> None:
+    document = json.loads(DATA["snapshot"])
+    document["signed"]["meta"]["targets.json"]["version"] = LARGEST + 1
+    with pytest.raises(MetadataRefused) as refused:
+        parse(Snapshot, "snapshot", codec.encode(document))
+    assert refused.value.reason is Reason.MALFORMED_METADATA
+
+
+@pytest.mark.parametrize("role", DATA)
+def test_of_metadata_as_we_write_it_everything_is_kept(role: str) -> None:
+    assert metadata.kept(role, DATA[role]) == DATA[role].decode()
+
+
+def test_what_nobody_signed_is_not_kept() -> None:
+    document = json.loads(DATA["timestamp"])
+    document["signatures"][0]["note"] = document["note"] = "of a stranger"
+    kept = metadata.kept("timestamp", codec.encode(document))
+    assert json.loads(kept) == json.loads(DATA["timestamp"])
+
+
 def test_metadata_by_too_few_keys_is_untrusted() -> None:
     root = parse(Root, "root", REPOSITORY.root.data).signed
     for data in (a_root(signed_by=()).data, a_root(signed_by=[EVIL_KEY]).data):
