@@ -142,7 +142,7 @@ def raise_floor(trust: Trust, source: str, signed_time: float) -> Trust:
     """Let it be no earlier than `signed_time`, which `source` vouches for."""
     if trust.floors.get(source, 0.0) >= signed_time:
         return trust
-    return replace(trust, floors={**trust.floors, source: signed_time})
+    return replace(trust, floors={**trust.floors, source: float(signed_time)})
 
 
 def proved_by_certificates(trust: Trust) -> float:
