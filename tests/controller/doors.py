@@ -156,9 +156,9 @@ class Guarded:
 
     # What strangers send
 
-    def post(self, path: str, body: bytes) -> httpx.Response:
+    def post(self, path: str, body: bytes, **headers: str) -> httpx.Response:
         with httpx.Client(verify=self.dialling(None)) as client:
-            return client.post(f"{self.url}{path}", content=body)
+            return client.post(f"{self.url}{path}", content=body, headers=headers)
 
     def enrol(
         self, key: ec.EllipticCurvePrivateKey, token: str | None, **more: str

@@ -27,12 +27,15 @@ from tests.controller.doors import (
     refused,
     waiting,
 )
+from wherry import codec
 from wherry.blobs import digest_of
+from wherry.enrolment import ENROL_PATH, EnrolRequest
 from wherry.names import parse_device_id
 from wherry_controller.authority import issue_client, make_authority
 from wherry_controller.core.pace import Rate
 from wherry_controller.door.serving import device_context
 from wherry_controller.services.admission import Policy
+from wherry_controller.store import identities
 
 TWO = parse_device_id("pi-2")
 
@@ -223,6 +226,40 @@ def test_a_revoked_device_is_cut_off_and_told_to_the_broker(here: Guarded) -> No
     ]
 
 
+def test_what_lets_in_later_ends_with_a_revocation(here: Guarded) -> None:
+    papers, csr = here.an_enrolled(), a_request(a_device_key())
+    key = waiting(here.send(csr, None)).fingerprint
+    here.identities.admission.approve(key, PI, now=here.now)
+    here.identities.revoke(PI, now=here.now)
+    assert waiting(here.send(csr, None)).fingerprint == key
+    assert here.serials_of() == {papers[0].serial: False}
+
+
+def test_what_lets_in_later_ends_with_a_device_that_never_came(here: Guarded) -> None:
+    token, csr = here.a_token(), a_request(a_device_key())
+    key = waiting(here.send(csr, None)).fingerprint
+    here.identities.admission.approve(key, PI, now=here.now)
+    here.identities.forget(PI, now=here.now)
+    assert refused(here.enrol(a_device_key(), token)) == (403, "token_revoked")
+    waiting(here.send(csr, None))
+    assert here.serials_of() == {}
+
+
+def test_a_controller_that_died_before_it_told_of_a_revocation_makes_up_for_it(
+    here: Guarded,
+) -> None:
+    serial = here.an_enrolled()[0].serial
+    here.now += 10.0
+    before = here.revocations.ensure(here.now)
+    with here.store.transaction() as tx:
+        (held,) = identities.certificates_of(tx, PI)
+        identities.save_certificate(tx, replace(held, revoked_at=here.now))
+    after = here.revocations.ensure(here.now + 1.0)
+    assert after.number == before.number + 1
+    assert here.revoked_serials() == {serial}
+    assert here.revocations.ensure(here.now + 2.0).number == after.number
+
+
 # Approval
 
 
@@ -265,6 +302,14 @@ def test_an_approval_names_the_device_whatever_it_wished_for(here: Guarded) -> N
     here.identities.admission.approve(answer.fingerprint, PI, now=here.now)
     assert refused(here.send(csr, None, device="pi-2")) == (403, "other_device")
     assert name_in(enrolled(here.send(csr, None)).certificate) == PI
+
+
+def test_the_address_of_a_key_that_waits_is_not_what_a_stranger_says(here: Guarded) -> None:
+    body = codec.encode(EnrolRequest(csr=a_request(a_device_key())))
+    waiting(here.post(ENROL_PATH, body, **{"X-Forwarded-For": "203.0.113.9"}))
+    with here.store.reading() as tx:
+        (pending,) = identities.list_pending(tx)
+    assert pending.address == "127.0.0.1"
 
 
 def test_strangers_cannot_fill_the_list_of_keys_that_wait(tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ class _Served:
             lifespan="on",
             limit_concurrency=MOST_CONNECTIONS,
             server_header=False,
+            proxy_headers=False,  # TLS ends here: what claims to be a proxy's is a stranger's.
         )
         config.load()
         config.ssl = tls

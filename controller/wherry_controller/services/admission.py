@@ -158,11 +158,12 @@ class Admission:
             audit.note(tx, Kind.REJECTED, {"fingerprint": pending.fingerprint}, now)
         return pending
 
-    def revoke_tokens(self, tx: Transaction, device: DeviceId, now: float) -> None:
-        """Take back the tokens of a device that nobody has used."""
+    def withdraw(self, tx: Transaction, device: DeviceId, now: float) -> None:
+        """Take back what would still let a device in: unused tokens, and keys approved for it."""
         for token in identities.tokens_of(tx, device):
             if token.used_at is None and token.revoked_at is None and token.expires_at > now:
                 self._revoke_token(tx, token, now)
+        identities.drop_approvals(tx, device)
 
     def find_name(
         self, tx: Transaction, asked: Asked, facts: dict[str, str], now: float

@@ -50,23 +50,35 @@ class Revocations:
         return read_crl(self._folder)
 
     def ensure(self, now: float) -> Crl:
-        """Return a list that is in force: the newest, or one that is issued now."""
+        """Return a list in force of all that is revoked: the newest, or one that is issued now.
+
+        A controller that died between a revocation and its list makes up for it here.
+        """
         newest = self.newest
-        return newest if newest is not None and newest.ends_at > now else self.issue(now)
+        if newest is None or newest.ends_at <= now or self._is_behind(newest, now):
+            return self.issue(now)
+        return newest
 
     def issue(self, now: float) -> Crl:
         """Issue a list of all that is revoked, and tell of it."""
-        with self._store.reading() as tx:
-            revoked = [
-                Revoked(one.serial, one.revoked_at or 0.0)
-                for one in identities.list_revoked(tx, ended_after=now - KEPT_S)
-            ]
+        revoked = self._revoked(now)
         crl = make_crl(self._authority, revoked, self.newest, now)
         write_crl(self._folder, crl)
         log.info("crl.issued", extra={"number": crl.number, "revoked": len(revoked)})
         for hear in self._heard_by:
             self._tell(hear, crl)
         return crl
+
+    def _revoked(self, now: float) -> list[Revoked]:
+        with self._store.reading() as tx:
+            return [
+                Revoked(one.serial, one.revoked_at or 0.0)
+                for one in identities.list_revoked(tx, ended_after=now - KEPT_S)
+            ]
+
+    def _is_behind(self, crl: Crl, now: float) -> bool:
+        """Say whether something was revoked after a list was issued, or in its second."""
+        return any(one.at >= crl.issued_at + BACKDATE_S for one in self._revoked(now))
 
     def _tell(self, hear: Hear, crl: Crl) -> None:
         """Tell one; the list stands on the disk, so whoever fails to take it now takes the next."""

@@ -163,7 +163,9 @@ class Identities:
     # Approving and revoking
 
     def revoke(self, device: DeviceId, *, now: float) -> int:
-        """Revoke a device's certificates and tokens and cut it off; return how many it had.
+        """Revoke a device's certificates, tokens and approvals and cut it off.
+
+        Returns how many certificates it had.
 
         Raises `NeverEnrolled`. Twice is the same as once: it is cut off again.
         """
@@ -173,7 +175,7 @@ class Identities:
                 raise NeverEnrolled(device)
             live = core.live_of(held)
             _revoke(tx, live, now)
-            self.admission.revoke_tokens(tx, device, now)
+            self.admission.withdraw(tx, device, now)
             serials = " ".join(one.serial for one in live)
             audit.note(tx, Kind.REVOKED, {"device": device, "serials": serials}, now)
         self._cut_off(device, now)
@@ -184,6 +186,8 @@ class Identities:
         try:
             self.revoke(device, now=now)
         except NeverEnrolled:
+            with self._store.transaction() as tx:
+                self.admission.withdraw(tx, device, now)
             self._rights.revoke(device)
 
     def tick(self, now: float) -> None:

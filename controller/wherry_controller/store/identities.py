@@ -100,6 +100,12 @@ def list_pending(tx: Transaction) -> Sequence[Pending]:
         select(PendingRow)
         .where(PendingRow.decision == Decision.WAITING.value)
         .order_by(col(PendingRow.asked_at), col(PendingRow.fingerprint))
+def drop_approvals(tx: Transaction, device: DeviceId) -> None:
+    """Forget the keys that were approved for a device: whoever has one asks anew."""
+    is_approved = PendingRow.decision == Decision.APPROVED.value
+    tx.exec(delete(PendingRow).where(is_approved, PendingRow.device == device))
+
+
     )
     return [to_record(row, Pending) for row in rows]
 
