@@ -247,10 +247,6 @@ class Store:
         made.replace(self.blobs / blob)
         sync_folder(self.blobs)
 
-    def drop_chunks(self, chunks: Collection[Digest]) -> None:
-        """Delete chunks that have served."""
-        _remove(self._chunks, lambda name: name in chunks)
-
     def keep(
         self,
         manifests: Iterable[Manifest],

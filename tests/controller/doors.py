@@ -46,7 +46,7 @@ from wherry_controller.authority import (
     private_pem,
 )
 from wherry_controller.core.audit import Entry
-from wherry_controller.core.pace import Rate
+from wherry_controller.core.bucket import Rate
 from wherry_controller.door.enrolment import DoorContext
 from wherry_controller.door.serving import Doors
 from wherry_controller.services.admission import Policy

@@ -15,9 +15,10 @@ from pathlib import Path
 from tests.brokers import free_port, wait_for_port
 from tests.certificates import LOCALHOST, NOW, Certificate, TestAuthority
 from tests.controller.visitors import a_visitor
+from wherry.files import write_whole
 from wherry.names import DeviceId
 from wherry_controller.authority import make_authority
-from wherry_controller.core.mosquitto import CONFIGURATION, PID, Layout
+from wherry_controller.core.mosquitto import CONFIGURATION, PID, REVOKED, Layout
 from wherry_controller.core.rights import CONTROLLER
 from wherry_controller.mqtt import context_of
 from wherry_controller.services import mosquitto
@@ -120,7 +121,7 @@ class Guarded:
     def revoke(self, *serials: int, number: int = 2) -> None:
         """Have the broker refuse certificates from now on."""
         revoked = self.authority.revoked(*serials, number=number)
-        mosquitto.write_revoked(self.folder, revoked)
+        write_whole(self.folder / REVOKED, revoked)
         self.reload()
 
     def dialler(self, shown: Certificate, *, name: str = "dialler") -> ssl.SSLContext:

@@ -32,7 +32,7 @@ from wherry.blobs import digest_of
 from wherry.enrolment import ENROL_PATH, EnrolRequest
 from wherry.names import parse_device_id
 from wherry_controller.authority import issue_client, make_authority
-from wherry_controller.core.pace import Rate
+from wherry_controller.core.bucket import Rate
 from wherry_controller.door.serving import device_context
 from wherry_controller.services.admission import Policy
 from wherry_controller.store import identities

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from wherry.errors import REFUSALS, Malformed, Unavailable, Unsuitable, Untrusted
-from wherry_controller.core.pace import TooManyRequests
+from wherry_controller.core.bucket import TooManyRequests
 from wherry_controller.services.missing import Missing
 
 MEDIA_TYPE = "application/problem+json"

@@ -16,7 +16,7 @@ from wherry_controller.api.context import Context
 from wherry_controller.app import Controller, open_controller
 from wherry_controller.authority import ca_fingerprint, certificate_pem
 from wherry_controller.cli.outcome import Ended, Exit
-from wherry_controller.core.pace import Rate
+from wherry_controller.core.bucket import Rate
 from wherry_controller.door.enrolment import DoorContext
 from wherry_controller.door.serving import Doors
 from wherry_controller.foundation import read_token_digest

@@ -28,7 +28,6 @@ class Kind(StrEnum):
     SIGNED = "signed"
     PUBLISHED = "published"
     IMPORTED = "imported"
-    RELEASED = "released"
     TOKEN_CREATED = "token_created"
     TOKEN_REVOKED = "token_revoked"
     ENROLLED = "enrolled"

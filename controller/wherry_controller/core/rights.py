@@ -164,11 +164,6 @@ def revoke(device: DeviceId) -> tuple[Command, ...]:
     return (*map(_end_user, users_of(device)), _end_role(role_of(device).name))
 
 
-def kick(device: DeviceId) -> tuple[Command, ...]:
-    """Return what ends both connections of a device and leaves it its rights."""
-    return (*revoke(device), *grant(device))
-
-
 def list_roles(start: int, count: int) -> Command:
     return {"command": "listRoles", "offset": start, "count": count}
 

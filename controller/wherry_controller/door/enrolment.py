@@ -28,7 +28,7 @@ from wherry.enrolment import (
 )
 from wherry_controller.api import problems
 from wherry_controller.authority import read_request
-from wherry_controller.core.pace import Rate
+from wherry_controller.core.bucket import Rate
 from wherry_controller.door.limits import Limited, address_of, body_of
 from wherry_controller.services.admission import Asked
 from wherry_controller.services.identity import Identities

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wherry_controller.api.door import bounded
 from wherry_controller.api.problems import problem_of, respond
-from wherry_controller.core.pace import (
+from wherry_controller.core.bucket import (
     MOST_ADDRESSES,
     Bucket,
     Rate,

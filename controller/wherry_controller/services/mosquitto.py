@@ -147,11 +147,6 @@ def controllers_files(folder: Path, authority: Authority, now: float) -> dict[st
     return {OWN_KEY: private_pem(key), OWN_CERTIFICATE: issued.pem.encode()}
 
 
-def write_revoked(folder: Path, pem: bytes) -> None:
-    """Put a new list of revoked certificates where the broker reads it when it is told to."""
-    write_whole(folder / REVOKED, pem)
-
-
 def reload(how: str) -> None:
     """Have the broker read its files again: `how` is its pid file, or its systemd service.
 

@@ -43,7 +43,7 @@ from wherry.trust.making import (
 from wherry.trust.repository import OnlineKeys, Repository, bin_of
 from wherry_controller.core import trust as core
 from wherry_controller.core.audit import Kind
-from wherry_controller.services import acceptance, audit
+from wherry_controller.services import audit, offering
 from wherry_controller.services.missing import UnknownBundle
 from wherry_controller.store import trust as store
 from wherry_controller.store.database import Transaction
@@ -198,8 +198,8 @@ class Trust:
         store.take_trust(tx)
         before = self._read(tx, None)
         waiting = store.list_waiting(tx)
-        offered = acceptance.sort_out(files, waiting)
-        after = acceptance.accepted(
+        offered = offering.sort_out(files, waiting)
+        after = offering.accepted(
             before,
             offered,
             waiting=waiting,

@@ -41,17 +41,8 @@ def tokens_of(tx: Transaction, device: DeviceId) -> Sequence[TokenRecord]:
     return [to_record(row, TokenRecord) for row in rows]
 
 
-def drop_tokens(tx: Transaction, before: float) -> None:
-    """Forget the tokens that ended before a time."""
-    tx.exec(delete(TokenRow).where(col(TokenRow.expires_at) < before))
-
-
 def save_certificate(tx: Transaction, certificate: Certificate) -> None:
     save(tx, IdentityRow, certificate)
-
-
-def get_certificate(tx: Transaction, serial: str) -> Certificate | None:
-    return get(tx, IdentityRow, serial, Certificate)
 
 
 def certificates_of(tx: Transaction, device: DeviceId) -> Sequence[Certificate]:
@@ -100,12 +91,6 @@ def list_pending(tx: Transaction) -> Sequence[Pending]:
         select(PendingRow)
         .where(PendingRow.decision == Decision.WAITING.value)
         .order_by(col(PendingRow.asked_at), col(PendingRow.fingerprint))
-def drop_approvals(tx: Transaction, device: DeviceId) -> None:
-    """Forget the keys that were approved for a device: whoever has one asks anew."""
-    is_approved = PendingRow.decision == Decision.APPROVED.value
-    tx.exec(delete(PendingRow).where(is_approved, PendingRow.device == device))
-
-
     )
     return [to_record(row, Pending) for row in rows]
 
@@ -113,6 +98,12 @@ def drop_approvals(tx: Transaction, device: DeviceId) -> None:
 def count_pending(tx: Transaction) -> int:
     """Return how many keys are kept, decided ones too."""
     return tx.exec(select(func.count()).select_from(PendingRow)).one()
+
+
+def drop_approvals(tx: Transaction, device: DeviceId) -> None:
+    """Forget the keys that were approved for a device: whoever has one asks anew."""
+    is_approved = PendingRow.decision == Decision.APPROVED.value
+    tx.exec(delete(PendingRow).where(is_approved, PendingRow.device == device))
 
 
 def drop_pending(tx: Transaction, before: float) -> None:

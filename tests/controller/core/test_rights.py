@@ -84,16 +84,6 @@ def test_the_controllers_name_is_no_devices() -> None:
     assert rights.users_of(ONE)[0].name == ONE
 
 
-def test_a_kick_ends_connections_and_leaves_the_rights() -> None:
-    plugin = Plugin(rights.rights_of([ONE, TWO]))
-    before = names_of(Plugin(rights.rights_of([ONE, TWO])))
-    commands = rights.kick(ONE)
-    plugin.follow(commands)
-    assert names_of(plugin) == before
-    ended = {command["username"] for command in commands if command["command"] == "deleteClient"}
-    assert ended == {"one", "CN=one"}
-
-
 def test_rights_of_another_edition_are_replaced() -> None:
     plugin = Plugin(rights.rights_of([]))
     plugin.follow(

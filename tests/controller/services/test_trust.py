@@ -42,8 +42,8 @@ from wherry_controller.core.trust import (
     TooFewSignatures,
     WrongVersion,
 )
-from wherry_controller.services.acceptance import NothingWaits, NotOffered
 from wherry_controller.services.missing import UnknownBundle
+from wherry_controller.services.offering import NothingWaits, NotOffered
 from wherry_controller.services.trust import NotFounded, Trust
 from wherry_controller.store import audit
 from wherry_controller.store import trust as kept
