@@ -102,8 +102,8 @@ def count_pending(tx: Transaction) -> int:
 
 def drop_approvals(tx: Transaction, device: DeviceId) -> None:
     """Forget the keys that were approved for a device: whoever has one asks anew."""
-    is_approved = PendingRow.decision == Decision.APPROVED.value
-    tx.exec(delete(PendingRow).where(is_approved, PendingRow.device == device))
+    is_approved = col(PendingRow.decision) == Decision.APPROVED.value
+    tx.exec(delete(PendingRow).where(is_approved, col(PendingRow.device) == device))
 
 
 def drop_pending(tx: Transaction, before: float) -> None:
