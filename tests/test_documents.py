@@ -17,7 +17,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from wherry import __version__, topics
-from wherry.names import DeviceId, Digest
+from wherry.names import DeviceId, Digest, RoleName
 from wherry_agent import cli as agent_cli
 from wherry_controller import profiles
 from wherry_controller.cli import make_app
@@ -149,11 +149,18 @@ def test_each_word_of_the_glossary_stands_once() -> None:
 
 def test_the_architecture_names_exactly_the_topics_that_there_are() -> None:
     device, digest = DeviceId("id"), Digest("d" * 64)
+    role = RoleName("snapshot")
+    example: dict[type[topics.Topic], topics.Topic] = {
+        topics.BundleTopic: topics.BundleTopic(digest),
+        topics.BlobTopic: topics.BlobTopic(digest),
+        topics.TimestampTopic: topics.TimestampTopic(),
+        topics.MetadataTopic: topics.MetadataTopic(role, 7),
+    }
     spelled = set()
     for kind in get_args(topics.Topic):
-        is_of_a_digest = kind in (topics.BundleTopic, topics.BlobTopic)
-        text = topics.text(kind(digest if is_of_a_digest else device))
-        spelled.add(text.replace(digest, "{digest}").replace("/id", "/{id}"))
+        text = topics.text(example[kind] if kind in example else kind(device))
+        text = text.replace(digest, "{digest}").replace("/id", "/{id}")
+        spelled.add(text.replace(f"{role}/7", "{role}/{version}"))
     document = (ROOT / "ARCHITECTURE.md").read_text()
     named = re.findall(r"^\| `(wherry/v1/[^`]+)`", document, re.MULTILINE)
     assert set(named) == spelled

@@ -30,7 +30,9 @@ def test_every_distribution_has_the_version_of_the_package(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["wherry-agent", "wherry-controller"])
 def test_both_sides_pin_exactly_their_own_wherry(name: str) -> None:
-    assert f"wherry=={wherry.__version__}" in (metadata.requires(name) or [])
+    wanted = [Requirement(text) for text in metadata.requires(name) or []]
+    pins = {str(one.specifier) for one in wanted if one.name == "wherry"}
+    assert pins == {f"=={wherry.__version__}"}
 
 
 def closure_of(name: str) -> set[str]:

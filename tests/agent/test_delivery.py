@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -184,8 +185,15 @@ def test_a_bundle_that_is_wanted_no_more_is_told_of_by_nobody(make: Make) -> Non
 
 
 def test_one_child_at_a_time_rebuilds(make: Make) -> None:
-    bench = rebuilding(make(copy_right))
+    may_end = threading.Event()
+
+    def held_up(blob: Blob, base: Path, delta: Path, to: Path) -> Fault | None:
+        assert may_end.wait(PATIENCE_S)
+        return copy_right(blob, base, delta, to)
+
+    bench = rebuilding(make(held_up))
     assert bench.assemble() == []
+    may_end.set()
     assert bench.rebuilt() == [machine.Assembled(NEW.digest)]
     assert bench.queue.empty()
 

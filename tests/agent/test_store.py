@@ -16,7 +16,7 @@ import pytest
 
 from tests.agent.stores import a_full_disk, chunks_of
 from tests.builders import a_bundle_of, a_digest, a_histogram, an_alias, an_event
-from wherry.blobs import WrongBytes, digest_of
+from wherry.blobs import WrongBytes, describe, digest_of
 from wherry.bundle import Bundle
 from wherry.files import TEMPORARY
 from wherry.histogram import Histogram
@@ -135,7 +135,8 @@ def test_a_kill_at_any_write_leaves_the_state_and_what_is_told_of_it_together(
 
 
 def test_a_large_blob_is_made_of_its_chunks_in_little_memory(tmp_path: Path) -> None:
-    bundle = a_bundle_of(random.Random(1).randbytes(8 << 20))
+    data = random.Random(1).randbytes(8 << 20)
+    bundle = a_bundle_of(data, files={MODEL_FILE: describe(data)})
     with a_store(tmp_path) as store:
         store.put_manifest(bundle.digest, bundle.envelope)
         for chunk, data in chunks_of(bundle).items():
