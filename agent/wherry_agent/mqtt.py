@@ -1,8 +1,8 @@
 """The one place that knows paho: a connection to the broker that its owner drives.
 
-paho's thread only calls the callbacks, and those only put on the owner's queue. There are no
-reconnects here: the session decides when to connect again. Bytes are counted at the socket, by
-the kernel (`TCP_INFO`), so that they include MQTT's own.
+One thread reads and writes a socket, whoever publishes. It calls the callbacks, and those only put
+on the owner's queue. There are no reconnects here: the session decides when to connect again.
+Bytes are counted at the socket, by the kernel (`TCP_INFO`), so that they include MQTT's own.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class Connection:
         self._done = Traffic()
         self._lock = threading.Lock()
         self._client: paho.Client | None = None  # From `connect` until `on_down`.
+        self._thread: threading.Thread | None = None  # Of the latest try.
 
     def connect(self) -> None:
         """Try once, in a thread of its own; `on_up` or `on_down` tells.
@@ -90,9 +91,10 @@ class Connection:
             # A client of its own for each try: paho keeps what an earlier one left unsent, and
             # would say it after what is said anew.
             self._client = self._new_client()
-            threading.Thread(
+            self._thread = threading.Thread(
                 target=self._live, args=(self._client,), name="mqtt", daemon=True
-            ).start()
+            )
+            self._thread.start()
 
     def leave(self) -> None:
         """Say the will and close; what a busy broker does not take in time, it says by itself."""
@@ -104,9 +106,11 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        if client := self._client:
+        client, thread = self._client, self._thread
+        if client is not None and thread is not None:
             client.disconnect()
-            self._end(client)  # Its thread notices only when paho's select returns.
+            self._end(client)
+            thread.join(LEAVE_TIMEOUT_S)  # It says goodbye, unless it is still dialling.
 
     def subscribe(self, topics: Sequence[str]) -> None:
         if topics and (client := self._client):
@@ -143,6 +147,9 @@ class Connection:
         client.on_publish = self._published
         client.on_socket_open = self._opened
         client.on_socket_close = self._closing
+        # Without it, paho writes on the thread of whoever publishes, beside its own: packets were
+        # mixed up, and TLS takes no two threads at once. Each write wakes its thread anyway.
+        client.on_socket_register_write = _leave_to_its_thread
         if self._will is not None:
             properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
             properties.WillDelayInterval = self._will.delay_s
@@ -165,7 +172,9 @@ class Connection:
                 clean_start=True,
                 properties=properties,
             )
-            client.loop_forever()
+            # `loop_forever` would not be woken by what others give it to write.
+            while client.loop() == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                pass
         except (OSError, Untrusted) as error:
             self._warn(str(error))
         finally:  # Whatever a broker sends, its owner hears of the end and tries again.
@@ -220,6 +229,10 @@ class Connection:
 
     def _closing(self, _client: paho.Client, _data: object, link: object) -> None:
         self._done += _traffic_of(link)
+
+
+def _leave_to_its_thread(_client: paho.Client, _data: object, _link: object) -> None:
+    pass
 
 
 def _was_taken(said: paho.MQTTMessageInfo) -> bool:

@@ -104,12 +104,12 @@ class Controller:
     def __init__(self, port: int) -> None:
         self._port = port
         self._heard: list[tuple[Topic, bytes]] = []
-        self._up = threading.Event()
+        self._up, self._taken = threading.Event(), threading.Event()
         callbacks = Callbacks(
             on_up=self._up.set,
             on_down=self._up.clear,
             on_message=lambda topic, payload: self._heard.append((parse_topic(topic), payload)),
-            on_puback=lambda _mid: None,
+            on_puback=lambda _mid: self._taken.set(),
         )
         name = f"controller-{next(_numbers)}"
         broker = Broker("127.0.0.1", port)
@@ -119,6 +119,8 @@ class Controller:
         self._connection.connect()
         assert self._up.wait(PATIENCE_S)
         self._connection.subscribe([filter_of(kind) for kind in HEARD])
+        self._connection.publish("known", b"")
+        assert self._taken.wait(PATIENCE_S)  # So the broker knows what it is to hear.
 
     def close(self) -> None:
         self._connection.close()
