@@ -212,7 +212,7 @@ class App:
         while news:
             event = news.popleft()
             if isinstance(event, Refused):
-                news.append(self._note_refusal(event.reason, event.detail))
+                news.extend(self._note_refusal(event.reason, event.detail))
             elif isinstance(event, acceptance.Event):
                 news.extend(self._judge(event))
             else:
@@ -347,9 +347,9 @@ class App:
 
     # Telling
 
-    def _note_refusal(self, reason: Reason, why: str) -> machine.Event:
+    def _note_refusal(self, reason: Reason, why: str) -> Iterator[News]:
         log.warning("bytes.refused", extra={"reason": reason.value, "why": why})
-        return self._memory.note(self._teller.refusal(reason, why, at=time.time()))
+        yield from self._memory.note_refusal(self._teller.refusal(reason, why, at=time.time()))
 
     def _note_flip(self, alias: AliasName, flip: Flip) -> machine.Event:
         extra = {"bundle": flip.bundle, "replaced": flip.replaced, "in_flight": flip.in_flight}

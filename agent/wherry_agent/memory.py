@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from wherry.messages import Deployment, Event, TrialResult
@@ -23,6 +23,8 @@ from wherry_agent.store import Store
 from wherry_agent.telling import Teller
 
 log = logging.getLogger("wherry_agent")
+
+MOST_BEFORE_REFUSALS = 1000  # Events that wait: above it only what the device itself did is kept.
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,12 @@ class Memory:
         with self._store.transaction():
             seq = self._outbox.add_event(event)
         return session.Stored(seq, self._clocks.monotonic())
+
+    def note_refusal(self, event: Event) -> Iterator[machine.Event]:
+        """Put what was refused in the outbox while there is room: it costs its sender nothing."""
+        first, last = self._outbox.span()
+        if last - first + 1 < MOST_BEFORE_REFUSALS:
+            yield self.note(event)
 
     def _step(self, event: machine.Event) -> machine.Effects:
         self.agent, effects = machine.step(self.agent, event, self._clocks.monotonic())

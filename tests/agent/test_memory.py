@@ -15,7 +15,10 @@ from tests.trusted import a_repository
 from wherry.messages import Reason, Status
 from wherry_agent.core import install, trial
 from wherry_agent.core.acceptance import Vouched
+from wherry_agent.memory import MOST_BEFORE_REFUSALS
+from wherry_agent.outbox import Outbox
 from wherry_agent.store import look
+from wherry_agent.telling import Teller
 
 VECTOR = Path(__file__).parent.parent / "vectors" / "device-store-0.3.0.sql"
 BUNDLE = a_bundle_of(b"model" * 500, profile=a_profile())
@@ -35,6 +38,12 @@ def under_way(device: Device) -> None:
     """Bring the device to a bundle in probation."""
     device.hear(stamp(REPOSITORY), desired(REPOSITORY, ORDER))
     assert isinstance(device.memory.agent.aliases[an_alias()], install.Probation)
+
+
+def a_teller(device: Device) -> Teller:
+    return Teller(
+        store_id=device.store.store_id, profile=a_profile().name, simulated=False, versions={}
+    )
 
 
 @pytest.mark.parametrize("table", ["trust", "fact", "event"])
@@ -70,6 +79,19 @@ def test_a_signed_time_is_remembered(device: Device) -> None:
     device.kill()
     device.start()
     assert device.memory.acceptance.trust.floors["certificate"] == A_TIME + 5.0
+
+
+def test_nobody_fills_the_disk_with_what_is_refused(device: Device) -> None:
+    refusal = a_teller(device).refusal(Reason.MALFORMED_PACKET, "it is cut short", at=A_TIME)
+    outbox = Outbox(device.store.database, keep_windows=1)
+    with device.store.transaction():
+        for _ in range(MOST_BEFORE_REFUSALS - 1):
+            outbox.add_event(refusal)
+    assert len(list(device.memory.note_refusal(refusal))) == 1
+    assert list(device.memory.note_refusal(refusal)) == []
+    assert outbox.span() == (1, MOST_BEFORE_REFUSALS)
+    device.memory.note(refusal)  # What the device itself did is told whatever waits.
+    assert outbox.span() == (1, MOST_BEFORE_REFUSALS + 1)
 
 
 def test_a_new_enrolment_begins_trust_anew_ends_what_was_ordered_and_serves_on(
