@@ -1,9 +1,9 @@
 """Enrolling: from a token, or a key that an operator approves, to a home that an agent runs in.
 
-    the CA, by its fingerprint -> key and request on the disk -> the door -> papers, root, settings
+    the CA, by its fingerprint -> key and request on the disk -> the door -> root, papers, settings
 
-Each step may be interrupted and begun again: the request stays the same until it is answered, and
-the settings, which make the home an agent's, are written last.
+Each step may be interrupted and begun again: the request stays the same until all is written, for
+a token serves no other, and the settings, which make the home an agent's, are written last.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from wherry.errors import Unavailable, Unsuitable
 from wherry.names import DeviceId, Digest, ProfileName
 from wherry_agent import detect
 from wherry_agent.core.dates import Dates, Verdict
-from wherry_agent.door import Door, fetch_ca
-from wherry_agent.identity import accept, ask, fingerprint_of_key
-from wherry_agent.papers import write_root
+from wherry_agent.door import Door, DoorRefused, fetch_ca
+from wherry_agent.identity import ask, fingerprint_of_key, identify, papers_of
+from wherry_agent.papers import forget_asked, write_papers, write_root
 from wherry_agent.settings import (
     EnrolledEarlier,
     Identity,
@@ -35,6 +35,7 @@ from wherry_agent.settings import (
 )
 
 CLOCK_SLACK_S = 3600.0
+SPENT = ("certificate_revoked", "approval_used")  # Refusals of a request, not of its device.
 
 
 class NobodyApproved(Unsuitable):
@@ -92,12 +93,19 @@ def enrol(home: Path, wish: Wish, say: Say, *, sleep: Callable[[float], None]) -
     door = Door(url=wish.controller, ca=ca, floor=_floor_of(home), on_peer=_let_be)
     if wish.secret is None:
         say(f"the key's fingerprint is {fingerprint_of_key(asked)}.")
-    answer = _ask_until_approved(door, request, wish, say, sleep)
+    try:
+        answer = _ask_until_approved(door, request, wish, say, sleep)
+    except DoorRefused as error:
+        if error.reason in SPENT:
+            forget_asked(home)  # The same again would be refused for ever.
+        raise
     settings = wish.local(_settings_of(wish, answer))
     check_settings(settings)
-    identity = accept(home, asked, answer, ca)
-    write_root(home, bytes(answer.root))
+    identity = identify(asked, answer, ca)
+    write_root(home, bytes(answer.root))  # Before the papers: a new epoch begins with it.
+    write_papers(home, papers_of(asked, answer, ca), identity)
     write_settings(home, settings)
+    forget_asked(home)
     _tell_of_the_clock(answer, say)
     return identity
 

@@ -85,26 +85,35 @@ def fingerprint_of_key(asked: Asked) -> Digest:
     return fingerprint_of(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
-def accept(
-    home: Path, asked: Asked, answer: Enrolled, ca: bytes, *, renews: Identity | None = None
-) -> Identity:
-    """Make what came back the papers of `home`; raise `WrongCertificate` where it is not sound.
+def identify(asked: Asked, answer: Enrolled, ca: bytes) -> Identity:
+    """Return the identity that came back; raise `WrongCertificate` where it is not sound.
 
-    `ca` is the one that is pinned, whatever the answer names. What `renews` an identity is the same
-    device's, in the same epoch.
+    `ca` is the one that is pinned, whatever the answer names.
     """
-    if renews is not None and (answer.device, answer.epoch) != (renews.device, renews.epoch):
-        raise WrongCertificate(f"is for {answer.device}, epoch {answer.epoch}")
     certificate = _sound_certificate(asked, answer, ca)
-    identity = Identity(
+    return Identity(
         device=answer.device,
         epoch=answer.epoch,
         serial=f"{certificate.serial_number:x}",
         not_before=certificate.not_valid_before_utc.timestamp(),
         not_after=certificate.not_valid_after_utc.timestamp(),
     )
-    papers = Papers(key=asked.key, certificate=answer.certificate.encode(), ca=ca)
-    write_papers(home, papers, identity)
+
+
+def papers_of(asked: Asked, answer: Enrolled, ca: bytes) -> Papers:
+    """Return the papers of an identity that was found sound."""
+    return Papers(key=asked.key, certificate=answer.certificate.encode(), ca=ca)
+
+
+def accept(home: Path, asked: Asked, answer: Enrolled, ca: bytes, *, renews: Identity) -> Identity:
+    """Make what came back the papers of `home`: the same device's, in the same epoch.
+
+    Raises `WrongCertificate` where it is not sound.
+    """
+    if (answer.device, answer.epoch) != (renews.device, renews.epoch):
+        raise WrongCertificate(f"is for {answer.device}, epoch {answer.epoch}")
+    identity = identify(asked, answer, ca)
+    write_papers(home, papers_of(asked, answer, ca), identity)
     forget_asked(home)
     return identity
 

@@ -17,7 +17,7 @@ from tests.enrolled import TestAuthority, an_authority, an_enrolled_home
 from wherry.enrolment import Enrolled
 from wherry.names import ProfileName
 from wherry_agent.core.renewal import Outcome
-from wherry_agent.identity import WrongCertificate, accept, ask, renew
+from wherry_agent.identity import WrongCertificate, accept, ask, identify, renew
 from wherry_agent.papers import Asked, read_asked, read_papers, write_asked
 from wherry_agent.settings import NotEnrolled, read_identity
 
@@ -58,19 +58,24 @@ CA_PEM = an_authority().certificate.public_bytes(Encoding.PEM)
 
 
 def test_what_was_asked_for_becomes_the_papers_with_the_pinned_ca(tmp_path: Path) -> None:
-    asked = ask(tmp_path)
-    identity = accept(tmp_path, asked, certified(asked), CA_PEM)
+    home = an_enrolled_home(tmp_path / "home", "mqtts://b", PI, ProfileName("pi"), b"{}")
+    asked = ask(home)
+    identity = accept(home, asked, certified(asked), CA_PEM, renews=read_identity(home))
     assert (identity.device, identity.serial) == (PI, "4d")
     assert identity.not_after - identity.not_before == 30 * 86_400
-    assert read_papers(tmp_path).ca == CA_PEM
-    assert read_asked(tmp_path) is None
+    assert read_identity(home) == identity
+    assert read_papers(home).ca == CA_PEM
+    assert read_asked(home) is None
 
 
 def refuses(home: Path, asked: Asked, answer: Enrolled, problem: str) -> None:
     with pytest.raises(WrongCertificate, match=problem):
-        accept(home, asked, answer, CA_PEM)
-    assert not (home / "identity").exists()
-    assert read_asked(home) is not None
+        identify(asked, answer, CA_PEM)
+    home = an_enrolled_home(home / "home", "mqtts://b", PI, ProfileName("pi"), b"{}")
+    old, papers = read_identity(home), read_papers(home)
+    with pytest.raises(WrongCertificate, match=problem):
+        accept(home, asked, answer, CA_PEM, renews=old)
+    assert (read_identity(home), read_papers(home)) == (old, papers)
 
 
 def test_a_certificate_of_another_ca_is_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tests.controller.doors import (
     guarded_doors,
     name_in,
 )
+from wherry_agent.identity import ask
 from wherry_agent.papers import ASKED, read_asked, read_papers
 from wherry_agent.settings import read_identity, read_root, read_settings
 from wherry_controller.authority import ca_fingerprint, make_authority
@@ -138,6 +139,32 @@ def test_a_lost_answer_is_asked_for_again(here: Guarded, home: Path, tmp_path: P
     assert read_asked(lost) is None
     refused(enrol(here, lost, "--token", token), "already")
     assert read_identity(home).serial == serial
+
+
+def test_an_enrolment_that_broke_off_at_the_disk_is_begun_again_with_the_same_token(
+    here: Guarded, home: Path
+) -> None:
+    token, in_the_way = here.a_token(), home / "trust"
+    home.mkdir()
+    in_the_way.touch()
+    assert enrol(here, home, "--token", token).returncode != 0
+    assert not (home / "identity").exists()  # No papers of an epoch without its root.
+    in_the_way.unlink()
+    assert enrol(here, home, "--token", token).returncode == 0
+    assert list(here.serials_of().items()) == [(read_identity(home).serial, True)]
+    assert read_root(home)
+    assert not (home / ASKED).exists()
+
+
+def test_a_request_whose_certificate_was_revoked_before_it_came_is_not_made_again(
+    here: Guarded, home: Path
+) -> None:
+    assert here.send(ask(home).request.decode(), here.a_token()).status_code == 200
+    here.identities.revoke(PI, now=here.now)
+    token = here.a_token()
+    refused(enrol(here, home, "--token", token), "is revoked: enrol it again")
+    assert enrol(here, home, "--token", token).returncode == 0
+    assert read_identity(home).epoch == 2
 
 
 def test_a_home_of_one_device_becomes_no_other(here: Guarded, home: Path) -> None:
