@@ -108,7 +108,7 @@ def kept(role: str, data: bytes) -> str:
     try:
         envelope = msgspec.json.decode(data, type=learned(Envelope))
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _malformed(role, str(error) or "it is nested too deeply") from error
+        raise _malformed(role, str(error)) from error
     signatures = encode(envelope.signatures)
     return (b'{"signatures":' + signatures + b',"signed":' + envelope.signed + b"}").decode()
 
@@ -176,7 +176,7 @@ def _refuse_repeated_keys(role: str, data: bytes) -> None:
     try:
         json.loads(data.decode(), object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:
-        raise _malformed(role, str(error) or "it is nested too deeply") from error
+        raise _malformed(role, str(error)) from error
 
 
 def _malformed(role: str, problem: str) -> MetadataRefused:

@@ -185,6 +185,10 @@ def test_targets_without_bins_list_their_bundles_themselves() -> None:
     assert metadata.bin_of(targets, a_digest()).startswith("bins-")
     flat = next(iter(REPOSITORY.bins.values()))
     assert metadata.bin_of(parse(Targets, "bin", flat.data).signed, a_digest()) == "targets"
+    document = json.loads(DATA["targets"])
+    document["signed"]["delegations"] = {"keys": {}, "roles": []}  # As others delegate: by name.
+    named = parse(Targets, "targets", codec.encode(document)).signed
+    assert metadata.bin_of(named, a_digest()) == "targets"
 
 
 def test_a_refusal_says_what_and_why_and_what_to_do() -> None:

@@ -156,6 +156,7 @@ def test_each_bound_of_length_holds_by_itself() -> None:
     assert zstandard.frame_content_size(endless) == 1 << 40
     assert refusal(a_packet(endless)) is Reason.OVERSIZED_PACKET
     assert refusal(a_packet(a_frame("\x03" * (most // 100)))) is Reason.OVERSIZED_PACKET
+    assert refusal("A" * packet.LARGEST_TEXT_BYTES) is Reason.MALFORMED_PACKET
     assert refusal("A" * (packet.LARGEST_TEXT_BYTES + 1)) is Reason.OVERSIZED_PACKET
 
 

@@ -72,6 +72,29 @@ def test_each_role_is_taken_in_its_turn() -> None:
     assert BUNDLE.digest in trusted.targets[BIN].targets
     assert promised_version(trusted, BIN) == REPOSITORY.bins[BIN].signed.version
     assert promised_version(trusted, "bins-none") == 0
+    assert promised_version(with_timestamp(), BIN) == 0
+
+
+def test_metadata_expires_at_its_last_second() -> None:
+    ends = A_TIME + 7 * DAY_S
+    trusted = begin(REPOSITORY.root.data)
+    assert update_timestamp(trusted, REPOSITORY.timestamp.data, ends - 1.0).timestamp
+    with pytest.raises(MetadataRefused) as refused:
+        update_timestamp(trusted, REPOSITORY.timestamp.data, ends)
+    assert reason_of(refused) is Reason.EXPIRED_TIMESTAMP
+
+
+def test_a_snapshot_that_goes_back_says_whether_a_role_is_older_or_gone() -> None:
+    known, older = REPOSITORY.snapshot.signed, promising(targets=MetaFile(2))
+    trusted = workflow.restore_snapshot(with_timestamp(older), older.snapshot.data)
+    for meta, what in (
+        ({**known.meta, "targets.json": MetaFile(1)}, "stood at 2 and it names 1"),
+        ({f"{BIN}.json": known.meta[f"{BIN}.json"]}, "stood at 2 and it leaves it out"),
+    ):
+        data = sign(replace(known, meta=meta), SNAPSHOT_KEY).data
+        with pytest.raises(MetadataRefused, match=what) as refused:
+            update_snapshot(trusted, data, NOW)
+        assert reason_of(refused) is Reason.TARGETS_ROLLBACK
 
 
 def test_nothing_is_taken_before_its_turn() -> None:
