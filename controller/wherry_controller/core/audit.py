@@ -71,6 +71,11 @@ def entry_after(
     return Entry(seq=seq + 1, at=now, kind=kind.value, facts=dict(facts), previous=previous)
 
 
+def digest_of_entry(entry: Entry) -> Digest:
+    """Return what the next entry names, and the head is known by."""
+    return digest_of(codec.encode(entry))
+
+
 def verify(bodies: Iterable[str], *, head: Digest | None = None) -> tuple[int, Digest]:
     """Return the number of entries and the head's digest of a whole log, given from entry 1 on.
 

@@ -27,6 +27,8 @@ from wherry.trust import packet
 from wherry.trust.making import ROOT, SNAPSHOT, TARGETS
 from wherry.trust.repository import Repository, pieces_for
 from wherry_controller.core import device as core
+from wherry_controller.core.audit import Kind
+from wherry_controller.services import audit
 from wherry_controller.services.publisher import NOTHING_BESIDE, Beside, SignedOrder, TrustTopic
 from wherry_controller.store import devices
 from wherry_controller.store.database import Store, Transaction
@@ -132,7 +134,24 @@ class Orders:
             snapshot = self._trust.repository(tx, ()).snapshot.signed.version
             issue = partial(core.issue, lifetime_s=self._lifetime_s, now=now, snapshot=snapshot)
             devices.issue_orders(tx, {one.device: issue(_term(one), one.live_epoch) for one in due})
+            self._note_signed(tx, [one.device for one in due], now)
         return self._outlines()
+
+    def _note_signed(self, tx: Transaction, members: Sequence[DeviceId], now: float) -> None:
+        """Note what the director signs from now on, whenever these bytes are signed again."""
+        signer = signing.key_id(self._trust.director(tx).public_key())
+        orders = map(order_of, devices.some_desired(tx, members))
+        facts = [
+            {
+                "order_of": order.device,
+                "epoch": order.epoch,
+                "generation": order.generation,
+                "digest": digest_of(codec.encode(order)),
+                "keys": signer,
+            }
+            for order in orders
+        ]
+        audit.note_each(tx, Kind.SIGNED, facts, now)
 
     def _sign_all(self, tx: Transaction, outlines: Iterable[Outline]) -> dict[DeviceId, _Envelope]:
         """Sign each order once: the same order has the same bytes."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlmodel import col, select
 
 from wherry import codec
-from wherry.blobs import digest_of
 from wherry.names import Digest
-from wherry_controller.core.audit import ORIGIN, Entry
+from wherry_controller.core.audit import ORIGIN, Entry, digest_of_entry
 from wherry_controller.store.database import Transaction, take_turn
 from wherry_controller.store.tables import AuditRow
 
@@ -21,13 +20,18 @@ def last_of_audit(tx: Transaction) -> tuple[int, Digest]:
     return (0, ORIGIN) if row is None else (row.seq, Digest(row.digest))
 
 
-def add_entry(tx: Transaction, entry: Entry) -> Digest:
-    """Add an entry; return its digest."""
-    body = codec.encode(entry)
-    digest = digest_of(body)
-    tx.add(AuditRow(seq=entry.seq, kind=entry.kind, body=body.decode(), digest=digest))
+def add_entries(tx: Transaction, entries: Iterable[Entry]) -> None:
+    """Add entries that follow from the last one."""
+    tx.add_all(
+        AuditRow(
+            seq=entry.seq,
+            kind=entry.kind,
+            body=codec.encode(entry).decode(),
+            digest=digest_of_entry(entry),
+        )
+        for entry in entries
+    )
     tx.flush()
-    return digest
 
 
 def list_entries(tx: Transaction, *, after: int = 0, limit: int = 1000) -> Sequence[str]:

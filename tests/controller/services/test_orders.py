@@ -24,20 +24,23 @@ from tests.controller.stores import a_store, add_built_version, add_devices
 from tests.controller.trusts import a_fleet, a_trust, order_in, vouch
 from tests.trusted import DIRECTOR_KEY, a_root, the_holders
 from wherry import codec, messages
+from wherry.blobs import digest_of
 from wherry.bundle import Bundle
 from wherry.messages import Order, Phase, TrustReport
 from wherry.names import DeviceId, parse_version_name
-from wherry.signing import NotSignedByTrusted
+from wherry.signing import Envelope, NotSignedByTrusted, key_id
 from wherry.topics import DesiredTopic, MetadataTopic, TimestampTopic, parse_topic, text
 from wherry.trust import packet
 from wherry.trust.making import DAY_S, LIFETIMES, SNAPSHOT
 from wherry.trust.repository import bin_of
+from wherry_controller.core.audit import Entry, verify
 from wherry_controller.services import fleet
 from wherry_controller.services.fleet import Fleet, device_of
 from wherry_controller.services.ingest import Ingest, Message
 from wherry_controller.services.orders import MOST_RENEWED, Advise, Orders
 from wherry_controller.services.publisher import Beside, Pace, Publisher
 from wherry_controller.store import devices
+from wherry_controller.store.audit import list_entries
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.convert import columns
 from wherry_controller.store.database import Transaction
@@ -294,3 +297,24 @@ def test_one_new_bundle_is_no_news_to_ten_thousand_devices(bench: Bench) -> None
     bench.seal()
     bench.publish()
     assert Counter(bench.sent()) == {"MetadataTopic": 2, "TimestampTopic": 1}
+
+
+def signatures_noted(bench: Bench) -> list[dict[str, str]]:
+    """Return what the audit log tells of orders, the oldest first."""
+    with bench.store.reading() as tx:
+        bodies = list_entries(tx)
+    verify(bodies)
+    entries = [codec.decode(Entry, body.encode()) for body in bodies]
+    return [entry.facts for entry in entries if "order_of" in entry.facts]
+
+
+def test_the_audit_log_tells_each_order_that_the_director_signs_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.order(PI_1, PI_2)
+    bench.restart()
+    first, second = signatures_noted(bench)
+    signed = codec.decode(Envelope, bytes(bench.told(PI_1).order)).signed
+    assert {first["order_of"], second["order_of"]} == {PI_1, PI_2}
+    told = next(facts for facts in (first, second) if facts["order_of"] == PI_1)
+    assert told["digest"] == digest_of(bytes(signed)) and told["generation"] == "1"
+    assert told["keys"] == key_id(DIRECTOR_KEY.public_key())
