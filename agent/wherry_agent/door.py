@@ -63,9 +63,9 @@ class WrongDoor(Untrusted):
 
     def __str__(self) -> str:
         return (
-            f"the CA of {self.url} has the fingerprint {self.found[:16]}… and the token says "
+            f"the CA of {self.url} has the fingerprint {self.found[:16]}… and not "
             f"{self.wanted[:16]}…: it is another controller, or someone between you and it; "
-            "check the address and the token."
+            "check the address, and the token or fingerprint that you gave."
         )
 
 

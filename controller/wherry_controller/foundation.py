@@ -5,7 +5,8 @@ power cut interrupted is finished by the next one: what stands already is kept. 
 earlier release, which has no root of trust, gets one and keeps the rest.
 
     FOLDER/keys/     what signs by itself: director, bundles, snapshot, timestamp
-    FOLDER/trust/    the first root and targets, which the keys in FOLDER/offline signed, or others
+    FOLDER/trust/    the first root and targets, which the keys in FOLDER/offline signed, or others,
+                     and the public key by which others verify bundles of this controller
     FOLDER/offline/  the root and targets keys under their passphrase: to be moved away
 """
 
@@ -137,7 +138,10 @@ def found(
     defaults = Settings(folder=str(folder), broker=Broker(url=broker))
     _ = defaults.broker_address  # It raises where the URL names no broker.
     make_folder(folder)
-    make_online_keys(defaults.key_folder)
+    online = make_online_keys(defaults.key_folder)
+    make_folder(folder / TRUST)
+    vouching = PublicKey(KeyRole.BUNDLE, online[KeyRole.BUNDLE].public_key())
+    key_files.write_public(folder / TRUST, vouching)
     make_folder(defaults.blob_folder)
     make_folder(defaults.log_folder)
     secret = passphrase or key_files.generated()
@@ -199,7 +203,6 @@ def _keep_trust(folder: Path, settings: Settings, trust: FirstTrust, now: float)
     targets = documents.read(Targets, trust.targets)
     rules.check_first_root(root, read_held_keys(settings).keys(), now)
     rules.check_targets(None, targets, root=root.signed, latest={}, now=now)
-    make_folder(folder / TRUST)
     write_whole(folder / TRUST / FIRST_ROOT, trust.root)
     write_whole(folder / TRUST / FIRST_TARGETS, trust.targets)
 

@@ -33,6 +33,7 @@ GENERATED_BYTES = 20  # 160 bits: no key derivation needs to be slow against gue
 _SALT_BYTES = 16
 _NONCE_BYTES = 12
 _SHORT_ID = 8
+_PEM = b"-----BEGIN"
 
 Hex = Annotated[str, msgspec.Meta(pattern=r"\A(?:[0-9a-f]{2})*\Z", max_length=1024)]
 
@@ -103,6 +104,17 @@ class NoFile(Unavailable):
 
     def __str__(self) -> str:
         return f"there is no file {self.path}: check its name."
+
+
+class NoKeyFile(Malformed):
+    """A file that holds no key of the kind that is asked for."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        super().__init__(path, kind)
+        self.path, self.kind = path, kind
+
+    def __str__(self) -> str:
+        return f"{self.path} holds no {self.kind} key: give a file that `wherry keys init` wrote."
 
 
 class Derivation(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,9 +226,9 @@ def write_public(folder: Path, public: PublicKey) -> Path:
 def open_key(path: Path, passphrase: str) -> tuple[KeyRole, Ed25519PrivateKey]:
     """Return the role and the private key of a file.
 
-    Raises `NoFile`, `BadDocument`, `WrongPassphrase`, and `FalseKey`.
+    Raises `NoFile`, `NoKeyFile`, `WrongPassphrase`, and `FalseKey`.
     """
-    file = codec.decode(PrivateKeyFile, read_file(path))
+    file = _read_private(path)
     sealing = AESGCM(_derived(passphrase, file.scrypt))
     try:
         raw = sealing.decrypt(bytes.fromhex(file.nonce), bytes.fromhex(file.sealed), _bound(file))
@@ -229,8 +241,11 @@ def open_key(path: Path, passphrase: str) -> tuple[KeyRole, Ed25519PrivateKey]:
 
 
 def read_public(path: Path) -> PublicKey:
-    """Return the public key of a file; raise `NoFile`, `BadDocument` or `FalseKey`."""
-    file = codec.decode(PublicKeyFile, read_file(path))
+    """Return the public key of a file; raise `NoFile`, `NoKeyFile` or `FalseKey`."""
+    try:
+        file = codec.decode(PublicKeyFile, read_file(path))
+    except Malformed as error:
+        raise NoKeyFile(path, "public") from error
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(file.public))
     except ValueError as error:
@@ -240,9 +255,23 @@ def read_public(path: Path) -> PublicKey:
     return PublicKey(file.role, key)
 
 
+def read_vouching(path: Path) -> Ed25519PublicKey:
+    """Return the public key of a file that `write_public` wrote, or of one in PEM.
+
+    Raises what `read_public` raises.
+    """
+    data = read_file(path)
+    if not data.startswith(_PEM):
+        return read_public(path).key
+    try:
+        return signing.parse_public_pem(data)
+    except signing.BadKey as error:
+        raise NoKeyFile(path, "public") from error
+
+
 def keyid_of(path: Path) -> KeyId:
     """Return which key a private file holds, without opening it."""
-    return codec.decode(PrivateKeyFile, read_file(path)).keyid
+    return _read_private(path).keyid
 
 
 def read_file(path: Path) -> bytes:
@@ -270,6 +299,13 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     finally:
         Path(name).unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _read_private(path: Path) -> PrivateKeyFile:
+    try:
+        return codec.decode(PrivateKeyFile, read_file(path))
+    except Malformed as error:
+        raise NoKeyFile(path, "private") from error
 
 
 def _derived(passphrase: str, scrypt: Derivation) -> bytes:

@@ -159,8 +159,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="
 
     `epoch` counts the device's enrolments: an order is for the one identity that is live. `issued`
     and `expires` are UNIX times in seconds; a renewed order is a newer generation with the same
-    deployment ids. `snapshot` is the version of TUF's snapshot that the director saw: under an older
-    one its bundles are not judged.
+    deployment ids. `snapshot` is the version of TUF's snapshot that the director saw: under an
+    older one its bundles are not judged.
     """
 
     device: DeviceId

@@ -26,7 +26,7 @@ from wherry_controller.foundation import (
     read_keys,
     read_token_digest,
 )
-from wherry_controller.key_files import KeyRole, PublicKey, open_key
+from wherry_controller.key_files import KeyRole, NoKeyFile, PublicKey, open_key, read_vouching
 from wherry_controller.settings import BadSetting, Broker, NoFolder, Settings, read_settings
 
 
@@ -46,6 +46,20 @@ def test_the_folder_keeps_only_the_digest_of_its_token(tmp_path: Path) -> None:
     assert kept == hashlib.sha256(founded.token.encode()).hexdigest()
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert founded.token.encode() not in written
+
+
+def test_others_find_in_a_founded_folder_what_verifies_its_bundles(tmp_path: Path) -> None:
+    found(tmp_path)
+    (public,) = (tmp_path / "trust").glob("bundle-*.pub.json")
+    signs = read_keys(read_settings(tmp_path, {})).bundles
+    assert key_id(read_vouching(public)) == key_id(signs.public_key())
+
+
+@pytest.mark.parametrize("text", ["", "{}", "-----BEGIN PUBLIC KEY-----\n"])
+def test_a_file_without_a_key_vouches_for_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "key").write_text(text)
+    with pytest.raises(NoKeyFile, match="holds no public key"):
+        read_vouching(tmp_path / "key")
 
 
 def test_a_founded_folder_is_not_founded_again(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_a_bin_that_the_controller_did_not_make_is_refused(served: Served) -> No
 def test_an_online_role_is_never_taken_from_outside(served: Served) -> None:
     with served.store.reading() as tx:
         snapshot = trust_of(served).repository(tx).snapshot
-    assert refused(served, add_signature(snapshot.data, EVIL_KEY)) == "not_offered"
+    assert refused(served, add_signature(snapshot.data, EVIL_KEY)) == "not_of_people"
 
 
 def test_one_bad_file_of_many_publishes_none(served: Served) -> None:
@@ -199,7 +199,7 @@ def test_a_key_file_that_asks_for_endless_work_is_refused(tmp_path: Path) -> Non
     made = key_files.make_key(tmp_path, KeyRole.ROOT, THIEF)
     text = made.private_path.read_text().replace('"n":16384', '"n":1099511627776')
     made.private_path.write_text(text)
-    with pytest.raises(codec.BadDocument):
+    with pytest.raises(key_files.NoKeyFile):
         key_files.open_key(made.private_path, THIEF.text)
 
 

@@ -52,6 +52,8 @@ def verify(
     """Check the whole log, entry by entry, and print its head."""
     noted = None if head is None else parse_digest(head)
     count, last = core.verify(_every_entry(), head=noted)
+    if noted is not None:
+        show.line("The noted head is in the log: nothing before it was changed or left out.")
     show.line(f"{count} entries follow from one another. The head, to be noted elsewhere:")
     show.line(last)
 

@@ -11,6 +11,7 @@ from wherry import codec, signing
 from wherry.blobs import check_digest, digest_of
 from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest, blobs_of, size_of
 from wherry.names import Digest, parse_digest
+from wherry_controller import key_files
 from wherry_controller.cli import exchange, show
 from wherry_controller.cli.outcome import Ended, Exit
 from wherry_controller.cli.profile import read_file
@@ -26,7 +27,12 @@ Given = Annotated[
         metavar="FILE", help="A signed manifest (`bundle get`) or a layout (`bundle export`)."
     ),
 ]
-Keys = Annotated[list[Path], typer.Option("--key", help="A trusted public key in PEM; repeatable.")]
+Keys = Annotated[
+    list[Path],
+    typer.Option(
+        "--key", help="bundle-*.pub.json from trust/ of the controller that signed; repeatable."
+    ),
+]
 
 
 @app.command("list")
@@ -113,7 +119,7 @@ def verify(
     ] = None,
 ) -> None:
     """Check bundles' signatures, and their blobs: a layout's own, or those of --blobs."""
-    trusted = signing.keyring(*(signing.parse_public_pem(read_file(key)) for key in keys))
+    trusted = signing.keyring(*map(key_files.read_vouching, keys))
     for package in _packages_in(given):
         limit_bytes = 2 * LARGEST_MANIFEST_BYTES
         signing.open_envelope(package.envelope, trusted, limit_bytes=limit_bytes)

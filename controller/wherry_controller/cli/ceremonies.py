@@ -12,13 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from wherry import codec
 from wherry.errors import Malformed, Unsuitable, Untrusted
 from wherry.names import KeyId
 from wherry.trust import documents
-from wherry.trust.documents import Bin, Metadata, Role, Root, Targets
+from wherry.trust.documents import Bin, Metadata, Root, Targets
 from wherry_controller.core import ceremony
 from wherry_controller.core.ceremony import Standing
 from wherry_controller.key_files import read_file, write_new
@@ -90,20 +87,16 @@ class Paper:
         return bool(self.standings) and all(one.is_met for one in self.standings)
 
 
-class _Kind(msgspec.Struct, frozen=True):
-    type: str = msgspec.field(name="_type")
-    delegations: msgspec.Raw = msgspec.Raw(b"")
-
-
 def read_paper(path: Path) -> Paper:
     """Return a file of metadata with what stands beside it: its copies, and what judges it.
 
-    Raises `NoFile`, `BadDocument`, `NoMetadata` and `NoJudge`.
+    Raises `NoFile`, `NoMetadata` and `NoJudge`.
     """
-    data = _with_copies(path, read_file(path))
-    metadata = _parsed(path, data)
+    metadata = _parsed(path, read_file(path))
+    data = _with_copies(path, metadata.data)
     if isinstance(metadata.signed, Bin):
-        return Paper(path, metadata, (_standing_of_bin(path, metadata.data),))
+        waiting = Metadata(metadata.signed, metadata.data)
+        return Paper(path, metadata, (_standing_of_bin(path, waiting),))
     roots = roots_beside(path)
     if isinstance(metadata.signed, Root):
         signed = Metadata(metadata.signed, data)
@@ -176,14 +169,10 @@ def is_copy(path: Path, data: bytes) -> bool:
 
 
 def _parsed(path: Path, data: bytes) -> Metadata[Root] | Metadata[Targets] | Metadata[Bin]:
-    kind = codec.decode(_Kind, documents.signed_part(data))
-    if kind.type == "root":
-        return documents.read(Root, data)
-    if kind.type != "targets":
-        raise NoMetadata(path)
-    if bytes(kind.delegations):
-        return documents.read(Targets, data)
-    return documents.read(Bin, data)
+    try:
+        return documents.read_of_people(data)
+    except Malformed as error:
+        raise NoMetadata(path) from error
 
 
 def _with_copies(path: Path, data: bytes) -> bytes:
@@ -206,7 +195,7 @@ def _if_metadata(
         return None
 
 
-def _standing_of_bin(path: Path, data: bytes) -> Standing:
+def _standing_of_bin(path: Path, document: Metadata[Bin]) -> Standing:
     """Judge a bin by the newest targets beside it that the newest root there vouches for."""
     newest: Targets | None = None
     for other in sorted(path.parent.glob(f"*targets*{SUFFIX}")):
@@ -218,15 +207,7 @@ def _standing_of_bin(path: Path, data: bytes) -> Standing:
             newest = targets
     if newest is None:
         raise NoJudge(path, "targets")
-    bins = newest.delegations.succinct_roles
-    role = Role(bins.keyids, bins.threshold)
-    signed = documents.signers(data, newest.delegations.keys, role)
-    return Standing(
-        by=f"targets/{newest.version}",
-        signed=tuple(sorted(signed)),
-        missing=tuple(sorted(set(role.keyids) - signed)),
-        threshold=role.threshold,
-    )
+    return ceremony.standing_of_bin(document, newest)
 
 
 def _check_met(paper: Paper) -> None:

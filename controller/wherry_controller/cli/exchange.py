@@ -11,12 +11,12 @@ from typing import IO
 import msgspec
 from rich.progress import BarColumn, DownloadColumn, TextColumn
 
-from wherry import codec
+from wherry import codec, signing
 from wherry.manifest import blobs_of
 from wherry.names import Digest, parse_digest, parse_model_name, parse_version_name
+from wherry_controller import key_files
 from wherry_controller.cli import layouts, show
 from wherry_controller.cli.outcome import Ended, Exit
-from wherry_controller.cli.profile import read_file
 from wherry_controller.cli.remote import Remote, connect
 from wherry_controller.cli.replies import Page, Variant, read
 from wherry_controller.core.card import Card
@@ -46,7 +46,7 @@ def export(which: Sequence[str], to: Path) -> None:
 
 def import_layout(place: Path, keys: Sequence[Path]) -> None:
     """Send every bundle of a layout to the controller; it verifies the signatures."""
-    pems = [read_file(key) for key in keys]
+    pems = [signing.public_pem(key_files.read_vouching(key)) for key in keys]
     with layouts.opened(place) as layout:
         packages, _ = read_layout(layouts.index_of(layout), layouts.reader_of(layout))
         remote = connect()

@@ -281,7 +281,7 @@ def _row(paper: Paper, standing: Standing) -> tuple[str, ...]:
     return (
         str(paper.path),
         f"{paper.kind} {document.version}",
-        document.expires,
+        show.moment(documents.expires_at(document)),
         standing.by,
         f"{len(standing.signed)} of {standing.threshold}",
         "" if standing.is_met else ", ".join(keyid[:8] for keyid in standing.missing),
@@ -298,5 +298,5 @@ def _pairs(texts: list[str]) -> list[tuple[str, str, str]]:
 
 def _number(pair: str, text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) < 1 << 53:
-        raise Ended(Exit.USAGE, f"{pair!r} names no number: write NAME=N.")
+        raise Ended(Exit.USAGE, f"{pair!r} names no number above 0: write NAME=N.")
     return int(text)

@@ -17,7 +17,7 @@ from wherry import signing
 from wherry.errors import Unsuitable
 from wherry.names import AliasName, KeyId
 from wherry.trust import documents
-from wherry.trust.documents import Key, Metadata, Role, Root, Targets, expiry, key_of
+from wherry.trust.documents import Bin, Key, Metadata, Role, Root, Targets, expiry, key_of
 from wherry.trust.making import (
     LIFETIMES,
     Holders,
@@ -203,17 +203,25 @@ def standings(
         judges, role = (*before, document.signed), "root"
     else:
         judges, role = tuple(sorted(roots, key=lambda one: one.version)[-1:]), "targets"
-    return tuple(_standing(document.data, judge, role) for judge in judges)
+    return tuple(
+        _standing(f"root/{judge.version}", document.data, judge.keys, judge.roles[role])
+        for judge in judges
+    )
 
 
-def _standing(data: bytes, judge: Root, role: str) -> Standing:
-    wanted = judge.roles[role]
-    signed = documents.signers(data, judge.keys, wanted)
+def standing_of_bin(document: Metadata[Bin], targets: Targets) -> Standing:
+    """Return how far a bin is signed by the rules of these targets."""
+    keys, role = targets.delegations.keys, documents.bundle_role(targets)
+    return _standing(f"targets/{targets.version}", document.data, keys, role)
+
+
+def _standing(by: str, data: bytes, keys: Mapping[KeyId, Key], role: Role) -> Standing:
+    signed = documents.signers(data, keys, role)
     return Standing(
-        by=f"root/{judge.version}",
+        by=by,
         signed=tuple(sorted(signed)),
-        missing=tuple(sorted(set(wanted.keyids) - signed)),
-        threshold=wanted.threshold,
+        missing=tuple(sorted(set(role.keyids) - signed)),
+        threshold=role.threshold,
     )
 
 

@@ -31,7 +31,8 @@ class TooFewSignatures(Untrusted):
         missing = ", ".join(key[:8] for key in self.missing) or "nobody"
         return (
             f"{self.role} has {len(self.signed)} of {self.threshold} signatures that it needs: "
-            f"sign it with `wherry keys sign` ({missing} have not), and give all copies at once."
+            f"have it signed with `wherry keys sign` (missing: {missing}), and give all copies at "
+            "once."
         )
 
 
@@ -100,6 +101,11 @@ class NoSuchRelease(Unsuitable):
         self.alias, self.wanted, self.latest = alias, wanted, latest
 
     def __str__(self) -> str:
+        if not self.latest:
+            return (
+                f"{self.alias!r} has no release yet, so that a minimum of {self.wanted} would "
+                "refuse all: roll a version out under it first."
+            )
         return (
             f"{self.alias!r} has no release above {self.latest}, so that a minimum of "
             f"{self.wanted} would refuse all: give {self.latest} at most."
@@ -186,8 +192,7 @@ def check_targets(
 
 def check_bin(role: RoleName, data: bytes, targets: Targets) -> None:
     """Refuse a bin that the bundle keys have not signed; raises `TooFewSignatures`."""
-    bins = targets.delegations.succinct_roles
-    check_signatures(role, data, targets.delegations.keys, Role(bins.keyids, bins.threshold))
+    check_signatures(role, data, targets.delegations.keys, documents.bundle_role(targets))
 
 
 def check_signatures(name: str, data: bytes, keys: Mapping[KeyId, Key], role: Role) -> None:

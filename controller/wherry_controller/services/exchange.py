@@ -76,13 +76,14 @@ def import_bundle(
 ) -> Variant:
     """Keep a bundle whose manifest one of `keys` (PEM) signed, and vouch for it from now on.
 
-    The same again changes nothing. Nothing is kept before its signature was verified. Raises `NotSignedByTrusted`, `BadKey`,
-    `WrongBytes`, `StrangeBlobs`, `OtherCard`, `OtherProfile`, `Taken` or another `Malformed`.
+    The same again changes nothing. Nothing is kept before its signature was verified. Raises
+    `NotSignedByTrusted`, `BadKey`, `WrongBytes`, `StrangeBlobs`, `OtherCard`, `OtherProfile`,
+    `Taken` or another `Malformed`.
     """
     manifest, bundle = _opened(envelope, keys)
     version = _version_of(manifest, card, now)
     with store.reading() as tx:
-        _check_place(tx, manifest, version)
+        _check_place(tx, manifest, version, bundle)
     _keep_blobs(blobs, manifest, files)
     variant = Variant(
         model=manifest.model,
@@ -96,7 +97,7 @@ def import_bundle(
         created_at=now,
     )
     with store.transaction() as tx:
-        _check_place(tx, manifest, version)
+        _check_place(tx, manifest, version, bundle)
         if models.get_version(tx, version.model, version.name) is None:
             if models.get_model(tx, version.model) is None:
                 models.save_model(tx, Model(version.model, now))
@@ -137,7 +138,7 @@ def _version_of(manifest: Manifest, card: bytes, now: float) -> Version:
     )
 
 
-def _check_place(tx: Transaction, manifest: Manifest, version: Version) -> None:
+def _check_place(tx: Transaction, manifest: Manifest, version: Version, bundle: Digest) -> None:
     """Refuse what would take the place of another version, profile or variant."""
     known = models.get_version(tx, version.model, version.name)
     if known is not None and known.lineage != version.lineage:
@@ -145,6 +146,9 @@ def _check_place(tx: Transaction, manifest: Manifest, version: Version) -> None:
     profile = models.get_profile(tx, manifest.profile.name)
     if profile is not None and profile != manifest.profile:
         raise OtherProfile(manifest.profile.name)
+    for variant in models.list_variants(tx, version.model, version.name):
+        if variant.profile == manifest.profile.name and variant.bundle != bundle:
+            raise Taken("bundle", f"{version.model}:{version.name} for {variant.profile}")
 
 
 def _keep_blobs(blobs: BlobFolder, manifest: Manifest, files: Mapping[str, IO[bytes]]) -> None:

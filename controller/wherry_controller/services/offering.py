@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import msgspec
-
-from wherry import codec
-from wherry.errors import Malformed, Unsuitable
+from wherry.errors import Unsuitable
 from wherry.names import AliasName, KeyId, RoleName
 from wherry.trust import documents, repository, workflow
 from wherry.trust.documents import Bin, D, Metadata, Root, Targets
@@ -26,17 +23,6 @@ from wherry_controller.store.trust import MetadataRecord
 Online = Callable[[Root, Targets], OnlineKeys]
 
 
-class NotOffered(Malformed):
-    """Metadata of a role that only the controller itself signs, or of none."""
-
-    def __init__(self, role: str) -> None:
-        super().__init__(role)
-        self.role = role
-
-    def __str__(self) -> str:
-        return f"{self.role!r} is not signed elsewhere: publish root, targets and bins only."
-
-
 class NothingWaits(Unsuitable):
     """A bin that is not, byte for byte, one that waits."""
 
@@ -45,11 +31,6 @@ class NothingWaits(Unsuitable):
             "no bin that waits is this one: bring those that wait now with `wherry keys fetch`, "
             "and sign them."
         )
-
-
-class _Kind(msgspec.Struct, frozen=True):
-    type: str = msgspec.field(name="_type")
-    delegations: msgspec.Raw = msgspec.Raw(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +49,19 @@ class Offered:
 
 
 def sort_out(files: Sequence[bytes], waiting: Sequence[MetadataRecord]) -> Offered:
-    """Return what `files` hold; raise `BadDocument`, `NotOffered` or `NothingWaits`."""
+    """Return what `files` hold; raise `BadDocument`, `NotOfPeople` or `NothingWaits`."""
     roots: list[Metadata[Root]] = []
     targets: list[Metadata[Targets]] = []
     bins: dict[RoleName, Metadata[Bin]] = {}
     for signed, data in _merged(files).items():
-        kind = codec.decode(_Kind, signed)
-        if kind.type == "root":
-            roots.append(documents.read(Root, data))
-        elif kind.type == "targets" and bytes(kind.delegations):
-            targets.append(documents.read(Targets, data))
-        elif kind.type == "targets":
-            record = _waiting_one(signed, waiting)
-            bins[record.role] = _newer(bins.get(record.role), documents.read(Bin, data))
+        one = documents.read_of_people(data)
+        if isinstance(one.signed, Root):
+            roots.append(Metadata(one.signed, data))
+        elif isinstance(one.signed, Targets):
+            targets.append(Metadata(one.signed, data))
         else:
-            raise NotOffered(kind.type)
+            record = _waiting_one(signed, waiting)
+            bins[record.role] = _newer(bins.get(record.role), Metadata(one.signed, data))
     return Offered(_by_version(roots), _by_version(targets), bins)
 
 

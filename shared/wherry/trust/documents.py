@@ -8,16 +8,17 @@ what anybody may have written is `metadata`'s part; `read` is for what we wrote 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Annotated, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from wherry import codec, signing
+from wherry.errors import Malformed
 from wherry.names import AliasName, Digest, KeyId
 from wherry.signing import Envelope, Signature
 from wherry.trust.target import Target
@@ -152,6 +153,22 @@ class Timestamp(msgspec.Struct, frozen=True, kw_only=True, tag_field="_type", ta
     spec_version: str = SPECIFICATION
 
 
+class _Kind(msgspec.Struct, frozen=True):
+    type: str = msgspec.field(name="_type")
+    delegations: msgspec.Raw = msgspec.Raw(b"")
+
+
+class NotOfPeople(Malformed):
+    """Metadata of a role that only the controller itself signs, or of none."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__(role)
+        self.role = role
+
+    def __str__(self) -> str:
+        return f"{self.role!r} is not signed elsewhere: publish root, targets and bins only."
+
+
 Document: TypeAlias = Root | Targets | Bin | Snapshot | Timestamp
 D = TypeVar("D", bound=Document)
 
@@ -216,17 +233,29 @@ def read(kind: type[D], data: bytes) -> Metadata[D]:
     return Metadata(codec.decode(kind, signed, limit_bytes=LARGEST_METADATA_BYTES), data)
 
 
+def read_of_people(data: bytes) -> Metadata[Root] | Metadata[Targets] | Metadata[Bin]:
+    """Return the root, targets or bin that `data` carries, whoever signed it.
+
+    Those are what keys of people sign. Raises `NotOfPeople` for metadata of any other role, and
+    `BadDocument` for what is none.
+    """
+    kind = codec.decode(_Kind, signed_part(data))
+    if kind.type == "root":
+        return read(Root, data)
+    if kind.type != "targets":
+        raise NotOfPeople(kind.type)
+    return read(Targets, data) if bytes(kind.delegations) else read(Bin, data)
+
+
+def bundle_role(targets: Targets) -> Role:
+    """Return whose signatures the bins need."""
+    bins = targets.delegations.succinct_roles
+    return Role(bins.keyids, bins.threshold)
+
+
 def signers(data: bytes, keys: Mapping[KeyId, Key], role: Role) -> frozenset[KeyId]:
     """Return which keys of `role` have signed `data`: valid signatures only, each key once."""
-    envelope = _opened(data)
-    signed = bytes(envelope.signed)
-    return frozenset(
-        signature.keyid
-        for signature in envelope.signatures
-        if signature.keyid in role.keyids
-        and signature.keyid in keys
-        and _is_valid(keys[signature.keyid], signature, signed)
-    )
+    return signing.vouching(_opened(data), _keyring(keys, role))
 
 
 def expiry(now: float, lifetime_s: float) -> str:
@@ -251,11 +280,12 @@ def _joined(signed: bytes, signatures: list[Signature]) -> bytes:
     return b'{"signatures":' + codec.encode(signatures) + b',"signed":' + signed + b"}"
 
 
-def _is_valid(key: Key, signature: Signature, signed: bytes) -> bool:
-    try:
-        public = public_of(key)
-        public.verify(bytes.fromhex(signature.sig), signed)
-    except (InvalidSignature, ValueError, signing.BadKey):
-        return False
-    # One key under two ids must not count as two.
-    return signing.key_id(public) == signature.keyid
+def _keyring(keys: Mapping[KeyId, Key], role: Role) -> signing.Keyring:
+    """Return the keys of `role` that stand under their own ids: one under two is not two."""
+    found: dict[KeyId, Ed25519PublicKey] = {}
+    for keyid in role.keyids:
+        with suppress(KeyError, signing.BadKey):
+            public = public_of(keys[keyid])
+            if signing.key_id(public) == keyid:
+                found[keyid] = public
+    return found

@@ -18,15 +18,16 @@ from tests.controller.served import TOKEN, Served, a_served_controller
 from tests.controller.trusts import target_of
 from wherry import signing
 from wherry.names import parse_digest
+from wherry_controller import key_files
 from wherry_controller.cli.outcome import Exit
+from wherry_controller.key_files import KeyRole, PublicKey
 from wherry_controller.services.trust import Trust
 
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    file = tmp_path / "bundles.pub.pem"
-    file.write_bytes(signing.public_pem(a_key(2).public_key()))
-    return file
+    public = PublicKey(KeyRole.BUNDLE, a_key(2).public_key())
+    return key_files.write_public(tmp_path, public)
 
 
 @pytest.fixture

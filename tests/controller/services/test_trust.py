@@ -43,7 +43,7 @@ from wherry_controller.core.trust import (
     WrongVersion,
 )
 from wherry_controller.services.missing import UnknownBundle
-from wherry_controller.services.offering import NothingWaits, NotOffered
+from wherry_controller.services.offering import NothingWaits
 from wherry_controller.services.trust import NotFounded, Trust
 from wherry_controller.store import audit
 from wherry_controller.store import trust as kept
@@ -417,7 +417,7 @@ def test_an_online_role_has_a_threshold_of_one(store: Store) -> None:
 def test_what_signs_by_itself_is_not_published_from_outside(store: Store) -> None:
     trust = a_trust(store)
     held = published(store, trust)
-    with pytest.raises(NotOffered), store.transaction() as tx:
+    with pytest.raises(documents.NotOfPeople), store.transaction() as tx:
         trust.publish(tx, [held.snapshot.data], A_TIME)
 
 
