@@ -12,15 +12,16 @@ from tests.builders import A_TIME, a_bundle_of, a_digest, a_profile, an_alias
 from tests.threats.devices import PROBATION_S, Broker, Device, a_device
 from tests.threats.test_orders import an_order_for, desired, stamp
 from tests.trusted import a_repository
+from tests.vectors.cases import Case, read
 from wherry.messages import Reason, Status
 from wherry_agent.core import install, trial
-from wherry_agent.core.acceptance import Vouched
+from wherry_agent.core.acceptance import DesiredCame, Vouched
 from wherry_agent.memory import MOST_BEFORE_REFUSALS
 from wherry_agent.outbox import Outbox
-from wherry_agent.store import look
+from wherry_agent.store import Store, look
 from wherry_agent.telling import Teller
 
-VECTOR = Path(__file__).parent.parent / "vectors" / "device-store-0.3.0.sql"
+VECTORS = Path(__file__).parent.parent / "vectors"
 BUNDLE = a_bundle_of(b"model" * 500, profile=a_profile())
 REPOSITORY = a_repository([BUNDLE])
 ORDER = an_order_for(1, {an_alias(): BUNDLE.digest})
@@ -122,10 +123,58 @@ def test_a_deployment_in_flight_ends_with_the_enrolment_that_ordered_it(device: 
     assert device.told("d-1-default")[-1].deployment == outcome
 
 
-def test_a_store_of_the_release_before_serves_on_and_its_orders_end(tmp_path: Path) -> None:
-    database = sqlite3.connect(tmp_path / "agent.db")
-    database.executescript(VECTOR.read_text())
+def restore(folder: Path, name: str) -> None:
+    """Put a store of an earlier release into `folder`."""
+    database = sqlite3.connect(folder / "agent.db")
+    database.executescript((VECTORS / name).read_text())
     database.close()
+
+
+def test_a_kept_store_serves_on_and_knows_the_kept_order(tmp_path: Path) -> None:
+    restore(tmp_path, "device-store-2.sql")
+    kept = Device(tmp_path, kept_text("metadata", "root/1"), Broker())
+    try:
+        kept.connect()
+        fetching = kept.outcome(an_alias("detector"))
+        assert fetching is not None and fetching.status is Status.IN_PROGRESS
+        assert kept.memory.acceptance.trust.generation == 2
+        before = kept.keeps()
+        assert before["serving"] and before["confirmed"]
+        kept.hear(DesiredCame(kept_text("desired", "order_alone")))
+        assert kept.refused == [Reason.STALE_ORDER]
+        assert kept.keeps() == before
+    finally:
+        kept.kill()
+
+
+def kept_text(name: str, case: str) -> bytes:
+    (found,) = (one for one in read(f"{name}.json", Case) if one.name == case)
+    return found.text.encode()
+
+
+@pytest.mark.parametrize(
+    "name", ["device-store-1.sql", "device-store-0.3.0.sql", "device-store-2.sql"]
+)
+def test_a_store_of_every_release_comes_to_the_schema_of_a_new_one(
+    tmp_path: Path, name: str
+) -> None:
+    for folder in (tmp_path / "kept", tmp_path / "new"):
+        folder.mkdir()
+    restore(tmp_path / "kept", name)
+    kept, new = Store(tmp_path / "kept"), Store(tmp_path / "new")
+    assert schema_of(kept) == schema_of(new)
+    kept.close()
+    new.close()
+
+
+def schema_of(store: Store) -> tuple[set[tuple[str, str]], int]:
+    tables = store.database.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    version: int = store.database.execute("PRAGMA user_version").fetchone()[0]
+    return {(name, " ".join(sql.split())) for name, sql in tables}, version
+
+
+def test_a_store_of_the_release_before_serves_on_and_its_orders_end(tmp_path: Path) -> None:
+    restore(tmp_path, "device-store-0.3.0.sql")
     with a_device(tmp_path, REPOSITORY, Broker()) as device:
         detector = an_alias("detector")
         assert device.serving == {an_alias(): a_digest("new"), detector: a_digest("old")}

@@ -88,7 +88,7 @@ def test_kept_files_of_a_ceremony_are_judged_as_they_were(tmp_path: Path) -> Non
         "1.targets.json": True,
         "2.root.json": False,
         "2.targets.json": True,
-        "3.bins-11.json": True,
+        "4.bins-11.json": True,
     }
 
 

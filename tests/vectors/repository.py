@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from tests import builders as a
 from tests.builders import A_TIME
 from tests.trusted import (
+    ONLINE,
     ROOT_KEYS,
     a_repository,
     desired_of,
@@ -30,14 +31,18 @@ from wherry.trust.device import (
     take_timestamp,
 )
 from wherry.trust.packet import pack, piece_name
-from wherry.trust.repository import Repository, pieces_for
+from wherry.trust.repository import Repository, pieces_for, release
 from wherry.trust.skeleton import SKELETON
 
 LATER = A_TIME + 3600.0
 V1 = a.a_bundle_of(b"one" * 500)
 V2 = a.a_bundle_of(b"two" * 500, version=VersionName("v2"))
 BUNDLES = (V1.digest, V2.digest)
-FIRST = a_repository([V1, V2], needs={a.an_alias("detector"): 1})
+DETECTOR = a.an_alias("detector")
+# What is the detector's first release needs the second of what it looks at.
+FIRST = release(
+    a_repository([V1, V2]), DETECTOR, [V1.digest], ONLINE, A_TIME, needs={a.an_alias(): 2}
+)
 NEWEST = with_next_root(
     with_min_release(FIRST, {a.an_alias(): 2}, now=LATER),
     now=LATER,

@@ -14,17 +14,18 @@ from sqlalchemy import create_engine
 from tests.builders import A_TIME, an_alias
 from tests.controller.trusts import a_trust
 from wherry.names import parse_model_name, parse_version_name
+from wherry_controller.core.audit import verify
 from wherry_controller.core.card import SourceKind
 from wherry_controller.services.adoption import adopt
 from wherry_controller.services.models import card_of, version_of
-from wherry_controller.store import devices, models
+from wherry_controller.store import audit, deltas, devices, identities, models
 from wherry_controller.store import trust as kept
 from wherry_controller.store.database import Transaction, open_store
 from wherry_controller.store.records import VersionStatus
 from wherry_controller.store.tables import Row
 
 VECTORS = Path(__file__).parents[2] / "vectors"
-OLD = ("controller-database-1.sql", "controller-database-3.sql")
+OLD = tuple(f"controller-database-{number}.sql" for number in (1, 3, 4))
 DIGITS = parse_model_name("digits")
 V1 = parse_version_name("v1")
 
@@ -97,4 +98,23 @@ def test_what_an_earlier_release_served_is_vouched_for(tmp_path: Path) -> None:
         assert trust.unpublished(tx, an_alias(), bundles) == ()
     assert counters == {"v1": 1, "v2": 2}
     assert wanted and {one.bundle for one in wanted} <= set(bundles)
+    store.close()
+
+
+def test_a_kept_database_has_its_fleet_its_trust_and_a_whole_log(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{upgrade(tmp_path, 'controller-database-4.sql')}")
+    with store.reading() as tx:
+        counters = {one.version: one.counter for one in kept.list_releases(tx)}
+        enrolled = identities.list_enrolled(tx)
+        certificates = [identities.certificates_of(tx, device) for device in enrolled]
+        waiting = [one.device for one in identities.list_pending(tx)]
+        deltas_kept = [one.size_bytes for one in deltas.list_deltas(tx)]
+        log = audit.list_entries(tx)
+        orders = {one.device: one.generation for one in devices.list_desired(tx)}
+    assert counters == {"v1": 1, "v2": 2}
+    assert (list(enrolled), waiting) == (["pi-1", "pi-2"], ["pi-4"])
+    assert [[one.epoch for one in each] for each in certificates] == [[1], [1]]
+    assert deltas_kept == [4096]
+    assert verify(log)[0] == len(log) > 4
+    assert orders == {"pi-1": 2, "pi-2": 1, "pi-3": 1}
     store.close()
