@@ -75,6 +75,7 @@ class Guarded:
             address="127.0.0.1",
             control_port=self.control_port,
             fetch_port=self.fetch_port,
+            devices=100,
             budget_bytes=64 << 20,
         )
 

@@ -36,6 +36,9 @@ def of_mosquitto(
     listen: Annotated[str, typer.Option(help="The address to listen on.")] = "0.0.0.0",
     control_port: Annotated[int | None, typer.Option(help="Of orders and reports.")] = None,
     fetch_port: Annotated[int | None, typer.Option(help="Of chunks and manifests.")] = None,
+    devices: Annotated[
+        int, typer.Option(min=1, help="How many devices to have memory for.")
+    ] = 10_000,
     user: Annotated[str | None, typer.Option(help="Whom mosquitto runs as.")] = None,
     plugin: Annotated[Path | None, typer.Option(help="mosquitto_dynamic_security.so.")] = None,
     reload: Annotated[
@@ -54,6 +57,7 @@ def of_mosquitto(
         listen=listen,
         control_port=control_port,
         fetch_port=fetch_port,
+        devices=devices,
         user=user,
         plugin=plugin,
         reload=reload,

@@ -35,6 +35,7 @@ class Wish:
     listen: str
     control_port: int | None
     fetch_port: int | None
+    devices: int
     user: str | None
     plugin: Path | None
     reload: str | None
@@ -69,6 +70,7 @@ def _layout(settings: Settings, wish: Wish) -> Layout:
         address=wish.listen,
         control_port=control_port,
         fetch_port=wish.fetch_port or control_port + 1,
+        devices=wish.devices,
         budget_bytes=settings.broker.budget_bytes,
     )
 

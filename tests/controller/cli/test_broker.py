@@ -52,6 +52,18 @@ def test_its_folder_and_ports_may_be_chosen(wherry: Wherry, folder: Path, tmp_pa
     assert "\nlistener 9002 ::1\n" in written
 
 
+def test_its_memory_is_bounded_by_what_it_retains_and_by_its_devices(
+    wherry: Wherry, folder: Path
+) -> None:
+    settings = folder / "wherry.toml"
+    settings.write_text(settings.read_text().replace("[broker]", "[broker]\nbudget_bytes = 1000"))
+    config(wherry, folder, "--devices", "2000")
+    unit = (folder / "broker/wherry-broker.service").read_text()
+    most = (128 << 20) + 2000 * (103 << 10) + 1100
+    assert f"\nMemoryHigh={most}\nMemoryMax={most + most // 4}\n" in unit
+    assert "2000 devices" in unit
+
+
 def test_a_broker_that_cannot_be_told_ends_it_as_unavailable(wherry: Wherry, folder: Path) -> None:
     ran = config(wherry, folder, "--reload", folder / "no.pid")
     assert ran.status == 5
