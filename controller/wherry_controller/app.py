@@ -183,6 +183,7 @@ class Controller:
             self.blobs,
             keys.bundles,
             vouch=trust.add_bundle,
+            vouches_at_once=trust.vouches_at_once,
             builder=ChildBuilder(),
             executor=ThreadPoolExecutor(settings.build.at_once, thread_name_prefix="build"),
             bench=_bench(settings),

@@ -156,6 +156,7 @@ def a_served_controller(folder: Path) -> Iterator[Served]:
         blobs,
         a_key(2),
         vouch=trust.add_bundle,
+        vouches_at_once=trust.vouches_at_once,
         builder=builder,
         executor=AtOnce(),
         bench=a_bench(folder),

@@ -47,7 +47,7 @@ from wherry_controller.services.models import (
 )
 from wherry_controller.services.request import lay_out
 from wherry_controller.services.told import advanced, sentence_of, where_log, why_failed
-from wherry_controller.services.trials import Trials, check_place, withdraw_all
+from wherry_controller.services.trials import BundleKeyApart, Trials, check_place, withdraw_all
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, Transaction
@@ -105,6 +105,7 @@ class Builds:
         key: Ed25519PrivateKey,
         *,
         vouch: Vouch,
+        vouches_at_once: Callable[[Transaction], bool],
         builder: Builder,
         executor: Executor,
         bench: Bench,
@@ -116,6 +117,7 @@ class Builds:
         self._blobs = blobs
         self._key = key
         self._vouch = vouch
+        self._vouches_at_once = vouches_at_once
         self._builder = builder
         self._executor = executor
         self._bench = bench
@@ -163,7 +165,8 @@ class Builds:
         """Queue a build for profiles, all that are declared where none is named.
 
         The devices of the group or the device `measure_on` measure its candidates. Raises
-        `UnknownVersion`, `UnknownProfile`, `NoProfile`, `UnknownPlace` or `RefusedVersion` at once.
+        `UnknownVersion`, `UnknownProfile`, `NoProfile`, `UnknownPlace`, `BundleKeyApart` or
+        `RefusedVersion` at once.
         """
         with self._store.transaction() as tx:
             found = buildable_version_of(tx, model, version)
@@ -181,7 +184,8 @@ class Builds:
     ) -> Sequence[Build]:
         """Queue a build of each version that no build refused, of all models if none is named.
 
-        Raises `UnknownModel`, `UnknownProfile`, `NoProfile`, `UnknownPlace` or `NothingToBuild`.
+        Raises `UnknownModel`, `UnknownProfile`, `NoProfile`, `UnknownPlace`, `BundleKeyApart`
+        or `NothingToBuild`.
         """
         with self._store.transaction() as tx:
             wanted = wanted_profiles(tx, profiles)
@@ -232,6 +236,8 @@ class Builds:
     ) -> Build:
         if measure_on is not None:
             check_place(tx, measure_on)
+            if not self._vouches_at_once(tx):
+                raise BundleKeyApart
         build = Build(
             id=uuid.uuid4().hex[:12],
             model=version.model,

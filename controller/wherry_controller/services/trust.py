@@ -161,6 +161,10 @@ class Trust:
         """Return which keys can sign by themselves now."""
         return frozenset(self._keys())
 
+    def vouches_at_once(self, tx: Transaction) -> bool:
+        """Say whether devices take what is added at once, or its bin waits for the bundle key."""
+        return self._keys_of(self.repository(tx)).bundle is not None
+
     def waiting(self, tx: Transaction) -> Sequence[MetadataRecord]:
         """Return the bins that wait for the bundle key's signature, the newest version of each."""
         return list({record.role: record for record in store.list_waiting(tx)}.values())

@@ -112,6 +112,7 @@ class Shop:
             self.blobs,
             a_key(),
             vouch=self.trust.add_bundle,
+            vouches_at_once=self.trust.vouches_at_once,
             builder=self.builder,
             executor=self.executor,
             bench=a_bench(self.folder),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from tests.builders import (
@@ -34,6 +35,7 @@ from tests.controller.services.brokers import MemoryBroker
 from tests.controller.services.test_rollouts import CANARY, a_wish
 from tests.controller.stores import DIGITS, a_store, add_built_version, add_devices
 from tests.controller.trusts import a_fleet, a_trust, order_in, target_of
+from tests.trusted import BUNDLE_KEY
 from wherry import signing
 from wherry.bundle import open_signed_manifest
 from wherry.messages import Order, Reason, Status, Trial, TrialResult
@@ -44,14 +46,14 @@ from wherry_controller.core.build import BuildMessage, BuildRequest, Limits
 from wherry_controller.core.choice import DeviceFigures
 from wherry_controller.core.device import first_order
 from wherry_controller.core.fault import BuildReason
-from wherry_controller.services.builds import Builds, build_of
+from wherry_controller.services.builds import Builds, Scope, build_of
 from wherry_controller.services.fleet import Fleet, needed_bundles
 from wherry_controller.services.ingest import Ingest, Message
 from wherry_controller.services.missing import UnknownPlace
 from wherry_controller.services.models import register
 from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rollouts import Rollouts
-from wherry_controller.services.trials import MOST_TIMES, Trials
+from wherry_controller.services.trials import MOST_TIMES, BundleKeyApart, Trials
 from wherry_controller.store import devices, models, trials
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.records import Build, BuildStatus, Device, Group, Journey, TrialRecord
@@ -104,13 +106,14 @@ class Lab:
     on_pause: list[Callable[[], None]] = field(default_factory=list)
     is_stopping: bool = False
     is_killed: bool = False
+    bundle_key: Ed25519PrivateKey | None = BUNDLE_KEY
 
     def __post_init__(self) -> None:
         self.store = a_store(self.folder)
         self.blobs = BlobFolder(self.folder / "blobs")
         self.broker = MemoryBroker()
         self.publisher = Publisher(self.broker, self.blobs, Pace())
-        self.trust = a_trust(self.store)
+        self.trust = a_trust(self.store, bundle=self.bundle_key)
         self.fleet = a_fleet(self.store, self.publisher, self.trust)
         self.ingest = Ingest(self.store)
         self.builder = ScriptedBuilder(offers("int8"))
@@ -131,6 +134,7 @@ class Lab:
             self.blobs,
             a_key(),
             vouch=self.trust.add_bundle,
+            vouches_at_once=self.trust.vouches_at_once,
             builder=self.builder,
             executor=AtOnce(),
             bench=a_bench(self.folder),
@@ -290,6 +294,18 @@ def test_an_unknown_place_is_refused_at_once(lab: Lab, place: str) -> None:
         lab.build(measure_on=place)
     with lab.store.reading() as tx:
         assert models.list_builds(tx) == []
+
+
+def test_candidates_are_not_measured_where_the_bundle_key_is_kept_apart(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, bundle_key=None)
+    with pytest.raises(BundleKeyApart, match="without --measure-on"):
+        lab.build(measure_on="lab")
+    with pytest.raises(BundleKeyApart, match="without --measure-on"):
+        lab.builds.order_all([], [], Scope.EVERY, measure_on="lab")
+    with lab.store.reading() as tx:
+        assert models.list_builds(tx) == []
+    assert lab.build(measure_on=None).status is BuildStatus.SUCCEEDED
+    lab.store.close()
 
 
 def test_a_build_without_a_place_asks_no_device(lab: Lab) -> None:
