@@ -18,12 +18,13 @@ is on disk is never asked for again.
 * Spoiled: bytes that are not what their name says are wanted anew after a pause, a few times.
 * Second way: while the broker is stalled or away, and for chunks that it spoiled, an HTTP(S) source
   is asked beside it (`core.sources`), one chunk at a time.
+
+Its words stand in `chunks`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import msgspec
 from msgspec.structs import replace
@@ -32,7 +33,72 @@ from typing_extensions import assert_never
 from wherry.messages import LARGEST_WANTS
 from wherry.names import Digest
 from wherry_agent.core import sources as second
+from wherry_agent.core.chunks import (
+    Advised,
+    AskChunks,
+    AskManifest,
+    AskSource,
+    Awaits,
+    ChunkCame,
+    ChunkSpoiled,
+    Complete,
+    Connected,
+    Disconnected,
+    DropChunks,
+    DropManifest,
+    Effect,
+    Effects,
+    Event,
+    FromSource,
+    GiveUp,
+    LookAgain,
+    ManifestCame,
+    SourceFailed,
+    SourceLacked,
+    SourceLied,
+    StillMissing,
+    Tick,
+    Want,
+)
 from wherry_agent.core.sources import Asked, Sources
+
+__all__ = [
+    "MANIFEST_BYTES",
+    "PAUSE_S",
+    "SPOILS_ALLOWED",
+    "STALL_FACTOR",
+    "STALL_S",
+    "WINDOW",
+    "Advised",
+    "AskChunks",
+    "AskManifest",
+    "AskSource",
+    "Awaits",
+    "ChunkCame",
+    "ChunkSpoiled",
+    "Complete",
+    "Connected",
+    "Disconnected",
+    "Download",
+    "DropChunks",
+    "DropManifest",
+    "Effect",
+    "Effects",
+    "Event",
+    "FromSource",
+    "GiveUp",
+    "LookAgain",
+    "ManifestCame",
+    "SourceFailed",
+    "SourceLacked",
+    "SourceLied",
+    "StillMissing",
+    "Tick",
+    "Want",
+    "is_held_up",
+    "stall_s",
+    "step",
+]
 
 WINDOW = 8
 STALL_S = 30.0
@@ -66,158 +132,6 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     progress_s: float = 0.0
     budget_bytes: float = 0.0
     now_s: float = 0.0
-
-
-# Events
-
-
-class Connected(msgspec.Struct, frozen=True):
-    at_s: float
-
-
-class Disconnected(msgspec.Struct, frozen=True):
-    pass
-
-
-class ManifestCame(msgspec.Struct, frozen=True):
-    """The manifest is verified; `missing` are the chunks that are not on disk."""
-
-    missing: dict[Digest, int]
-    at_s: float
-
-
-class ChunkCame(msgspec.Struct, frozen=True):
-    """A chunk is verified and on disk."""
-
-    chunk: Digest
-    at_s: float
-
-
-class ChunkSpoiled(msgspec.Struct, frozen=True):
-    chunk: Digest
-    at_s: float
-
-
-class StillMissing(msgspec.Struct, frozen=True):
-    """What was asked for is there and does not make the bundle yet: these chunks are next."""
-
-    missing: dict[Digest, int]
-    at_s: float
-
-
-class Awaits(msgspec.Struct, frozen=True):
-    """Nothing can be asked for yet: a shorter way is being made, and waited for until then."""
-
-    until_s: float
-    at_s: float
-
-
-class LookAgain(msgspec.Struct, frozen=True):
-    """What was waited for may be there."""
-
-    at_s: float
-
-
-class Advised(msgspec.Struct, frozen=True):
-    """How fast and how much may be fetched from now on, and which sources there are."""
-
-    bytes_per_s: float | None
-    left_bytes: int | None
-    sources: tuple[str, ...]
-
-
-class SourceFailed(msgspec.Struct, frozen=True):
-    """A source could not be reached, was too slow, or gave no such range."""
-
-    source: str
-    chunk: Digest
-    at_s: float
-
-
-class SourceLacked(msgspec.Struct, frozen=True):
-    """A source has not the blob that the chunk is of."""
-
-    source: str
-    chunk: Digest
-    at_s: float
-
-
-class SourceLied(msgspec.Struct, frozen=True):
-    """A source gave other bytes than those asked for."""
-
-    source: str
-    chunk: Digest
-    at_s: float
-
-
-class Tick(msgspec.Struct, frozen=True):
-    at_s: float
-
-
-FromSource: TypeAlias = SourceFailed | SourceLacked | SourceLied
-Event: TypeAlias = (
-    Connected
-    | Disconnected
-    | ManifestCame
-    | ChunkCame
-    | ChunkSpoiled
-    | StillMissing
-    | Awaits
-    | LookAgain
-    | Advised
-    | FromSource
-    | Tick
-)
-
-
-# Effects
-
-
-class AskManifest(msgspec.Struct, frozen=True):
-    bundle: Digest
-
-
-class DropManifest(msgspec.Struct, frozen=True):
-    bundle: Digest
-
-
-class AskChunks(msgspec.Struct, frozen=True):
-    chunks: tuple[Digest, ...]
-
-
-class DropChunks(msgspec.Struct, frozen=True):
-    chunks: tuple[Digest, ...]
-
-
-class Want(msgspec.Struct, frozen=True):
-    """Tell the controller, after a jitter, what does not come."""
-
-    digests: tuple[Digest, ...]
-
-
-class AskSource(msgspec.Struct, frozen=True):
-    """Get a chunk of `size_bytes` from an HTTP(S) source within so many seconds."""
-
-    source: str
-    chunk: Digest
-    size_bytes: int
-    within_s: float
-
-
-class Complete(msgspec.Struct, frozen=True):
-    """Every chunk that was missing is on disk."""
-
-
-class GiveUp(msgspec.Struct, frozen=True):
-    """The chunk came with wrong bytes too often."""
-
-    chunk: Digest
-
-
-Effect: TypeAlias = (
-    AskManifest | DropManifest | AskChunks | DropChunks | Want | AskSource | Complete | GiveUp
-)
-Effects: TypeAlias = tuple[Effect, ...]
 
 
 def step(state: Download, event: Event) -> tuple[Download, Effects]:
