@@ -45,6 +45,7 @@ from wherry_agent.core.acceptance import (
 )
 
 DAY = 86_400.0
+MOST = 1 << 31
 BUNDLE, NEXT = a_bundle_of(b"one" * 500), a_bundle_of(b"two" * 500, version=VersionName("v2"))
 REPOSITORY = a_repository([BUNDLE])
 
@@ -157,6 +158,30 @@ def test_lacking_pieces_are_asked_for_dropped_when_they_came_and_then_it_is_foll
         assert name not in line.subscribed
     assert line.accepted() == [an_order_of()]
     assert line.subscribed == {next_root(line.state.trust)}
+
+
+def test_pieces_are_tried_once_all_that_were_lacking_came_and_each_is_taken_once() -> None:
+    newer, line = after_bundle(), Line()
+    wanted = {"default": BUNDLE, "other": NEXT}
+    aliases = {
+        an_alias(name): a_wanted(f"d-{name}", bundle=bundle.digest)
+        for name, bundle in wanted.items()
+    }
+    order = an_order(aliases=aliases)
+    bundles = [bundle.digest for bundle in wanted.values()]
+    bins = pieces_for(newer, bundles, root_after=1, targets_after=1, snapshot_after=MOST)
+    line.timestamp(newer)
+    line.desired(unpacked(newer, order))
+    for name, data in pieces_for(newer, [], root_after=1).items():
+        line.hear(PieceCame(name, data))
+    first, last = sorted(bins)
+    assert {first, last} <= line.subscribed
+    before = line.state.trust
+    assert line.hear(PieceCame(first, bins[first])) == (DropTrust((first,)),)
+    assert line.state.trust is before
+    assert line.hear(PieceCame(first, b"{}")) == ()
+    line.hear(PieceCame(last, bins[last]))
+    assert line.accepted() == [order]
 
 
 def test_a_piece_that_never_came_is_asked_for_at_the_next_connect() -> None:
