@@ -50,7 +50,7 @@ def device_store(folder: Path) -> Path:
 
 
 def controller_database(folder: Path) -> Path:
-    """Leave a database of a fleet that enrolled, serves one version and is on its way to another."""
+    """Leave a database of a fleet that has enrolled, serves one version, and is given another."""
     bench = Bench(folder)
     bench.release("v1")
     new = bench.build("v2")

@@ -92,8 +92,9 @@ def read_paper(path: Path) -> Paper:
 
     Raises `NoFile`, `NoMetadata` and `NoJudge`.
     """
-    metadata = _parsed(path, read_file(path))
-    data = _with_copies(path, metadata.data)
+    alone = _parsed(path, read_file(path))
+    metadata = _parsed(path, _with_copies(path, alone.data))
+    data = metadata.data
     if isinstance(metadata.signed, Bin):
         waiting = Metadata(metadata.signed, metadata.data)
         return Paper(path, metadata, (_standing_of_bin(path, waiting),))
