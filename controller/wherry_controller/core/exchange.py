@@ -127,43 +127,15 @@ def lay_out(packages: Sequence[Package]) -> Layout:
     documents: dict[str, bytes] = {}
     blobs: dict[Digest, int] = {}
     listed: list[Descriptor] = []
-
-    def add(data: bytes) -> Digest:
-        digest = digest_of(data)
-        documents[f"{BLOBS}/{digest}"] = data
-        return digest
-
     once = {package.bundle: package for package in packages}
-    for bundle, package in sorted(once.items()):
-        manifest = package.manifest
-        layers = [
-            _descriptor(FILE_TYPE, add(package.envelope), len(package.envelope), BUNDLE_LAYER),
-            _descriptor(FILE_TYPE, add(package.card), len(package.card), CARD_LAYER),
-        ]
-        for kind, path, digest, size in _files_of(manifest):
-            blobs[digest] = size
-            layers.append(_descriptor(kind, digest, size, path))
+    for _, package in sorted(once.items()):
+        layers, files = _layers_of(package)
         config = codec.encode(_config(package, layers))
-        image = codec.encode(
-            ImageManifest(
-                schema_version=2,
-                media_type=MANIFEST_TYPE,
-                artifact_type=ARTIFACT_TYPE,
-                config=_descriptor(CONFIG_TYPE, add(config), len(config)),
-                layers=tuple(layers),
-                annotations={BUNDLE: bundle},
-            )
-        )
-        name = f"{manifest.model}:{manifest.version}-{manifest.profile.name}"
-        listed.append(
-            Descriptor(
-                media_type=MANIFEST_TYPE,
-                artifact_type=ARTIFACT_TYPE,
-                digest=f"sha256:{add(image)}",
-                size=len(image),
-                annotations={REF_NAME: name, BUNDLE: bundle},
-            )
-        )
+        image = codec.encode(_image(package, config, layers))
+        listed.append(_listed(package, image))
+        for data in (package.envelope, package.card, config, image):
+            documents[f"{BLOBS}/{digest_of(data)}"] = data
+        blobs |= files
     index = Index(schema_version=2, media_type=INDEX_TYPE, manifests=tuple(listed))
     version = LayoutVersion(image_layout_version="1.0.0")
     heads = {LAYOUT_FILE: codec.encode(version), INDEX_FILE: codec.encode(index)}
@@ -186,6 +158,40 @@ def read_layout(
     for package in packages:
         blobs |= {digest: size for _, _, digest, size in _files_of(package.manifest)}
     return tuple(packages), blobs
+
+
+def _layers_of(package: Package) -> tuple[tuple[Descriptor, ...], dict[Digest, int]]:
+    """Return a bundle's layers: its own two documents, then its blobs, and those blobs' lengths."""
+    files = [*_files_of(package.manifest)]
+    layers = (
+        _of_data(FILE_TYPE, package.envelope, BUNDLE_LAYER),
+        _of_data(FILE_TYPE, package.card, CARD_LAYER),
+        *(_descriptor(kind, digest, size, path) for kind, path, digest, size in files),
+    )
+    return layers, {digest: size for _, _, digest, size in files}
+
+
+def _image(package: Package, config: bytes, layers: tuple[Descriptor, ...]) -> ImageManifest:
+    return ImageManifest(
+        schema_version=2,
+        media_type=MANIFEST_TYPE,
+        artifact_type=ARTIFACT_TYPE,
+        config=_of_data(CONFIG_TYPE, config),
+        layers=layers,
+        annotations={BUNDLE: package.bundle},
+    )
+
+
+def _listed(package: Package, image: bytes) -> Descriptor:
+    manifest = package.manifest
+    name = f"{manifest.model}:{manifest.version}-{manifest.profile.name}"
+    return Descriptor(
+        media_type=MANIFEST_TYPE,
+        artifact_type=ARTIFACT_TYPE,
+        digest=f"sha256:{digest_of(image)}",
+        size=len(image),
+        annotations={REF_NAME: name, BUNDLE: package.bundle},
+    )
 
 
 def _read_image(listed: Descriptor, get: Callable[[Digest, int], bytes]) -> Package:
@@ -258,6 +264,10 @@ def _descriptor(kind: str, digest: Digest, size: int, path: str = "") -> Descrip
     return Descriptor(
         media_type=kind, digest=f"sha256:{digest}", size=size, annotations=annotations
     )
+
+
+def _of_data(kind: str, data: bytes, path: str = "") -> Descriptor:
+    return _descriptor(kind, digest_of(data), len(data), path)
 
 
 def _config(package: Package, layers: Sequence[Descriptor]) -> Mapping[str, object]:

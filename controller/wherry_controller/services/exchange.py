@@ -85,17 +85,7 @@ def import_bundle(
     with store.reading() as tx:
         _check_place(tx, manifest, version, bundle)
     _keep_blobs(blobs, manifest, files)
-    variant = Variant(
-        model=manifest.model,
-        version=manifest.version,
-        profile=manifest.profile.name,
-        bundle=bundle,
-        precision=manifest.precision,
-        size_bytes=manifest.report.size_bytes,
-        report=manifest.report,
-        latency=None,
-        created_at=now,
-    )
+    variant = _variant_of(manifest, bundle, now)
     with store.transaction() as tx:
         _check_place(tx, manifest, version, bundle)
         if models.get_version(tx, version.model, version.name) is None:
@@ -134,6 +124,20 @@ def _version_of(manifest: Manifest, card: bytes, now: float) -> Version:
         card=codec.encode(parsed).decode(),
         lineage=manifest.lineage,
         status=VersionStatus.IMPORTED,
+        created_at=now,
+    )
+
+
+def _variant_of(manifest: Manifest, bundle: Digest, now: float) -> Variant:
+    return Variant(
+        model=manifest.model,
+        version=manifest.version,
+        profile=manifest.profile.name,
+        bundle=bundle,
+        precision=manifest.precision,
+        size_bytes=manifest.report.size_bytes,
+        report=manifest.report,
+        latency=None,
         created_at=now,
     )
 
