@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from tests.brokers import a_mosquitto, free_port, wait_for_port
+from tests.brokers import Mosquitto, a_mosquitto, free_port, wait_for_port
 from tests.controller.cli.conftest import Ran
 from wherry.names import Digest, parse_digest
 from wherry_agent.client import Client, NotReachable, NotServing, RequestRefused
@@ -123,6 +123,12 @@ class Site:
     broker: Broker
     controller: Controller
     agents: dict[str, Agent] = field(default_factory=dict)
+
+    @property
+    def open_port(self) -> int:
+        """Where the broker lets in everybody, as the plain one does."""
+        assert isinstance(self.broker, Mosquitto)
+        return self.broker.port
 
     def wherry(self, *words: str | Path) -> Ran:
         """Run a command of the operator, who is logged in."""
