@@ -45,7 +45,8 @@ from wherry.topics import (
     WantsTopic,
     text,
 )
-from wherry_controller.app import Closing, Controller, Desk, open_controller
+from wherry_controller.app import Controller, open_controller
+from wherry_controller.deciding import Closing, Desk
 from wherry_controller.foundation import found
 from wherry_controller.mqtt import Connected, Link
 from wherry_controller.services import fleet
