@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from tests.agent.agents import PATIENCE_S
 from tests.agent.secured import Secured, a_home, a_secured_mosquitto
 from tests.brokers import a_mosquitto
 from tests.certificates import NOW, an_authority
+from tests.handshakes import a_server, shake_hands
+from wherry_agent.tls import context_of
 
 pytestmark = pytest.mark.system
 
@@ -115,6 +118,16 @@ def test_a_device_that_poses_as_the_broker_is_refused(tmp_path: Path) -> None:
     with a_secured_mosquitto(tmp_path, authority, posing) as broker:
         why = refusal_of(broker.home_of(tmp_path / "home"), broker.port)
     assert "unsuitable certificate purpose" in why
+
+
+def test_a_broker_that_knows_no_tls_1_3_is_refused(tmp_path: Path) -> None:
+    authority = an_authority()
+    home = a_home(tmp_path / "home", authority, authority.issue_client("one"))
+    server = a_server(tmp_path, authority.issue_server())
+    shake_hands(context_of(home), server)
+    server.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError, match=r"(?i)unsupported protocol|protocol version"):
+        shake_hands(context_of(home), server)
 
 
 def test_a_broker_without_tls_is_not_spoken_to(tmp_path: Path) -> None:

@@ -164,6 +164,12 @@ def revoke(device: DeviceId) -> tuple[Command, ...]:
     return (*map(_end_user, users_of(device)), _end_role(role_of(device).name))
 
 
+def concerns(commands: Collection[Command], device: DeviceId) -> bool:
+    """Say whether commands change the rights of a device."""
+    names = {role_of(device).name, *(user.name for user in users_of(device))}
+    return any(one.get("rolename") in names or one.get("username") in names for one in commands)
+
+
 def list_roles(start: int, count: int) -> Command:
     return {"command": "listRoles", "offset": start, "count": count}
 

@@ -1,11 +1,16 @@
 """The rights of devices on a running mosquitto: granted, taken, and repaired when it is back.
 
-    Connected --> list roles, list users, page by page --> repair, some devices at a time --> done
+    Connected --> list roles, list users, page by page --> repair, device after device --> done
 
 The broker is a cache here too. What it lacks of the rights of enrolled devices, and what it has
 too much, is found after each connect; a grant or a revocation that it never heard of is among it.
-Each change makes the plugin write its whole file anew, so a fleet is put there by
-`wherry broker config` before the broker starts, and not one by one.
+
+Each of a device's three commands makes the plugin write its whole file anew, and the broker serves
+nobody meanwhile: 0.5 s a device where it knows 10,000 (measured with 2.0.11). Several devices in
+one request save none of it: 4 took 1.6 s and 64 took 31 s, in one piece. So a grant waits until the
+one before it was answered, and whoever else speaks to the broker comes in between; a revocation
+waits for none. What is enrolled before the broker starts costs nothing: `wherry broker config`
+writes it all at once.
 """
 
 from __future__ import annotations
@@ -26,7 +31,6 @@ from wherry_controller.core.rights import Command
 log = logging.getLogger(__name__)
 
 PAGE = 2000
-AT_ONCE = 4  # Devices to repair with one request: the broker serves nobody meanwhile.
 LARGEST_ANSWER_BYTES = 2 << 20
 # What a change answers that was made before.
 _DONE_BEFORE = ("already exists", "not found")
@@ -69,20 +73,25 @@ class MosquittoRights:
         self._enrolled = enrolled
         self._roles: list[str] = []
         self._users: list[str] = []
-        self._repairs: deque[tuple[Command, ...]] = deque()
+        self._waiting: deque[tuple[Command, ...]] = deque()
+        self._is_asked = False  # For a change that is not answered yet.
 
     def grant(self, device: DeviceId) -> None:
         """Let a device connect as itself; twice is the same as once."""
-        self._request(rights.grant(device))
+        self._waiting.append(rights.grant(device))
+        self._go_on()
 
     def revoke(self, device: DeviceId) -> None:
-        """Take all rights of a device and end its live connections."""
+        """Take all rights of a device and end its live connections, ahead of what waits."""
+        others = [one for one in self._waiting if not rights.concerns(one, device)]
+        self._waiting = deque(others)
         self._request(rights.revoke(device))
 
     def on_connected(self) -> None:
         """Begin to compare what the broker knows with what it shall know."""
         self._roles, self._users = [], []
-        self._repairs.clear()
+        self._waiting.clear()
+        self._is_asked = False
         self._request([rights.list_roles(0, PAGE)])
 
     def on_answer(self, payload: bytes) -> None:
@@ -91,11 +100,12 @@ class MosquittoRights:
             answer = codec.decode(_Answer, payload, limit_bytes=LARGEST_ANSWER_BYTES)
         except BadDocument as error:
             log.error("rights.not_understood", extra={"problem": str(error)})
-            return
+            answer = _Answer(())
         for response in answer.responses:
             self._take(response)
-        if self._repairs and not any(r.command.startswith("list") for r in answer.responses):
-            self._repair()
+        if not any(response.command.startswith("list") for response in answer.responses):
+            self._is_asked = False
+            self._go_on()
 
     def _take(self, response: _Response) -> None:
         listed = response.data
@@ -118,17 +128,17 @@ class MosquittoRights:
                 pass  # A change that was made.
 
     def _begin_to_repair(self) -> None:
-        lacking = rights.repairs(self._enrolled(), roles=self._roles, users=self._users)
-        self._repairs.extend(lacking)
-        if self._repairs:
-            log.warning("rights.differed", extra={"devices": len(self._repairs)})
+        lacking = list(rights.repairs(self._enrolled(), roles=self._roles, users=self._users))
+        if lacking:
+            log.warning("rights.differed", extra={"devices": len(lacking)})
+        self._waiting.extend(lacking)
         self._roles, self._users = [], []
-        self._repair()
+        self._go_on()
 
-    def _repair(self) -> None:
-        some = [self._repairs.popleft() for _ in range(min(AT_ONCE, len(self._repairs)))]
-        if some:
-            self._request([command for one in some for command in one])
+    def _go_on(self) -> None:
+        if self._waiting and not self._is_asked:
+            self._is_asked = True
+            self._request(self._waiting.popleft())
 
     def _request(self, commands: Collection[Command]) -> None:
         self._plugin.request(rights.REQUESTS, rights.request(commands))

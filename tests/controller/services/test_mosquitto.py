@@ -195,13 +195,12 @@ def test_a_device_is_let_in_and_cut_off_while_the_broker_runs(broker: Guarded) -
 
 def test_what_a_broker_missed_is_repaired_when_the_controller_is_back(broker: Guarded) -> None:
     with a_desk(broker, ONE, NEW) as desk:
-        desk.follow(3)  # Roles, users, and what was repaired.
+        desk.follow(4)  # Roles, users, one device that ended and one that began.
         assert [may_speak(broker, device) for device in (ONE, TWO, NEW)] == [True, False, True]
 
 
 def test_a_fleet_is_compared_page_by_page(broker: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wherry_controller.services.rights.PAGE", 2)
-    monkeypatch.setattr("wherry_controller.services.rights.AT_ONCE", 1)
     more = [parse_device_id(f"more-{number}") for number in range(5)]
     with a_desk(broker, ONE, *more) as desk:
         # 5 roles and 5 users on 3 pages each; one device to end and five to begin.
@@ -212,7 +211,7 @@ def test_a_fleet_is_compared_page_by_page(broker: Guarded, monkeypatch: pytest.M
 
 def test_rights_that_were_lost_altogether_are_put_there_again(broker: Guarded) -> None:
     with a_desk(broker) as desk:
-        desk.follow(3)
+        desk.follow(4)
         assert not may_speak(broker, ONE)
         desk.enrolled = [ONE]
         desk.rights.on_connected()
