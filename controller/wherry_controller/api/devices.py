@@ -12,7 +12,7 @@ from wherry_controller.api.context import PREFIX, Desk, Here
 from wherry_controller.api.documents import EventDocument, ReportedDocument, json_of
 from wherry_controller.api.pages import Asked, Page, page
 from wherry_controller.services.fleet import device_of
-from wherry_controller.store import devices, records, telemetry
+from wherry_controller.store import devices, identities, records, telemetry
 from wherry_controller.store.database import Transaction
 from wherry_controller.store.records import Flag
 
@@ -68,6 +68,10 @@ class Deployment(BaseModel):
 
 
 class DeviceDetail(Device):
+    """`certificate_ends_at` and `revoked_at` are of its newest certificate: None where none is."""
+
+    certificate_ends_at: float | None
+    revoked_at: float | None
     deployments: list[Deployment] = Field(
         description=f"The newest {MOST_DEPLOYMENTS_SHOWN}, the newest first"
     )
@@ -108,8 +112,11 @@ def get_device(here: Here, device: str) -> DeviceDetail:
     with here.store.reading() as tx:
         found = device_of(tx, parse_device_id(device))
         journeys = devices.journeys_of_device(tx, found.id)[:MOST_DEPLOYMENTS_SHOWN]
+        newest = next(reversed(identities.certificates_of(tx, found.id)), None)
         return DeviceDetail(
             **_device(tx, found).model_dump(),
+            certificate_ends_at=newest.not_after if newest else None,
+            revoked_at=newest.revoked_at if newest else None,
             deployments=[Deployment.model_validate(journey) for journey in journeys],
         )
 

@@ -86,6 +86,7 @@ def show_device(device: Id, *, json: show.Json = False) -> None:
             ("serves", _serving(found)),
             ("order", _order(found)),
             ("trust", _trust(found)),
+            ("certificate", _certificate(found)),
             ("degraded", ", ".join(found.reported.degraded) if found.reported else ""),
             ("flagged", _flagged(found)),
             *((found.reported.versions if found.reported else {}).items()),
@@ -225,6 +226,15 @@ def _trust(device: Device) -> str:
         f"epoch {trust.epoch}, root {trust.root}, timestamp {trust.timestamp}, "
         f"snapshot {trust.snapshot}, targets {trust.targets}"
     )
+
+
+def _certificate(device: Device) -> str:
+    if device.revoked_at is not None:
+        again = f"`wherry token create {device.id}` lets it back in"
+        return f"revoked {show.moment(device.revoked_at)}: {again}"
+    if device.certificate_ends_at is None:
+        return f"none yet: `wherry token create {device.id}` lets it enrol"
+    return f"until {show.moment(device.certificate_ends_at)}"
 
 
 def _flagged(device: Device) -> str:

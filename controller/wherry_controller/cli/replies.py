@@ -144,6 +144,8 @@ class Device(msgspec.Struct, frozen=True):
     order_ends_at: float | None = None
     epoch: int = 0
     flagged: str | None = None
+    certificate_ends_at: float | None = None
+    revoked_at: float | None = None
     deployments: tuple[Deployment, ...] = ()
 
 

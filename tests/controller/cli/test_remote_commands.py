@@ -378,6 +378,8 @@ def test_keys_that_wait_are_listed_approved_and_rejected(ready: Wherry, served: 
     (certificate,) = ready("device", "certificates", "pi-1", "--json").listed
     assert str(certificate["serial"])[:16] in ready("device", "certificates", "pi-1").out
     assert "pi-1 is revoked (1 certificate)." in ready("device", "revoke", "pi-1").out
+    shown = ready("device", "show", "pi-1").out
+    assert "certificate  revoked " in shown and "wherry token create pi-1" in shown
     ends(ready("device", "revoke", "pi-2"), Exit.REFUSED, "no identity to revoke")
 
 
