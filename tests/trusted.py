@@ -29,6 +29,7 @@ from wherry.trust.making import (
     listing_of_manifest,
     make_root,
     make_targets,
+    only,
 )
 from wherry.trust.repository import (
     OnlineKeys,
@@ -66,11 +67,11 @@ def the_holders(
     """Return who holds each role, with what a test changes."""
     return Holders(
         root=Signers(tuple(key.public_key() for key in root), root_threshold),
-        targets=_only(targets),
-        snapshot=_only(snapshot),
-        timestamp=_only(timestamp),
-        director=_only(director),
-        bundle=_only(bundle),
+        targets=only(targets),
+        snapshot=only(snapshot),
+        timestamp=only(timestamp),
+        director=only(director),
+        bundle=only(bundle),
     )
 
 
@@ -96,7 +97,7 @@ def a_targets(
     signed_by: Sequence[Ed25519PrivateKey] = (TARGETS_KEY,),
 ) -> Metadata[Targets]:
     document = make_targets(
-        _only(bundle),
+        only(bundle),
         now,
         version=version,
         lifetime_s=LIFETIMES.targets_s,
@@ -181,7 +182,3 @@ def desired_of(
     pieces = pieces_for(repository, bundles_of(order), root_after=root_after)
     envelope = msgspec.Raw(sign_order(order, key))
     return codec.encode(Desired(order=envelope, packet=packet.pack(pieces)))
-
-
-def _only(key: Ed25519PrivateKey) -> Signers:
-    return Signers((key.public_key(),))

@@ -20,10 +20,10 @@ from wherry.trust.documents import sign
 from wherry.trust.making import (
     LIFETIMES,
     Holders,
-    Signers,
     listing_of_manifest,
     make_root,
     make_targets,
+    only,
 )
 from wherry.trust.repository import (
     OnlineKeys,
@@ -66,16 +66,16 @@ def appoint(alias: AliasName, bundles: Sequence[Bundle]) -> Director:
     root, targets, bundle, director = (_key(seed) for seed in range(1, 5))
     online = OnlineKeys(snapshot=_key(5), timestamp=_key(6), bundle=bundle)
     holders = Holders(
-        root=_only(root),
-        targets=_only(targets),
-        snapshot=_only(online.snapshot),
-        timestamp=_only(online.timestamp),
-        director=_only(director),
-        bundle=_only(bundle),
+        root=only(root),
+        targets=only(targets),
+        snapshot=only(online.snapshot),
+        timestamp=only(online.timestamp),
+        director=only(director),
+        bundle=only(bundle),
     )
     now = BEGAN_AT
     first = make_root(holders, now, version=1, lifetime_s=LIFETIMES.root_s)
-    listed = make_targets(_only(bundle), now, version=1, lifetime_s=LIFETIMES.targets_s)
+    listed = make_targets(only(bundle), now, version=1, lifetime_s=LIFETIMES.targets_s)
     repository = found(sign(first, root), sign(listed, targets), online, now)
     listings = {one.digest: listing_of_manifest(one.manifest) for one in bundles}
     repository = with_bundles(repository, listings, online, now)
@@ -86,7 +86,3 @@ def appoint(alias: AliasName, bundles: Sequence[Bundle]) -> Director:
 
 def _key(seed: int) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(bytes([seed] * 32))
-
-
-def _only(key: Ed25519PrivateKey) -> Signers:
-    return Signers((key.public_key(),))

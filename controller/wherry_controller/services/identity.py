@@ -63,7 +63,7 @@ class BrokerRights(Protocol):
 
 
 class OpenBroker:
-    """The embedded broker, which checks nobody and listens on loopback only."""
+    """A broker without TLS, the embedded one or another: it checks nobody, and cuts nobody off."""
 
     def grant(self, device: DeviceId) -> None:
         pass

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from wherry import codec, signing
 from wherry.blobs import digest_of
@@ -69,6 +69,11 @@ class Signers:
 
     keys: tuple[Ed25519PublicKey, ...]
     threshold: int = 1
+
+
+def only(key: Ed25519PrivateKey) -> Signers:
+    """Return the role that this one key signs for."""
+    return Signers((key.public_key(),))
 
 
 @dataclass(frozen=True, slots=True)
