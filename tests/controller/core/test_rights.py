@@ -121,6 +121,20 @@ def test_repairs_end_in_what_is_wanted_and_leave_others_alone(
     assert not list(rights.repairs(wanted, roles=plugin.roles, users=plugin.users))
 
 
+def test_a_device_whose_role_alone_was_lost_gets_it_again() -> None:
+    whole = Plugin(rights.rights_of([ONE]))
+    kept = whole.roles - {rights.role_of(ONE).name}
+    (commands,) = rights.repairs([ONE], roles=kept, users=whole.users)
+    whole.roles = set(kept)
+    whole.follow(commands)
+    assert names_of(whole) == names_of(Plugin(rights.rights_of([ONE])))
+
+
+def test_a_role_of_others_that_looks_like_a_devices_is_left_alone() -> None:
+    known = Plugin(rights.rights_of([]))
+    assert not list(rights.repairs([], roles={*known.roles, "1/one"}, users=known.users))
+
+
 def test_wildcards_below_chunks_and_manifests_are_denied_by_name() -> None:
     (fetch,) = [r for r in rights.rights_of([]).roles if r.name.startswith("wherry:fetch/")]
     for kind in ("blobs", "bundles"):

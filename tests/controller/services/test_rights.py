@@ -122,6 +122,14 @@ def test_an_answer_of_any_kind_lets_the_next_change_go(answer: bytes) -> None:
     assert site.plugin.asked == [GRANTED, GRANTED]
 
 
+def test_what_was_done_before_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    site = Site()
+    for error in ("Client already exists", "Role not found", "Internal error"):
+        told = {"responses": [{"command": "createRole", "error": error}]}
+        site.rights.on_answer(json.dumps(told).encode())
+    assert [record.message for record in caplog.records] == ["rights.refused"]
+
+
 def test_a_page_that_is_empty_ends_the_listing() -> None:
     site = Site(enrolled=())
     site.rights.on_connected()
