@@ -138,10 +138,7 @@ def found(
     defaults = Settings(folder=str(folder), broker=Broker(url=broker))
     _ = defaults.broker_address  # It raises where the URL names no broker.
     make_folder(folder)
-    online = make_online_keys(defaults.key_folder)
-    make_folder(folder / TRUST)
-    vouching = PublicKey(KeyRole.BUNDLE, online[KeyRole.BUNDLE].public_key())
-    key_files.write_public(folder / TRUST, vouching)
+    make_online_keys(defaults.key_folder)
     make_folder(defaults.blob_folder)
     make_folder(defaults.log_folder)
     secret = passphrase or key_files.generated()
@@ -198,11 +195,17 @@ def _make_trust(
 
 
 def _keep_trust(folder: Path, settings: Settings, trust: FirstTrust, now: float) -> None:
-    """Check the first root and targets as a controller must, and keep them."""
+    """Check the first root and targets as a controller must, and keep them.
+
+    Beside them stands the key that others verify this controller's bundles by.
+    """
     root = documents.read(Root, trust.root)
     targets = documents.read(Targets, trust.targets)
     rules.check_first_root(root, read_held_keys(settings).keys(), now)
     rules.check_targets(None, targets, root=root.signed, latest={}, now=now)
+    make_folder(folder / TRUST)
+    signs = PublicKey(KeyRole.BUNDLE, read_keys(settings).bundles.public_key())
+    key_files.write_public(folder / TRUST, signs)
     write_whole(folder / TRUST / FIRST_ROOT, trust.root)
     write_whole(folder / TRUST / FIRST_TARGETS, trust.targets)
 

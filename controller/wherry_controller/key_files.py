@@ -50,7 +50,6 @@ class KeyRole(StrEnum):
 
 
 OFFLINE = (KeyRole.ROOT, KeyRole.TARGETS)
-ONLINE = (KeyRole.SNAPSHOT, KeyRole.TIMESTAMP, KeyRole.DIRECTOR)
 
 
 class WrongPassphrase(Untrusted):

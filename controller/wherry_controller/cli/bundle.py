@@ -9,6 +9,7 @@ import typer
 
 from wherry import codec, signing
 from wherry.blobs import check_digest, digest_of
+from wherry.bundle import open_signed_manifest
 from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest, blobs_of, size_of
 from wherry.names import Digest, parse_digest
 from wherry_controller import key_files
@@ -121,10 +122,9 @@ def verify(
     """Check bundles' signatures, and their blobs: a layout's own, or those of --blobs."""
     trusted = signing.keyring(*map(key_files.read_vouching, keys))
     for package in _packages_in(given):
-        limit_bytes = 2 * LARGEST_MANIFEST_BYTES
-        signing.open_envelope(package.envelope, trusted, limit_bytes=limit_bytes)
+        manifest = open_signed_manifest(package.envelope, trusted, package.bundle)
         if blobs is not None:
-            for blob in blobs_of(package.manifest):
+            for blob in blobs_of(manifest):
                 _check_blob(blobs, blob.digest)
         show.line(f"bundle {package.bundle} is whole, and signed by a trusted key.")
 

@@ -12,8 +12,9 @@ from typing import IO
 
 from wherry import codec, signing
 from wherry.blobs import WrongBytes, digest_of
+from wherry.bundle import open_signed_manifest
 from wherry.errors import Malformed, Unsuitable
-from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest, blobs_of
+from wherry.manifest import Manifest, blobs_of
 from wherry.names import Digest
 from wherry_controller.core.audit import Kind
 from wherry_controller.core.card import Card
@@ -108,10 +109,8 @@ def _is_there(tx: Transaction, variant: Variant) -> bool:
 
 def _opened(envelope: bytes, keys: Sequence[bytes]) -> tuple[Manifest, Digest]:
     trusted = signing.keyring(*(signing.parse_public_pem(key) for key in keys))
-    limit_bytes = 2 * LARGEST_MANIFEST_BYTES
-    signed = signing.open_envelope(envelope, trusted, limit_bytes=limit_bytes)
-    manifest = codec.decode(Manifest, signed, limit_bytes=LARGEST_MANIFEST_BYTES)
-    return manifest, digest_of(signed_of(envelope))
+    bundle = digest_of(signed_of(envelope))
+    return open_signed_manifest(envelope, trusted, bundle), bundle
 
 
 def _version_of(manifest: Manifest, card: bytes, now: float) -> Version:
