@@ -104,7 +104,7 @@ conformance: conformance-packages ## run the TUF conformance suite whose checkou
 	@$(CONFORMANCE)/bin/python -m pip install -qq --disable-pip-version-check $(abspath $(SUITE))
 	@here=$$PWD; cd $(SUITE) && $$here/$(CONFORMANCE)/bin/python -m pytest tuf_conformance -q \
 	  -p no:cacheprovider $(PYTEST_ARGS) \
-	  --entrypoint "$$here/tests/conformance/tuf_client"
+	  --entrypoint="$$here/tests/conformance/tuf_client"
 
 conformance-packages:
 	@$(call debian,faketime=faketime)

@@ -45,6 +45,7 @@ from wherry.delta import (
     Order,
     Storing,
     Window,
+    order_of,
     pack_window,
     rebuild,
     rebuild_window,
@@ -371,3 +372,12 @@ def test_bytes_at_random_are_refused_or_make_the_blob(noise: bytes, at: int) -> 
     altered = delta[:at] + noise + delta[at + len(noise) :]
     with contextlib.suppress(DeltaRefused):
         assert rebuilt(altered, wanted=expected()) == BLOB
+
+
+def test_items_stand_in_the_order_of_their_whole_exponents() -> None:
+    """Floats of four bytes have the last bit of theirs in another byte."""
+    single = struct.pack("<3f", 1.0, 0.5, -0.25)
+    half = struct.pack("<3e", 4.0, 0.5, -0.25)
+    for base, item in ((single, 4), (half, 2)):
+        window = Window(Kind.DIFFERENCE, len(base), item=item)
+        assert order_of(base, window).tolist() == [2, 1, 0]
