@@ -113,7 +113,11 @@ def _a_sealed(model: bytes, name: str, shift: float, key: Ed25519PrivateKey) -> 
 
 
 def _padded(model: bytes, size_bytes: int, seed: str) -> bytes:
-    """Return the model with metadata of that length: concatenated, protocol buffers merge."""
-    noise = random.Random(seed).randbytes(size_bytes // 2).hex()
-    entry = onnx.StringStringEntryProto(key="noise", value=noise)
-    return model + bytes(onnx.ModelProto(metadata_props=[entry]).SerializeToString())
+    """Return the model with an unused tensor of that length: concatenated, protocol buffers merge.
+
+    It is noise, of which no delta makes less.
+    """
+    noise = random.Random(seed).randbytes(size_bytes)
+    tensor = onnx.helper.make_tensor("noise", onnx.TensorProto.UINT8, [size_bytes], noise, raw=True)
+    more = onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor]))
+    return model + bytes(more.SerializeToString())
