@@ -137,7 +137,7 @@ class App:
             ways,
             settings=settings.fetch,
             put=self._queue.put,
-            context=lambda: source_context(home),
+            context=lambda source: source_context(home, source, own=settings.blobs),
         )
         self._over_budget: tuple[Reason, ...] = ()
         self._wants: list[tuple[float, tuple[Digest, ...]]] = []
@@ -221,7 +221,10 @@ class App:
 
     def _judge(self, event: acceptance.Event) -> Iterator[News]:
         """Hold an order or metadata against what is trusted, and do what follows."""
+        before = self._memory.acceptance.trust.root
         judged, ordered = self._memory.judge(event)
+        if self._memory.acceptance.trust.root != before and self._agent.session.connected:
+            self._announce()  # Until then the controller sends the roots that it misses again.
         for verdict in judged:
             yield from self._perform_acceptance(verdict)
         for effect in ordered:

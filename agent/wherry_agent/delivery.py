@@ -8,7 +8,6 @@ What was fetched is counted at the sockets, and kept where a budget for the day 
 from __future__ import annotations
 
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -69,7 +68,7 @@ class Delivery:
         settings: FetchSettings,
         put: Callable[[Seen], None],
         rebuild: Rebuilder = rebuild,
-        context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        context: sources.Context = sources.public_context,
     ) -> None:
         self._fetch, self._store, self._shelf, self._ways = fetch, store, shelf, ways
         self._settings = settings

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from wherry.blobs import LARGEST_CHUNK_BYTES
@@ -57,13 +58,16 @@ class Answer:
     detail: str = ""
 
 
+Context: TypeAlias = Callable[[str], ssl.SSLContext]
+
+
 class Sources:
     """A thread that asks sources; `on_answer` is called on it, once for each request."""
 
     def __init__(
         self,
         on_answer: Callable[[Answer], None],
-        context: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        context: Context,
     ) -> None:
         self._on_answer, self._context = on_answer, context
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
@@ -93,20 +97,27 @@ class Sources:
             self._on_answer(answer)
 
 
-def source_context(home: Path) -> ssl.SSLContext:
-    """Return what a device dials sources with: public ones, and its controller's own door.
+def source_context(home: Path, source: str, *, own: str | None) -> ssl.SSLContext:
+    """Return what a device dials a source with.
 
-    No clock is asked, as there may be none: what comes is verified by its digest.
+    Its certificate is shown to its controller's `own` door alone: which other sources there are is
+    said by a broker, and signed by nobody. No clock is asked, as there may be none: what comes is
+    verified by its digest.
     """
     context = ssl.create_default_context()
     context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
-    if (home / CA_FILE).exists():
+    if own is not None and source.startswith(f"{own.rstrip('/')}/"):
         context.load_verify_locations(home / CA_FILE)
         context.load_cert_chain(home / CERTIFICATE_FILE, home / KEY_FILE)
     return context
 
 
-def get(request: Request, context: Callable[[], ssl.SSLContext]) -> Answer:
+def public_context(_source: str) -> ssl.SSLContext:
+    """Return what anybody dials a source with."""
+    return ssl.create_default_context()
+
+
+def get(request: Request, context: Context) -> Answer:
     """Ask a source for a range and wait for the answer; nothing is raised."""
     try:
         link = _connect(request.source, context)
@@ -164,7 +175,7 @@ def _read(response: http.client.HTTPResponse, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _connect(source: str, context: Callable[[], ssl.SSLContext]) -> socket.socket:
+def _connect(source: str, context: Context) -> socket.socket:
     """Return a socket to a source, its TLS handshake yet to be done: that counts as its time."""
     parts = urlsplit(source)
     if not parts.hostname or parts.username or parts.query or parts.fragment:
@@ -175,7 +186,7 @@ def _connect(source: str, context: Callable[[], ssl.SSLContext]) -> socket.socke
     link = socket.create_connection(address, timeout=SOCKET_TIMEOUT_S)
     if parts.scheme == "http":
         return link
-    return context().wrap_socket(
+    return context(source).wrap_socket(
         link, server_hostname=parts.hostname, do_handshake_on_connect=False
     )
 

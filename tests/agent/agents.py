@@ -25,6 +25,7 @@ from tests.trusted import (
     a_listing,
     a_repository,
     desired_of,
+    with_next_root,
 )
 from wherry import codec
 from wherry.bundle import Bundle
@@ -180,6 +181,14 @@ class Controller:
             role, version = name.split("/")
             self.publish(MetadataTopic(parse_role_name(role), int(version)), piece)
         self.publish(TimestampTopic(), repository.timestamp.data)
+
+    def publish_next_root(self) -> int:
+        """Publish the next root, of the same keys, and what vouches for it; return its version."""
+        _repositories[self._port] = with_next_root(repository_at(self._port), now=time.time())
+        root = repository_at(self._port).root
+        self.publish(MetadataTopic(parse_role_name("root"), root.signed.version), root.data)
+        self.publish_trust()
+        return root.signed.version
 
     def publish_bundle(self, bundle: Bundle, alias: AliasName = DEFAULT) -> None:
         self.vouch(bundle, alias)

@@ -33,7 +33,7 @@ from tests.builders import a_device_id, a_key, a_wanted, an_alias, an_order
 from wherry.bundle import Bundle
 from wherry.messages import Event, EventKind, Phase, Reason, Status, Telemetry
 from wherry.names import Digest
-from wherry.topics import BlobTopic, BundleTopic
+from wherry.topics import BlobTopic, BundleTopic, ReportedTopic
 from wherry_agent.client import NotReachable, NotServing
 from wherry_agent.outbox import Outbox
 from wherry_agent.store import Store
@@ -258,6 +258,21 @@ def test_an_order_made_for_older_metadata_is_followed_with_what_the_agent_asks_f
     agent.start()
     controller.succeeded(agent, "d-1")
     assert not controller.refusals(agent)
+
+
+def test_a_root_that_comes_by_itself_is_reported_at_once(
+    controller: Controller, start: Start
+) -> None:
+    """Else the controller goes on to send it, with everything that it believes to be missing."""
+    agent = start()
+    until(lambda: controller.heard(ReportedTopic(agent.device)))
+    version = controller.publish_next_root()
+
+    def reported() -> bool:
+        trust = controller.reported(agent).trust
+        return trust is not None and trust.root == version
+
+    until(reported)
 
 
 def test_an_altered_chunk_is_refused_wanted_and_fetched_again(

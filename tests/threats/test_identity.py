@@ -35,7 +35,7 @@ from wherry_controller.authority import issue_client, make_authority
 from wherry_controller.core.bucket import Rate
 from wherry_controller.door.serving import device_context
 from wherry_controller.services.admission import Policy
-from wherry_controller.store import identities
+from wherry_controller.store import devices, identities
 
 TWO = parse_device_id("pi-2")
 
@@ -190,6 +190,19 @@ def test_enrolling_again_raises_the_epoch_and_revokes_what_was(here: Guarded) ->
     assert here.revoked_serials() == {old.serial}
     assert here.rights.told[-2:] == [("revoke", PI), ("grant", PI)]
     assert here.fleet.times == 1
+
+
+def test_a_revoked_device_counts_as_gone_at_once(here: Guarded) -> None:
+    """Its will cannot tell: by the time the broker ends its session it has no rights."""
+    here.an_enrolled()
+    with here.store.transaction() as tx:
+        record = devices.get_device(tx, PI)
+        assert record is not None
+        devices.save_device(tx, replace(record, online=True))
+    here.identities.revoke(PI, now=here.now)
+    with here.store.reading() as tx:
+        revoked = devices.get_device(tx, PI)
+    assert revoked is not None and not revoked.online
 
 
 def test_the_identity_of_before_cannot_be_renewed(here: Guarded) -> None:

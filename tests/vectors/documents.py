@@ -75,6 +75,7 @@ def documents() -> dict[str, Documents]:
                 },
                 revoked=(a.a_digest("bad"),),
             ),
+            "under_a_snapshot": a.an_order(snapshot=12),
             "trials": a.an_order(
                 generation=8,
                 trials=(a.a_trial(), a.a_trial("3f0c9a12b7de:2", bundle=a.a_digest("fp32"))),

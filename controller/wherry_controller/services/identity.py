@@ -178,6 +178,7 @@ class Identities:
             self.admission.withdraw(tx, device, now)
             serials = " ".join(one.serial for one in live)
             audit.note(tx, Kind.REVOKED, {"device": device, "serials": serials}, now)
+            _note_offline(tx, device)  # Its will has no rights by then.
         self._cut_off(device, now)
         return len(live)
 
@@ -300,6 +301,12 @@ def _answered(tx: Transaction, request: Request, device: DeviceId) -> Certificat
 def _revoke(tx: Transaction, certificates: Iterable[Certificate], now: float) -> None:
     for one in certificates:
         identities.save_certificate(tx, replace(one, revoked_at=now))
+
+
+def _note_offline(tx: Transaction, device: DeviceId) -> None:
+    record = devices.get_device(tx, device)
+    if record is not None and record.online:
+        devices.save_device(tx, replace(record, online=False))
 
 
 def _facts_of(made: Certificate) -> dict[str, str]:

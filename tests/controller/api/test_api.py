@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.builders import (
+    A_TIME,
     a_device_id,
     a_key,
     a_profile,
@@ -35,6 +36,7 @@ from wherry.enrolment import parse_token
 from wherry.messages import Reason, Status
 from wherry.names import parse_device_id, parse_digest
 from wherry.signing import keyring
+from wherry.trust.making import DAY_S
 from wherry_controller.core.build import BuildMessage, BuildRequest, BuildStep, Progress
 from wherry_controller.core.fault import BuildReason
 from wherry_controller.services.fleet import device_of
@@ -290,6 +292,19 @@ def test_health_warns_before_the_list_of_revoked_certificates_ends(
     served.now += 24 * 86_400
     (warning,) = api.get("/health").json()["warnings"]
     assert "every device is locked out" in warning
+    served.identities.tick(served.now)
+    assert api.get("/health").json()["warnings"] == []
+
+
+@pytest.mark.parametrize("role", ["root", "targets"])
+def test_health_warns_before_what_is_signed_offline_ends(
+    api: httpx.Client, served: Served, role: str
+) -> None:
+    served.now = A_TIME + 340 * DAY_S
+    served.identities.tick(served.now)
+    warnings = api.get("/health").json()["warnings"]
+    assert [one for one in warnings if one.startswith(f"{role} ends within a month")]
+    served.now = A_TIME + 330 * DAY_S
     served.identities.tick(served.now)
     assert api.get("/health").json()["warnings"] == []
 
