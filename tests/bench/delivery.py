@@ -11,6 +11,7 @@ The figures go to `build/bench/delivery.json`, and a table with their bars to st
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import time
@@ -71,6 +72,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def main() -> int:
+    logging.disable(logging.WARNING)  # Links that break are what the kills are about.
     scratch = OUTPUT / "delivery-scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
