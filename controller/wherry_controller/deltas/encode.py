@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -41,9 +42,12 @@ from wherry_controller.deltas.tflite_places import find_tflite
 FAST, THOROUGH = 1, 9  # Levels of zstd: what hardly packs gains nothing by the second.
 PATCH_LEVEL = 12
 THOROUGH_BELOW = 0.3  # Of the window's length.
+SPARSE = 0.25  # Up to this share of changed bytes, nothing is shorter than telling them.
 ITEM_FLOOR_BYTES = 256  # A shorter window is only copied or patched.
 REACH_BYTES = 96 * 1024  # How far a patch looks to both sides of where its bytes stood.
 ZSTD_WINDOW_LOG = 20
+
+ZEROS = bytes(WINDOW_BYTES)  # No stream is longer than its window.
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -159,12 +163,23 @@ def _tell(piece: Piece, base: Data, blob: Data) -> Told:
     if old == new:
         return Told(Window(Kind.COPY, length, piece.base_start), b"")
     told: list[Told] = []
-    if piece.item == 1 or not piece.has_base or length < ITEM_FLOOR_BYTES:
+    is_sparse = piece.has_base and _share_of_changed(old, new) <= SPARSE
+    has_loose_bytes = piece.item == 1 and not is_sparse
+    if has_loose_bytes or not piece.has_base or length < ITEM_FLOOR_BYTES:
         told.append(_patch(piece, base, new))
     if length >= ITEM_FLOOR_BYTES:
-        way = min(_ways(piece, old, new), key=_rough_bytes)
+        ways = _sparse_ways(piece, old, new) if is_sparse else _ways(piece, old, new)
+        way = min(ways, key=_rough_bytes)
         told.append(_packed(min((way, *_ordered(way, old)), key=_rough_bytes)))
     return min(told, key=lambda one: len(one.payload))
+
+
+def _share_of_changed(old: bytes, new: bytes) -> float:
+    """Return the share of bytes that differ; all do where there are not as many."""
+    if len(old) != len(new):
+        return 1.0
+    changed = np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8)
+    return float(np.count_nonzero(changed)) / len(new)
 
 
 def _patch(piece: Piece, base: Data, new: bytes) -> Told:
@@ -183,6 +198,16 @@ def _patch(piece: Piece, base: Data, new: bytes) -> Told:
         compression_params=parameters, dict_data=known if dictionary else None
     )
     return Told(Window(Kind.PATCH, len(new), start, extra=len(dictionary)), packer.compress(new))
+
+
+def _sparse_ways(piece: Piece, old: bytes, new: bytes) -> Iterator[Way]:
+    """Yield the ways that can win where most bytes stayed what they are."""
+    items = np.frombuffer(new, dtype=f"<u{piece.item}")
+    before = np.frombuffer(old, dtype=f"<u{piece.item}")
+    window = Window(Kind.DIFFERENCE, len(new), piece.base_start, item=piece.item)
+    yield Way(window, _zigzag(items - before))
+    if piece.item > 1:
+        yield Way(replace(window, kind=Kind.XOR), items ^ before)
 
 
 def _ways(piece: Piece, old: bytes, new: bytes) -> Iterator[Way]:
@@ -259,6 +284,8 @@ def _with_fields(plane: Bytes, bits: int, level: int) -> bytes:
 
 def split_fields(plane: Bytes, bits: int) -> list[bytes]:
     """Return a plane's fields of so many bits, the lowest first, packed into bytes."""
+    if bits == 1:
+        return [np.packbits((plane >> bit) & 1, bitorder="little").tobytes() for bit in range(8)]
     share = 8 // bits
     padded = np.pad(plane, (0, -len(plane) % share)).reshape(-1, share)
     fields = []
@@ -273,12 +300,17 @@ def split_fields(plane: Bytes, bits: int) -> list[bytes]:
 
 def _stored(data: bytes, level: int) -> bytes:
     """Return a stream with its head, in the shortest storing."""
-    if not data.strip(b"\0"):
+    if ZEROS.startswith(data):
         return STREAM.pack(Storing.ZEROS, 0)
-    packed = zstandard.ZstdCompressor(level=level, write_content_size=True).compress(data)
+    packed = _packer(level).compress(data)
     if len(packed) < len(data):
         return STREAM.pack(Storing.ZSTD, len(packed)) + packed
     return STREAM.pack(Storing.RAW, len(data)) + data
+
+
+@cache
+def _packer(level: int) -> zstandard.ZstdCompressor:
+    return zstandard.ZstdCompressor(level=level, write_content_size=True)
 
 
 def _planes(items: Items) -> list[Bytes]:
