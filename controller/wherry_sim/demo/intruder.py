@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from wherry import codec, signing, topics
 from wherry.blobs import digest_of
 from wherry.errors import Unavailable
-from wherry.manifest import MODEL_FILE, Manifest
+from wherry.manifest import Manifest
 from wherry.messages import Desired, Order, Wanted
 from wherry.names import (
     AliasName,
@@ -53,8 +53,8 @@ class Intruder:
             raise NoBroker
 
     def alter_chunk(self, manifest: Manifest, blobs: BlobFolder) -> Digest:
-        """Put altered bytes in the place of the model's first chunk; return its digest."""
-        blob = manifest.files[MODEL_FILE]
+        """Put altered bytes in the place of the golden outputs, which come by no delta."""
+        blob = manifest.golden.outputs[0].blob
         data = bytearray(blobs.get(blob.digest)[: blob.chunk_bytes])
         data[len(data) // 2] ^= 0xFF
         self._publish(topics.BlobTopic(blob.chunks[0]), bytes(data))

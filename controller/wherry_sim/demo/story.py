@@ -281,6 +281,9 @@ class Story:
                 envelopes_bytes=sum(
                     (self._answers / f"{bundle}.json").stat().st_size for bundle in manifests
                 ),
+                deltas_bytes=sum(
+                    int(line.fields["bytes"]) for line in self._controller.told("delta.made")
+                ),
             ),
             deltas=gather.deltas(
                 self._agents,
