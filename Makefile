@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv test-packages emulation-packages test test-arm arm-roots check format demo bench-build wheels test-py310 clean
+.PHONY: help venv test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-packages conformance conformance-packages fuzz wheels test-py310 clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -56,7 +56,7 @@ debian = { missing=; \
 	  fi; }
 
 test-packages:
-	@$(call debian,mosquitto=mosquitto qemu-x86_64-static=qemu-user-static)
+	@$(call debian,mosquitto=mosquitto faketime=faketime qemu-x86_64-static=qemu-user-static)
 
 emulation-packages:
 	@$(call debian,qemu-aarch64-static=qemu-user-static mmdebstrap=mmdebstrap)
@@ -93,6 +93,40 @@ demo: venv ## run the main job end to end on this machine; the report is build/d
 
 bench-build: venv ## build real nets for six profiles; figures and their bars, and build/bench/build.json
 	@$(BIN)/python -m tests.bench.build
+
+# The suite has needs of its own, so it gets an environment of its own.
+CONFORMANCE := build/conformance
+conformance: conformance-packages ## run the TUF conformance suite whose checkout is SUITE against our verifier
+	@test -f "$(SUITE)/CLIENT-CLI.md" || \
+	  { echo "Say where a checkout of theupdateframework/tuf-conformance is: make conformance SUITE=..." >&2; exit 1; }
+	@$(MAKE) --no-print-directory venv
+	@test -x $(CONFORMANCE)/bin/python || $(PYTHON) -m venv $(CONFORMANCE)
+	@$(CONFORMANCE)/bin/python -m pip install -qq --disable-pip-version-check $(abspath $(SUITE))
+	@here=$$PWD; cd $(SUITE) && $$here/$(CONFORMANCE)/bin/python -m pytest tuf_conformance -q \
+	  -p no:cacheprovider $(PYTEST_ARGS) \
+	  --entrypoint="$$here/tests/conformance/tuf_client"
+
+conformance-packages:
+	@$(call debian,faketime=faketime)
+
+bench-packages:
+	@$(call debian,mosquitto=mosquitto nginx=nginx-light xdelta3=xdelta3 zstd=zstd bsdiff=bsdiff)
+
+bench-delivery: bench-packages ## deltas, one bundle to many agents, kills; figures and their bars, and build/bench/delivery.json
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m tests.bench.delivery
+
+# The fuzzer goes into a folder beside .venv: it is for compilers that wheels exist for.
+FUZZ := build/fuzz
+FUZZ_S ?= 20
+fuzz: venv ## fuzz each parser of outside bytes for FUZZ_S seconds; what crashes one is kept in build/fuzz
+	@test -d $(FUZZ)/packages || $(PIP_INSTALL) -c constraints.txt --target $(FUZZ)/packages atheris
+	@export PYTHONPATH=$(FUZZ)/packages; \
+	for name in $$($(BIN)/python -m tests.fuzz.atheris_targets); do \
+	  echo "$$name, $(FUZZ_S) s"; \
+	  $(BIN)/python -m tests.fuzz.atheris_targets $$name $(FUZZ)/corpus/$$name -verbosity=0 \
+	    -max_total_time=$(FUZZ_S) -artifact_prefix=$(FUZZ)/crash-$$name- || exit 1; \
+	done
 
 wheels: venv ## fill dist/ with the three wheels
 	@rm -rf dist

@@ -13,6 +13,6 @@ class PinWherry(MetadataHookInterface):
     def update(self, metadata: dict[str, Any]) -> None:
         """Set the dependencies: those of the hook's table, and `wherry` at exactly this version."""
         metadata["dependencies"] = [
-            f"wherry=={metadata['version']}",
+            f"wherry[{','.join(self.config['extras'])}]=={metadata['version']}",
             *self.config["dependencies"],
         ]

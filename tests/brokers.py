@@ -42,6 +42,11 @@ class Mosquitto:
         )
         wait_for_port(self.port)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def pause(self) -> None:
         """Have it take no more bytes until `resume`."""
         assert self._process is not None

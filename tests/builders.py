@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -56,8 +56,12 @@ from wherry.names import (
 )
 from wherry.profile import Activation, Arch, Precision, Profile, Runtime
 from wherry.signature import BATCH, Datatype, Signature, StatePair, Tensor
+from wherry.trust.target import Target
 
 MS = 1_000_000  # Nanoseconds.
+
+
+A_TIME = 1_800_000_000  # January 2027.
 
 
 def a_key(seed: int = 1) -> Ed25519PrivateKey:
@@ -290,7 +294,11 @@ def a_wanted(
 def an_order(
     *,
     device: str = "pi-1",
+    epoch: int = 1,
     generation: int = 1,
+    issued: int = A_TIME,
+    expires: int = A_TIME + 90 * 86_400,
+    snapshot: int = 0,
     aliases: dict[AliasName, Wanted] | None = None,
     revoked: tuple[Digest, ...] = (),
     trials: tuple[Trial, ...] = (),
@@ -298,11 +306,34 @@ def an_order(
 ) -> Order:
     return Order(
         device=a_device_id(device),
+        epoch=epoch,
         generation=generation,
+        issued=issued,
+        expires=expires,
+        snapshot=snapshot,
         aliases={an_alias(): a_wanted()} if aliases is None else aliases,
         revoked=revoked,
         trials=trials,
         critical=critical,
+    )
+
+
+def a_target(
+    *,
+    version: str = "v1",
+    profile: str = "x86-onnx-fp32",
+    measuring: bool = False,
+    releases: Mapping[AliasName, int] | None = None,
+    needs: Mapping[AliasName, int] | None = None,
+) -> Target:
+    """Return what targets say of a bundle: the first release under the usual alias."""
+    return Target(
+        model=parse_model_name("digits"),
+        version=parse_version_name(version),
+        profile=parse_profile_name(profile),
+        measuring=measuring,
+        releases={an_alias(): 1} if releases is None else dict(releases),
+        needs=dict(needs or {}),
     )
 
 

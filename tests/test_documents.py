@@ -7,6 +7,7 @@ import re
 import shlex
 import string
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -17,13 +18,20 @@ import typer.main
 from typer.core import TyperGroup
 
 from wherry import __version__, topics
-from wherry.names import DeviceId, Digest
+from wherry.errors import REFUSALS
+from wherry.messages import Reason
+from wherry.names import DeviceId, Digest, RoleName
+from wherry.trust.making import Lifetimes
 from wherry_agent import cli as agent_cli
 from wherry_controller import profiles
+from wherry_controller.api.problems import reason_of
+from wherry_controller.app import Controller as Controller  # It imports all that refuses.
 from wherry_controller.cli import make_app
 from wherry_controller.core.card import Card, Data, Source
 from wherry_controller.core.fault import REMEDIES, BuildReason
 from wherry_controller.settings import Build as BuildSettings
+from wherry_controller.settings import Delivery, Door
+from wherry_controller.store.records import Flag
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("docs", "systemd", "packaging", "tests/vectors")
@@ -31,9 +39,13 @@ DOCUMENTS = sorted(
     path for folder in (ROOT, *(ROOT / name for name in FOLDERS)) for path in folder.glob("*.md")
 )
 BUILDING = ROOT / "docs/building.md"
+TRUST = ROOT / "docs/trust.md"
+DELIVERY = ROOT / "docs/delivery.md"
 SOURCES = (ROOT, *(ROOT / part for part in ("shared", "agent", "controller")))
 PACKAGES = ("", "wherry", "wherry_agent", "wherry_controller", "wherry_sim")
+TLS_ALERTS = {"unknown_ca", "certificate_required"}
 MADE = ("build/", "dist/")  # What commands make is not there before they ran.
+FORMAT = re.compile(r"wherry\.\w+/[0-9]+")
 
 each_document = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
@@ -74,6 +86,8 @@ def anchors_of(document: Path) -> set[str]:
 @each_document
 def test_every_file_that_is_named_is_there(document: Path) -> None:
     for name in re.findall(r"`([\w.-]+(?:/[\w.-]+)+/?|[\w-]+\.py)`", spoken(document)):
+        if FORMAT.fullmatch(name):
+            continue
         if "/" in name and not name.startswith(MADE) and (name.endswith("/") or "." in name):
             assert find(name, document), name
 
@@ -129,9 +143,10 @@ def parses_as_agent(words: list[str]) -> bool:
     return isinstance(agent_cli._parser().parse_args(words), argparse.Namespace)
 
 
-def test_the_readme_and_the_page_on_building_show_commands() -> None:
+def test_the_readme_and_the_pages_for_operators_show_commands() -> None:
     assert len(commands_of(ROOT / "README.md")) > 20
     assert len(commands_of(BUILDING)) > 5
+    assert len(commands_of(TRUST)) > 20
 
 
 def test_the_parser_refuses_what_is_no_option() -> None:
@@ -149,11 +164,18 @@ def test_each_word_of_the_glossary_stands_once() -> None:
 
 def test_the_architecture_names_exactly_the_topics_that_there_are() -> None:
     device, digest = DeviceId("id"), Digest("d" * 64)
+    role = RoleName("snapshot")
+    example: dict[type[topics.Topic], topics.Topic] = {
+        topics.BundleTopic: topics.BundleTopic(digest),
+        topics.BlobTopic: topics.BlobTopic(digest),
+        topics.TimestampTopic: topics.TimestampTopic(),
+        topics.MetadataTopic: topics.MetadataTopic(role, 7),
+    }
     spelled = set()
     for kind in get_args(topics.Topic):
-        is_of_a_digest = kind in (topics.BundleTopic, topics.BlobTopic)
-        text = topics.text(kind(digest if is_of_a_digest else device))
-        spelled.add(text.replace(digest, "{digest}").replace("/id", "/{id}"))
+        text = topics.text(example[kind] if kind in example else kind(device))
+        text = text.replace(digest, "{digest}").replace("/id", "/{id}")
+        spelled.add(text.replace(f"{role}/7", "{role}/{version}"))
     document = (ROOT / "ARCHITECTURE.md").read_text()
     named = re.findall(r"^\| `(wherry/v1/[^`]+)`", document, re.MULTILINE)
     assert set(named) == spelled
@@ -181,12 +203,54 @@ def test_the_card_that_is_shown_is_one_with_every_key() -> None:
         assert set(part) == set(kind.__struct_fields__)
 
 
+def settings_in(document: Path, section: str) -> dict[str, object]:
+    """Return a section of the settings as a document shows it."""
+    block = rf"^```toml\n(\[{section}\].+?)^```"
+    (text,) = re.findall(block, document.read_text(), re.DOTALL | re.MULTILINE)
+    shown: dict[str, object] = tomllib.loads(text)[section]
+    return shown
+
+
 def test_the_settings_that_are_shown_are_the_defaults() -> None:
-    text = re.findall(
-        r"^```toml\n(\[build\].+?)^```", BUILDING.read_text(), re.DOTALL | re.MULTILINE
-    )
-    assert msgspec.convert(tomllib.loads(text[0])["build"], BuildSettings) == BuildSettings()
-    assert set(tomllib.loads(text[0])["build"]) == set(BuildSettings.__struct_fields__)
+    shown = settings_in(BUILDING, "build")
+    assert msgspec.convert(shown, BuildSettings) == BuildSettings()
+    assert set(shown) == set(BuildSettings.__struct_fields__)
+    lifetimes = settings_in(TRUST, "trust")
+    assert msgspec.convert(lifetimes, Lifetimes) == Lifetimes()
+    assert set(lifetimes) == set(Lifetimes.__struct_fields__)
+    assert msgspec.convert(settings_in(TRUST, "door"), Door) == Door()
+    assert msgspec.convert(settings_in(DELIVERY, "delivery"), Delivery) == Delivery()
+
+
+def rows_of_threats() -> list[tuple[str, str, str]]:
+    """Return threat, answer and tests of each row of the table of threats."""
+    part = (ROOT / "SECURITY.md").read_text().partition("\n## Threats")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", part, re.MULTILINE)
+    return [row for row in rows if row[0] != "threat"]
+
+
+def test_each_threat_names_its_tests() -> None:
+    rows = rows_of_threats()
+    assert len(rows) > 60
+    for threat, _, tests in rows:
+        assert re.fullmatch(r"`test_\w+`(?:, `test_\w+`)*", tests), threat
+
+
+def test_each_answer_to_a_threat_is_a_reason_a_problem_or_a_flag() -> None:
+    refusals = {reason_of(kind.__new__(kind)) for kind in kinds_of_refusals()}
+    known = {reason.value for reason in Reason} | {flag.value for flag in Flag} | refusals
+    for threat, answer, _ in rows_of_threats():
+        named = set(re.findall(r"`([a-z]+(?:_[a-z0-9]+)+)`", answer)) - TLS_ALERTS
+        assert named <= known, threat
+
+
+def kinds_of_refusals() -> Iterator[type[Exception]]:
+    """Yield every class of a refusal that the controller knows."""
+    waiting: list[type[Exception]] = [*REFUSALS]
+    while waiting:
+        kind = waiting.pop()
+        yield kind
+        waiting.extend(kind.__subclasses__())
 
 
 def test_the_changelog_begins_with_this_release() -> None:

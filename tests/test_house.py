@@ -30,23 +30,26 @@ def test_every_distribution_has_the_version_of_the_package(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["wherry-agent", "wherry-controller"])
 def test_both_sides_pin_exactly_their_own_wherry(name: str) -> None:
-    assert f"wherry=={wherry.__version__}" in (metadata.requires(name) or [])
+    wanted = [Requirement(text) for text in metadata.requires(name) or []]
+    pins = {str(one.specifier) for one in wanted if one.name == "wherry"}
+    assert pins == {f"=={wherry.__version__}"}
 
 
 def closure_of(name: str) -> set[str]:
     """Return every distribution that installing `name` without extras brings here, itself too."""
-    found: set[str] = set()
-    wanted = [name]
+    found: set[tuple[str, str]] = set()
+    wanted = [(canonicalize_name(name), "")]
     while wanted:
-        current = canonicalize_name(wanted.pop())
-        if current in found:
+        current, extra = wanted.pop()
+        if (current, extra) in found:
             continue
-        found.add(current)
+        found.add((current, extra))
         for line in metadata.requires(current) or []:
             required = Requirement(line)
-            if required.marker is None or required.marker.evaluate({"extra": ""}):
-                wanted.append(required.name)
-    return found
+            if required.marker is None or required.marker.evaluate({"extra": extra}):
+                extras = ("", *required.extras)
+                wanted += [(canonicalize_name(required.name), each) for each in extras]
+    return {found_name for found_name, _ in found}
 
 
 def test_a_device_installs_nothing_of_the_controller() -> None:

@@ -1,8 +1,8 @@
 """The agent's loop: one thread decides, and this is where its decisions meet the world.
 
 Other threads (the two connections, the engine) only put what they saw on the queue. For each
-event the machine in `core.agent` says what follows; the new state and what is to be told are
-saved in one write, then the effects are performed, each of which may be performed twice. What
+event the machines in `core` say what follows; the new state and what is to be told are saved in
+one write (`memory`), then the effects are performed, each of which may be performed twice. What
 performing brings about is taken up when all effects of the step before were performed.
 """
 
@@ -21,37 +21,59 @@ from typing import TypeAlias
 from typing_extensions import assert_never
 
 from wherry import __version__, codec, topics
-from wherry.messages import Deployment, Event, Flip, Reason, TrialResult, Wants, detail
+from wherry.messages import Flip, Reason, Wants
 from wherry.names import AliasName, Digest
-from wherry_agent import detect, engine, host
+from wherry.trust.device import CERTIFICATE, now_of, proved_by_certificates, report_of
+from wherry_agent import detect, engine, host, sources
+from wherry_agent.core import acceptance, download, install, session, trial
 from wherry_agent.core import agent as machine
-from wherry_agent.core import download, install, session, trial
+from wherry_agent.core.dates import Verdict
 from wherry_agent.core.proposal import telling
+from wherry_agent.core.renewal import Renewed
 from wherry_agent.core.suitability import Machine
-from wherry_agent.fetch import Fetch
+from wherry_agent.delivery import Delivery, Rebuilt, Seen
 from wherry_agent.gauge import Gauge
 from wherry_agent.inbox import Inbox, News, Refused
-from wherry_agent.mqtt import Callbacks, Connection, Will
+from wherry_agent.lines import (
+    BrokerShown,
+    Control,
+    ControlDown,
+    ControlUp,
+    FetchLink,
+    Message,
+    OnLine,
+    Puback,
+    fetch_line,
+    securing,
+)
+from wherry_agent.memory import Enrolment, Memory
 from wherry_agent.outbox import Outbox
+from wherry_agent.performing import perform_install, perform_trial, read_engine
+from wherry_agent.renewer import Upkeep
 from wherry_agent.serving import Server, ServingSettings
 from wherry_agent.settings import (
-    BUNDLES_KEY,
-    DIRECTOR_KEY,
-    Broker,
     Settings,
-    parse_broker,
-    read_trust,
+    read_identity,
+    read_root,
     socket_of,
 )
 from wherry_agent.shelf import Shelf
+from wherry_agent.sources import source_context
 from wherry_agent.store import Store
 from wherry_agent.telemetry import Recorder
 from wherry_agent.telling import Teller
+from wherry_agent.ways import Ways
 from wherry_agent.windows import Windows
 
 TICK_S = 0.25
-PRESENCE_DELAY_S = 5
 WANT_JITTER_S = 1.0
+
+# What a broker's dates say of this device, or of the broker; nothing installs by them.
+_DEGRADED: dict[Verdict, tuple[Reason, ...]] = {
+    Verdict.SOUND: (),
+    Verdict.CLOCK_AHEAD: (Reason.CLOCK_AHEAD,),
+    Verdict.EXPIRED: (Reason.CERTIFICATE_EXPIRED,),
+}
 
 log = logging.getLogger("wherry_agent")
 
@@ -60,39 +82,11 @@ log = logging.getLogger("wherry_agent")
 
 
 @dataclass(frozen=True, slots=True)
-class ControlUp:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class ControlDown:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class FetchLink:
-    online: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    topic: str
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Puback:
-    mid: int
-
-
-@dataclass(frozen=True, slots=True)
 class Stop:
     pass
 
 
-Item: TypeAlias = (
-    ControlUp | ControlDown | FetchLink | Message | Puback | Stop | engine.EngineEvent | trial.Ran
-)
+Item: TypeAlias = OnLine | Stop | Seen | engine.EngineEvent | trial.Ran | Renewed
 
 
 class App:
@@ -100,8 +94,8 @@ class App:
 
     def __init__(self, home: Path, settings: Settings) -> None:
         self._settings = settings
-        director, builders = read_trust(home, DIRECTOR_KEY), read_trust(home, BUNDLES_KEY)
-        broker = parse_broker(settings.broker)
+        enrolment = _enrolment_of(home, settings)
+        self._broker_dates = Verdict.SOUND
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._store = Store(home / "state")
         self._outbox = Outbox(self._store.database, keep_windows=settings.telemetry.keep_windows)
@@ -112,8 +106,10 @@ class App:
         self._api = Server(self._engine, recorder, serving)
         runtimes = host.runtimes()
         this = _machine_of(settings, runtimes)
-        self._shelf = Shelf(self._store, builders, this)
-        self._inbox = Inbox(settings.id, director, self._store, self._shelf)
+        ways = Ways(self._store)
+        reserve_bytes = settings.fetch.reserve_bytes
+        self._shelf = Shelf(self._store, this, ways=ways, reserve_bytes=reserve_bytes)
+        self._inbox = Inbox(self._store, self._shelf)
         self._teller = Teller(
             store_id=self._store.store_id,
             profile=settings.profile,
@@ -121,6 +117,8 @@ class App:
             versions={"wherry-agent": __version__, **runtimes},
             facts=telling(this.facts),
         )
+        self._certificate = Upkeep(home, read_identity(home), self._queue.put)
+        self._memory = Memory(self._store, self._outbox, self._teller, enrolment)
         self._windows = Windows(
             recorder,
             self._teller,
@@ -128,14 +126,22 @@ class App:
             outbox=self._outbox,
             window_s=settings.telemetry.window_s,
         )
-        self._control = Connection(
-            broker, settings.id, self._callbacks(), window=20, will=self._will()
+        put = self._queue.put
+        secured = securing(home, put, lambda: proved_by_certificates(self._memory.acceptance.trust))
+        gone = codec.encode(self._teller.presence(online=False))
+        self._control = Control(settings, put, gone=gone, secured=secured)
+        self._delivery = Delivery(
+            fetch_line(settings, put, secured),
+            self._store,
+            self._shelf,
+            ways,
+            settings=settings.fetch,
+            put=self._queue.put,
+            context=lambda source: source_context(home, source, own=settings.blobs),
         )
-        self._fetch = self._fetch_from(broker)
-        self._agent = machine.Agent(session=session.Session())
+        self._over_budget: tuple[Reason, ...] = ()
         self._wants: list[tuple[float, tuple[Digest, ...]]] = []
         self._ticked_s = 0.0
-        self._refused_generation: int | None = None
 
     def run(self) -> None:
         """Serve what was confirmed, then follow the controller until `stop`."""
@@ -151,19 +157,17 @@ class App:
     def stop(self) -> None:
         self._queue.put(Stop())
 
+    @property
+    def _agent(self) -> machine.Agent:
+        return self._memory.agent
+
     # The loop
 
     def _wake(self) -> None:
-        first, last = self._outbox.span()
-        self._agent, effects = machine.wake(
-            self._store.load(),
-            time.monotonic(),
-            outbox_first=first,
-            outbox_last=last,
-            limit_bytes_per_s=self._settings.fetch.max_bytes_per_s,
-        )
-        log.info("agent.woke", extra={"device": self._settings.id, "waiting": last - first + 1})
-        self._commit(effects, must_save=True)
+        limit_bytes_per_s = self._settings.fetch.max_bytes_per_s
+        effects = self._memory.wake(limit_bytes_per_s=limit_bytes_per_s)
+        log.info("agent.woke", extra={"device": self._settings.id})
+        self._take(self._delivery.tick())
         self._take(event for effect in effects for event in self._perform(effect))
 
     def _turn(self) -> bool:
@@ -182,17 +186,25 @@ class App:
 
     def _tick(self) -> None:
         self._ticked_s = now_s = time.monotonic()
-        self._take([machine.Tick()])
+        self._take([*self._delivery.tick(), machine.Tick(), acceptance.Tick(now_s)])
+        self._keep_certificate(now_s)
+        self._tell_budget()
         due = [digests for at_s, digests in self._wants if at_s <= now_s]
         self._wants = [want for want in self._wants if want[0] > now_s]
         for digests in due:
             topic = topics.WantsTopic(self._settings.id)
-            self._publish(topic, codec.encode(Wants(digests=digests)))
+            self._control.publish(topic, codec.encode(Wants(digests=digests)))
         if self._windows.is_over(now_s):
             self._take(self._end_window(now_s))
         if self._agent.session.connected:
             own = topics.TelemetryTopic(self._settings.id)
-            self._windows.send(lambda body: self._publish(own, body))
+            self._windows.send(lambda body: self._control.publish(own, body))
+
+    def _keep_certificate(self, now_s: float) -> None:
+        if self._settings.controller is not None:
+            trust = self._memory.acceptance.trust
+            floor = proved_by_certificates(trust)
+            self._certificate.tick(now_s, now=now_of(trust, time.time()), floor=floor)
 
     def _take(self, came: Iterable[News]) -> None:
         """Step through what came and what that brings about, first come first served."""
@@ -200,25 +212,25 @@ class App:
         while news:
             event = news.popleft()
             if isinstance(event, Refused):
-                news.append(self._note_refusal(event.reason, event.detail))
-                continue
-            before = self._agent
-            self._agent, effects = machine.step(before, event, time.monotonic())
-            self._commit(effects, must_save=machine.must_save(before, self._agent))
-            for effect in effects:
-                news.extend(self._perform(effect))
+                news.extend(self._note_refusal(event.reason, event.detail))
+            elif isinstance(event, acceptance.Event):
+                news.extend(self._judge(event))
+            else:
+                for effect in self._memory.step(event):
+                    news.extend(self._perform(effect))
 
-    def _commit(self, effects: machine.Effects, *, must_save: bool) -> None:
-        """Save the state together with what is to be told of it, in one write."""
-        told = [one for one in effects if isinstance(one, machine.Tell | trial.Answer)]
-        if not must_save and not told:
-            return
-        with self._store.transaction():
-            self._store.save(machine.saved_of(self._agent))
-            for tell in told:
-                self._outbox.add_event(self._event_of(tell))
-        for tell in told:
-            _log_told(tell)
+    def _judge(self, event: acceptance.Event) -> Iterator[News]:
+        """Hold an order or metadata against what is trusted, and do what follows."""
+        before = self._memory.acceptance.trust.root
+        judged, ordered = self._memory.judge(event)
+        if self._memory.acceptance.trust.root != before and self._agent.session.connected:
+            self._announce()  # Until then the controller sends the roots that it misses again.
+        for verdict in judged:
+            yield from self._perform_acceptance(verdict)
+        for effect in ordered:
+            yield from self._perform(effect)
+        if isinstance(event, acceptance.Joined):
+            self._control.listen()  # After the next root: it comes before what its keys sign.
 
     # Reading what came
 
@@ -226,131 +238,93 @@ class App:
         """Turn what another thread saw into events."""
         match item:
             case ControlUp():
-                self._subscribe()
+                yield acceptance.Joined()
                 yield session.Connected(time.monotonic())
             case ControlDown():
                 self._windows.disconnect()
                 yield session.Lost(time.monotonic(), random.random())
             case FetchLink(online):
                 yield machine.FetchLink(online, random.random())
+            case BrokerShown(dates, verdict):
+                self._broker_dates = verdict
+                yield acceptance.Vouched(CERTIFICATE, dates.begins)
             case Message(topic, payload):
                 yield from self._inbox.read(topic, payload, self._agent.download)
             case Puback(mid):
                 self._windows.acknowledge(mid)
             case trial.Ran():
                 yield item
+            case Renewed():
+                self._certificate.read(item, time.monotonic())
+                yield acceptance.Vouched(CERTIFICATE, item.proved_s)
             case Stop():
                 pass
-            case _:
-                yield from self._read_engine(item)
-
-    def _read_engine(self, item: engine.EngineEvent) -> Iterator[machine.Event]:
-        match item:
-            case engine.Loaded(alias, deployment):
-                yield machine.Installed(alias, install.Loaded(deployment, time.monotonic()))
-            case engine.LoadFailed(alias, deployment, _, reason, why):
-                sickened = install.Sickened(deployment, reason, detail(why))
-                yield machine.Installed(alias, sickened)
+            case sources.Answer() | Rebuilt():
+                yield from self._delivery.read(item, self._agent.download)
             case engine.Flipped(alias, bundle, replaced, in_flight):
                 flip = Flip(bundle=bundle, replaced=replaced, in_flight=in_flight)
                 yield self._note_flip(alias, flip)
-            case engine.Unservable(alias, bundle, reason, why):
-                log.error("bundle.unservable", extra={"bundle": bundle, "reason": reason.value})
-                yield machine.Installed(alias, install.Unservable(bundle))
-                yield from self._sickened(alias, bundle, reason, why)
-            case engine.WorkerDied(alias, bundle, why):
-                log.warning("worker.died", extra={"bundle": bundle, "why": why})
-                yield from self._sickened(alias, bundle, Reason.WORKER_DIED, why)
             case _:
-                assert_never(item)
-
-    def _sickened(
-        self, alias: AliasName, bundle: Digest, reason: Reason, why: str
-    ) -> Iterator[machine.Event]:
-        state = self._agent.aliases.get(alias)
-        if isinstance(state, install.Probation) and state.wanted.bundle == bundle:
-            sickened = install.Sickened(state.wanted.deployment, reason, detail(why))
-            yield machine.Installed(alias, sickened)
+                state = self._agent.aliases.get(item.alias, install.Idle())
+                yield from read_engine(item, state, time.monotonic())
 
     # Performing effects
 
-    def _perform(self, effect: machine.Effect) -> Iterator[machine.Event]:
+    def _perform(self, effect: machine.Effect) -> Iterator[News]:
         """Do what the machine ordered; yield what came of it at once."""
         match effect:
             case machine.For(alias, change):
                 yield from self._perform_install(alias, change)
+            case trial.Clear():
+                self._collect()
             case machine.Tell() | trial.Answer():
                 _, last = self._outbox.span()
                 yield session.Stored(last, time.monotonic())
                 if self._agent.session.connected:
                     self._announce()
-            case machine.OpenFetch():
-                self._fetch.open()
-            case machine.CloseFetch():
-                self._fetch.close()
-            case machine.Assemble(bundle):
-                yield self._shelf.assemble(bundle)
-            case download.AskManifest(bundle) if known := self._shelf.accept_again(bundle):
-                yield known
             case (
-                download.AskManifest()
+                machine.OpenFetch()
+                | machine.CloseFetch()
+                | machine.Assemble()
+                | download.AskManifest()
                 | download.DropManifest()
                 | download.AskChunks()
                 | download.DropChunks()
+                | download.AskSource()
             ):
-                self._fetch.perform(effect)
+                yield from self._delivery.perform(effect, self._agent.download)
             case download.Want(digests):
                 jitter_s = random.random() * WANT_JITTER_S
                 self._wants.append((time.monotonic() + jitter_s, digests))
-            case trial.Run() | trial.Stop() | trial.Clear():
-                yield from self._perform_trial(effect)
+            case trial.Run() | trial.Stop():
+                yield from perform_trial(effect, self._gauge, self._shelf)
             case _:
-                yield from self._perform_session(effect)
+                self._perform_session(effect)
 
     def _perform_install(
         self, alias: AliasName, effect: install.Serve | install.Retire | install.Keep | install.Load
     ) -> Iterator[machine.Event]:
+        if isinstance(effect, install.Keep):
+            self._collect()
+        else:
+            yield from perform_install(effect, alias, self._engine, self._shelf)
+
+    def _perform_acceptance(self, effect: acceptance.Effect) -> Iterator[News]:
         match effect:
-            case install.Serve(bundle):
-                place = self._shelf.place(bundle) if bundle else None
-                if bundle and place is None:
-                    yield machine.Installed(alias, install.Unservable(bundle))
-                else:
-                    self._engine.serve(alias, place)
-            case install.Retire():
-                self._engine.retire(alias)
-            case install.Keep():
-                self._collect()
-            case install.Load(wanted):
-                place = self._shelf.place(wanted.bundle)
-                if place is None:
-                    gone = "its files are gone from the disk"
-                    sickened = install.Sickened(wanted.deployment, Reason.LOAD_FAILED, gone)
-                    yield machine.Installed(alias, sickened)
-                else:
-                    self._engine.load(alias, wanted.deployment, place)
+            case acceptance.AskTrust(names):
+                self._control.ask(names)
+            case acceptance.DropTrust(names):
+                self._control.drop(names)
+            case acceptance.Refuse(reason, why):
+                yield Refused(reason, why)
+            case acceptance.Advise(desired):
+                yield from self._delivery.advise(desired)
+            case acceptance.Accept(order):
+                log.info("order.accepted", extra={"generation": order.generation})
             case _:
                 assert_never(effect)
 
-    def _perform_trial(
-        self, effect: trial.Run | trial.Stop | trial.Clear
-    ) -> Iterator[machine.Event]:
-        match effect:
-            case trial.Run(wanted, deadline_s):
-                place = self._shelf.place(wanted.bundle)
-                if place is None:
-                    gone = "its files are gone from the disk"
-                    yield trial.Ran(wanted.trial, None, Reason.LOAD_FAILED, gone)
-                else:
-                    self._gauge.run(wanted, place, deadline_s=deadline_s)
-            case trial.Stop():
-                self._gauge.stop()
-            case trial.Clear():
-                self._collect()
-            case _:
-                assert_never(effect)
-
-    def _perform_session(self, effect: session.Effect) -> Iterator[machine.Event]:
+    def _perform_session(self, effect: session.Effect) -> None:
         match effect:
             case session.Connect():
                 self._control.connect()
@@ -358,15 +332,9 @@ class App:
                 self._announce()
             case session.Send(after, until):
                 for body in self._outbox.events(after, until):
-                    self._publish(topics.EventsTopic(self._settings.id), body)
+                    self._control.publish(topics.EventsTopic(self._settings.id), body)
             case session.Forget(until):
                 self._outbox.forget_events(until)
-            case session.RefuseOrder(generation):
-                if generation != self._refused_generation:
-                    self._refused_generation = generation
-                    known = self._agent.session.generation
-                    why = f"the order has generation {generation} and {known} was accepted"
-                    yield self._note_refusal(Reason.STALE_ORDER, why)
             case _:
                 assert_never(effect)
 
@@ -382,40 +350,46 @@ class App:
 
     # Telling
 
-    def _event_of(self, told: machine.Tell | trial.Answer) -> Event:
-        if isinstance(told, trial.Answer):
-            return self._teller.trial(told.result, at=time.time())
-        return self._teller.deployment(told.alias, told.deployment, at=time.time())
-
-    def _note(self, event: Event) -> machine.Event:
-        """Put an event in the outbox; return the news for the session."""
-        with self._store.transaction():
-            seq = self._outbox.add_event(event)
-        return session.Stored(seq, time.monotonic())
-
-    def _note_refusal(self, reason: Reason, why: str) -> machine.Event:
+    def _note_refusal(self, reason: Reason, why: str) -> Iterator[News]:
         log.warning("bytes.refused", extra={"reason": reason.value, "why": why})
-        return self._note(self._teller.refusal(reason, why, at=time.time()))
+        yield from self._memory.note_refusal(self._teller.refusal(reason, why, at=time.time()))
 
     def _note_flip(self, alias: AliasName, flip: Flip) -> machine.Event:
         extra = {"bundle": flip.bundle, "replaced": flip.replaced, "in_flight": flip.in_flight}
         log.info("bundle.flipped", extra=extra)
-        return self._note(self._teller.flip(alias, flip, at=time.time()))
+        return self._memory.note(self._teller.flip(alias, flip, at=time.time()))
+
+    def _tell_budget(self) -> None:
+        """Say that a download waits for the next day, and that it goes on."""
+        current = self._agent.download
+        waits = current is not None and download.is_held_up(current)
+        before = self._over_budget
+        self._over_budget = (Reason.OVER_BYTE_BUDGET,) if waits else ()
+        if self._over_budget != before and self._agent.session.connected:
+            self._announce()
 
     def _announce(self) -> None:
         device = self._settings.id
         presence = codec.encode(self._teller.presence(online=True))
-        self._publish(topics.PresenceTopic(device), presence, retain=True)
+        self._control.publish(topics.PresenceTopic(device), presence, retain=True)
+        trust = self._memory.acceptance.trust
+        fault = self._certificate.find_fault(proved_by_certificates(trust))
         reported = self._teller.reported(
             self._agent.aliases,
-            generation=self._agent.session.generation,
+            generation=trust.generation,
             seq=self._store.next_report_seq(),
             oldest_event=self._outbox.span()[0],
+            trust=report_of(trust, time.time()),
+            degraded=(
+                *_DEGRADED[self._broker_dates],
+                *([fault] if fault else []),
+                *self._over_budget,
+            ),
         )
-        self._publish(topics.ReportedTopic(device), codec.encode(reported), retain=True)
+        self._control.publish(topics.ReportedTopic(device), codec.encode(reported), retain=True)
 
     def _end_window(self, now_s: float) -> list[machine.Event]:
-        traffic = self._control.traffic() + self._fetch.traffic()
+        traffic = self._control.traffic() + self._delivery.traffic()
         return [
             machine.Measured(
                 alias=window.alias,
@@ -427,41 +401,11 @@ class App:
             for window in self._windows.end(now_s, host.facts(self._store.folder), traffic)
         ]
 
-    # The connections
-
-    def _callbacks(self) -> Callbacks:
-        put = self._queue.put
-        return Callbacks(
-            on_up=lambda: put(ControlUp()),
-            on_down=lambda: put(ControlDown()),
-            on_message=lambda topic, payload: put(Message(topic, payload)),
-            on_puback=lambda mid: put(Puback(mid)),
-        )
-
-    def _fetch_from(self, broker: Broker) -> Fetch:
-        put = self._queue.put
-        return Fetch(
-            broker,
-            f"{self._settings.id}:fetch",
-            on_link=lambda online: put(FetchLink(online)),
-            on_message=lambda topic, payload: put(Message(topic, payload)),
-        )
-
-    def _will(self) -> Will:
-        topic = topics.text(topics.PresenceTopic(self._settings.id))
-        return Will(topic, codec.encode(self._teller.presence(online=False)), PRESENCE_DELAY_S)
-
-    def _subscribe(self) -> None:
-        device = self._settings.id
-        own = (topics.DesiredTopic(device), topics.AcksTopic(device))
-        self._control.subscribe([topics.text(topic) for topic in own])
-
-    def _publish(self, topic: topics.Topic, payload: bytes, *, retain: bool = False) -> int | None:
-        return self._control.publish(topics.text(topic), payload, retain=retain)
+    # The end
 
     def _close(self) -> None:
         self._control.leave()
-        self._fetch.close()
+        self._delivery.close()
         self._api.close()
         self._gauge.stop()
         self._engine.close()
@@ -479,25 +423,6 @@ def _machine_of(settings: Settings, runtimes: Mapping[str, str]) -> Machine:
     )
 
 
-def _log_told(told: machine.Tell | trial.Answer) -> None:
-    if isinstance(told, trial.Answer):
-        log.info("trial.answered", extra=_fields_of_trial(told.result))
-    else:
-        name = "deployment." + told.deployment.status.value
-        log.info(name, extra=_fields(told.deployment))
-
-
-def _fields_of_trial(result: TrialResult) -> dict[str, str]:
-    fields = {"trial": result.trial, "bundle": result.bundle}
-    if result.reason:
-        fields |= {"reason": result.reason.value, "why": result.detail}
-    return fields
-
-
-def _fields(deployment: Deployment) -> dict[str, str]:
-    fields = {"deployment": deployment.deployment, "bundle": deployment.bundle}
-    if deployment.phase:
-        fields["phase"] = deployment.phase.value
-    if deployment.reason:
-        fields |= {"reason": deployment.reason.value, "why": deployment.detail}
-    return fields
+def _enrolment_of(home: Path, settings: Settings) -> Enrolment:
+    identity = read_identity(home)
+    return Enrolment(identity.device, settings.profile, identity.epoch, read_root(home))

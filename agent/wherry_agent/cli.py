@@ -10,14 +10,19 @@ import argparse
 import json
 import signal
 import sys
+import time
 from pathlib import Path
+from typing import TypedDict
 
 import msgspec
+from msgspec.structs import replace
 
 from wherry import __version__
+from wherry.enrolment import parse_fingerprint, parse_token
 from wherry.errors import REFUSALS, Malformed
 from wherry.logs import log_to_stderr
-from wherry.names import parse_alias_name, parse_device_id, parse_profile_name
+from wherry.names import Digest, parse_alias_name, parse_device_id, parse_profile_name
+from wherry.trust.device import report_of
 from wherry_agent import detect, host
 from wherry_agent.client import Client, Input, NotReachable
 from wherry_agent.core.install import deployment_of, slots_of
@@ -26,14 +31,13 @@ from wherry_agent.settings import (
     DEFAULT_SOCKET,
     ApiSettings,
     FetchSettings,
-    Settings,
     TelemetrySettings,
     default_home,
-    enrol,
     read_settings,
     socket_of,
 )
-from wherry_agent.store import read_saved
+from wherry_agent.store import look
+from wherry_agent.telling import degraded_of
 
 
 class BadInput(Malformed):
@@ -45,6 +49,16 @@ class BadInput(Malformed):
 
     def __str__(self) -> str:
         return f'{self.place}: {self.problem}; give a JSON object like {{"image": [[…]]}}.'
+
+
+class NothingToTrust(Malformed):
+    """Enrolling without anything that says which controller is the right one."""
+
+    def __str__(self) -> str:
+        return (
+            "nothing says which controller to trust: give --token from `wherry token create`, or "
+            "--ca-fingerprint from `wherry token ca` and wait for an approval."
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,23 +75,48 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _enrol(options: argparse.Namespace) -> int:
-    settings = Settings(
-        id=parse_device_id(options.id),
-        profile=parse_profile_name(options.profile),
-        broker=options.broker,
-        simulate=options.simulate,
-        api=ApiSettings(socket=options.socket, port=options.port),
-        fetch=FetchSettings(max_bytes_per_s=options.max_bytes_per_s),
-        telemetry=TelemetrySettings(window_s=options.window_s),
+    from wherry_agent import enrolling  # It knows x509, which the other commands do without.
+
+    wish = enrolling.Wish(
+        controller=options.controller,
+        **_admission(options),
+        device=parse_device_id(options.id) if options.id else None,
+        profile=parse_profile_name(options.profile) if options.profile else None,
+        wait_s=options.wait_s,
+        local=lambda settings: replace(
+            settings,
+            simulate=options.simulate,
+            api=ApiSettings(socket=options.socket, port=options.port),
+            fetch=FetchSettings(max_bytes_per_s=options.max_bytes_per_s),
+            telemetry=TelemetrySettings(window_s=options.window_s),
+        ),
     )
-    enrol(
-        options.home,
-        settings,
-        director_pem=options.director_key.read_bytes(),
-        bundles_pem=options.bundles_key.read_bytes(),
-    )
-    print(f"{settings.id} is enrolled in {options.home}: start it with `wherry-agent run`.")
+    identity = enrolling.enrol(options.home, wish, _say, sleep=time.sleep)
+    ends = time.strftime("%Y-%m-%d", time.gmtime(identity.not_after))
+    _say(f"the certificate lasts until {ends}; the agent renews it by itself.")
+    home = "" if options.home == default_home() else f" --home {options.home}"
+    print(f"{identity.device} is enrolled in {options.home}: next, `wherry-agent run{home}`.")
     return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+class _Admission(TypedDict):
+    ca: Digest
+    secret: str | None
+
+
+def _admission(options: argparse.Namespace) -> _Admission:
+    """Return what the door and the device know each other by: a token, or a fingerprint alone."""
+    if options.token is None and options.ca_fingerprint is None:
+        raise NothingToTrust
+    if options.token is None:
+        return _Admission(ca=parse_fingerprint(options.ca_fingerprint), secret=None)
+    text = sys.stdin.readline() if options.token == "-" else options.token
+    token = parse_token(text)
+    return _Admission(ca=token.ca, secret=token.secret)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -93,19 +132,22 @@ def _run(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     settings = read_settings(options.home)
-    saved = read_saved(options.home / "state")
+    seen = look(options.home / "state")
+    aliases, trust = seen.saved.aliases, seen.trust
     status = {
         "device": settings.id,
         "profile": settings.profile,
         "broker": settings.broker,
         "running": _is_running(socket_of(options.home, settings)),
-        "generation": saved.generation,
+        "generation": trust.generation if trust else 0,
+        "trust": msgspec.to_builtins(report_of(trust, time.time())) if trust else None,
+        "degraded": [reason.value for reason in degraded_of(aliases)],
         "aliases": {
             alias: {
                 "slots": msgspec.to_builtins(slots_of(state)),
                 "deployment": msgspec.to_builtins(deployment_of(state)),
             }
-            for alias, state in saved.aliases.items()
+            for alias, state in aliases.items()
         },
     }
     print(json.dumps(status, indent=2) if options.json else _table(status))
@@ -171,7 +213,7 @@ def _shape(rows: list[object]) -> tuple[int, ...]:
 
 def _table(status: dict[str, object]) -> str:
     rows = [(name, value) for name, value in status.items() if name != "aliases"]
-    lines = [f"{name:<12}{value}" for name, value in rows]
+    lines = [f"{name:<12}{_words(value)}" for name, value in rows]
     aliases = status["aliases"]
     for alias, facts in aliases.items() if isinstance(aliases, dict) else ():
         slots, deployment = facts["slots"], facts["deployment"] or {}
@@ -180,6 +222,15 @@ def _table(status: dict[str, object]) -> str:
         words = [deployment.get(key) for key in ("status", "phase", "reason", "detail")]
         lines.append(f"  {'deployment':<12}{' '.join(word for word in words if word) or '-'}")
     return "\n".join(lines)
+
+
+def _words(value: object) -> str:
+    """Return a fact in one line: versions by name, reasons one after another."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {known:g}" for name, known in value.items() if name != "now_s")
+    if isinstance(value, list):
+        return ", ".join(value) or "no"
+    return "none yet" if value is None else str(value)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -202,11 +253,14 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("enrol", "Make this machine a device of a controller.", _enrol)
-    sub.add_argument("--id", required=True, help="the device id that the controller knows")
-    sub.add_argument("--profile", required=True, help="the hardware class it belongs to")
-    sub.add_argument("--broker", required=True, help="mqtt://host:port")
-    sub.add_argument("--director-key", type=Path, required=True, help="PEM that signs orders")
-    sub.add_argument("--bundles-key", type=Path, required=True, help="PEM that signs bundles")
+    sub.add_argument("--controller", required=True, help="its device door: https://host:port")
+    sub.add_argument("--token", help="what `wherry token create` printed; - reads it from stdin")
+    sub.add_argument(
+        "--ca-fingerprint", help="without a token: what `wherry token ca` printed; then wait"
+    )
+    sub.add_argument("--wait-s", type=float, default=86_400.0, help="for an operator's approval")
+    sub.add_argument("--id", help="refuse to become another device than this one")
+    sub.add_argument("--profile", help="the hardware class to be approved for")
     sub.add_argument("--socket", default=DEFAULT_SOCKET, help="where applications ask")
     sub.add_argument("--port", type=int, help="also answer on this loopback HTTP port")
     sub.add_argument("--max-bytes-per-s", type=float, help="fetch no faster than this")

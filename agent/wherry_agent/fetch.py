@@ -11,6 +11,7 @@ from wherry.topics import BlobTopic, BundleTopic, text
 from wherry_agent.core import download
 from wherry_agent.mqtt import Callbacks, Connection
 from wherry_agent.settings import Broker
+from wherry_agent.tls import Secured
 
 Ask = download.AskManifest | download.DropManifest | download.AskChunks | download.DropChunks
 
@@ -28,6 +29,7 @@ class Fetch:
         *,
         on_link: Callable[[bool], None],
         on_message: Callable[[str, bytes], None],
+        secured: Secured | None = None,
     ) -> None:
         callbacks = Callbacks(
             on_up=lambda: on_link(True),
@@ -36,7 +38,7 @@ class Fetch:
             on_puback=lambda _mid: None,
         )
         self._connection = Connection(
-            broker, client_id, callbacks, window=download.WINDOW, will=None
+            broker, client_id, callbacks, window=download.WINDOW, will=None, secured=secured
         )
 
     def open(self) -> None:

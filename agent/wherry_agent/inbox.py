@@ -1,7 +1,6 @@
 """What comes from the broker: verified, parsed, kept where it must be, and handed on as events.
 
-Each message gives events for the agent's machine, or a `Refused` to be told to the controller.
-A retained message comes again at every connect, so an order that stays refused is told once.
+Each message gives events for the agent's machines, or a `Refused` to be told to the controller.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from wherry import codec, topics
-from wherry.errors import REFUSALS, Malformed, Untrusted
-from wherry.messages import Ack, Order, Reason
-from wherry.names import DeviceId, Digest
-from wherry.signing import Keyring, open_envelope
+from wherry.errors import Malformed, Untrusted
+from wherry.messages import Ack, Reason
+from wherry.names import Digest
+from wherry.trust.packet import piece_name
+from wherry_agent.core import acceptance, download, session
 from wherry_agent.core import agent as machine
-from wherry_agent.core import download, session
-from wherry_agent.shelf import Shelf, reason_of
+from wherry_agent.shelf import Shelf
 from wherry_agent.store import DiskFull, Store
 
 log = logging.getLogger("wherry_agent")
@@ -33,18 +32,15 @@ class Refused:
     detail: str
 
 
-News: TypeAlias = machine.Event | Refused
+News: TypeAlias = machine.Event | acceptance.Event | Refused
 
 
 class Inbox:
-    """Reads the messages of one device; `director` signs its orders."""
+    """Reads the messages of one device."""
 
-    def __init__(self, device: DeviceId, director: Keyring, store: Store, shelf: Shelf) -> None:
-        self._device = device
-        self._director = director
+    def __init__(self, store: Store, shelf: Shelf) -> None:
         self._store = store
         self._shelf = shelf
-        self._refused_order = b""
 
     def read(self, topic: str, payload: bytes, current: download.Download | None) -> Iterator[News]:
         """Yield what a message says; `current` is the download that runs.
@@ -60,7 +56,11 @@ class Inbox:
             case _ if not payload:
                 return
             case topics.DesiredTopic():
-                yield from self._read_order(payload)
+                yield acceptance.DesiredCame(payload)
+            case topics.TimestampTopic():
+                yield acceptance.TimestampCame(payload)
+            case topics.MetadataTopic(role, version):
+                yield acceptance.PieceCame(piece_name(role, version), payload)
             case topics.AcksTopic():
                 yield from self._read_ack(payload)
             case topics.BundleTopic(bundle) if current and current.bundle == bundle:
@@ -69,22 +69,6 @@ class Inbox:
                 yield from self._read_chunk(current.bundle, chunk, payload)
             case _:
                 log.info("message.unasked", extra={"topic": topic})
-
-    def _read_order(self, payload: bytes) -> Iterator[News]:
-        if payload == self._refused_order:
-            return
-        try:
-            order = codec.decode(Order, open_envelope(payload, self._director))
-        except REFUSALS as error:
-            self._refused_order = payload
-            yield Refused(reason_of(error), f"the order is refused: {error}")
-            return
-        if order.device != self._device:
-            self._refused_order = payload
-            why = f"the order is for {order.device} and this is {self._device}"
-            yield Refused(Reason.UNTRUSTED_SIGNATURE, why)
-            return
-        yield machine.OrderCame(order)
 
     def _read_ack(self, payload: bytes) -> Iterator[News]:
         try:

@@ -1,14 +1,15 @@
 """The one place that knows paho: a connection to the broker that its owner drives.
 
-paho's thread only calls the callbacks, and those only put on the owner's queue. There are no
-reconnects here: the session decides when to connect again. Bytes are counted at the socket, by
-the kernel (`TCP_INFO`), so that they include MQTT's own.
+One thread reads and writes a socket, whoever publishes. It calls the callbacks, and those only put
+on the owner's queue. There are no reconnects here: the session decides when to connect again.
+Bytes are counted at the socket, by the kernel (`TCP_INFO`), so that they include MQTT's own.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -21,8 +22,10 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from wherry.errors import Untrusted
 from wherry.messages import Traffic
 from wherry_agent.settings import Broker
+from wherry_agent.tls import Secured
 
 KEEPALIVE_S = 30
 CONNECT_TIMEOUT_S = 5.0
@@ -54,7 +57,10 @@ class Callbacks:
 
 
 class Connection:
-    """One client id at one broker, with clean start and no session that outlives it."""
+    """One client id at one broker, with clean start and no session that outlives it.
+
+    `secured` is for a broker with TLS, which makes the client id of the certificate that it sees.
+    """
 
     def __init__(
         self,
@@ -64,13 +70,17 @@ class Connection:
         *,
         window: int,
         will: Will | None,
+        secured: Secured | None = None,
     ) -> None:
+        assert secured is not None or not broker.tls, "a broker with TLS needs what secures it"
         self._broker, self._client_id = broker, client_id
+        self._secured = secured if broker.tls else None
         self._callbacks = callbacks
         self._window, self._will = window, will
         self._done = Traffic()
         self._lock = threading.Lock()
         self._client: paho.Client | None = None  # From `connect` until `on_down`.
+        self._thread: threading.Thread | None = None  # Of the latest try.
 
     def connect(self) -> None:
         """Try once, in a thread of its own; `on_up` or `on_down` tells.
@@ -81,9 +91,10 @@ class Connection:
             # A client of its own for each try: paho keeps what an earlier one left unsent, and
             # would say it after what is said anew.
             self._client = self._new_client()
-            threading.Thread(
+            self._thread = threading.Thread(
                 target=self._live, args=(self._client,), name="mqtt", daemon=True
-            ).start()
+            )
+            self._thread.start()
 
     def leave(self) -> None:
         """Say the will and close; what a busy broker does not take in time, it says by itself."""
@@ -95,9 +106,11 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        if client := self._client:
+        client, thread = self._client, self._thread
+        if client is not None and thread is not None:
             client.disconnect()
-            self._end(client)  # Its thread notices only when paho's select returns.
+            self._end(client)
+            thread.join(LEAVE_TIMEOUT_S)  # It says goodbye, unless it is still dialling.
 
     def subscribe(self, topics: Sequence[str]) -> None:
         if topics and (client := self._client):
@@ -129,9 +142,14 @@ class Connection:
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(20)
         client.on_connect = self._connected
+        client.on_disconnect = self._disconnected
         client.on_message = self._message
         client.on_publish = self._published
+        client.on_socket_open = self._opened
         client.on_socket_close = self._closing
+        # Without it, paho writes on the thread of whoever publishes, beside its own: packets were
+        # mixed up, and TLS takes no two threads at once. Each write wakes its thread anyway.
+        client.on_socket_register_write = _leave_to_its_thread
         if self._will is not None:
             properties = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
             properties.WillDelayInterval = self._will.delay_s
@@ -145,6 +163,8 @@ class Connection:
         properties.ReceiveMaximum = self._window
         properties.MaximumPacketSize = LARGEST_PACKET_BYTES
         try:
+            if self._secured is not None:
+                client.tls_set_context(self._secured.context())
             client.connect(
                 self._broker.host,
                 self._broker.port,
@@ -152,8 +172,10 @@ class Connection:
                 clean_start=True,
                 properties=properties,
             )
-            client.loop_forever()
-        except OSError as error:
+            # `loop_forever` would not be woken by what others give it to write.
+            while client.loop() == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                pass
+        except (OSError, Untrusted) as error:
             self._warn(str(error))
         finally:  # Whatever a broker sends, its owner hears of the end and tries again.
             self._end(client)
@@ -180,6 +202,13 @@ class Connection:
         else:
             client.disconnect()
 
+    def _disconnected(
+        self, _client: paho.Client, _data: object, _flags: object, code: ReasonCode, _p: object
+    ) -> None:
+        """Say that a line was cut; with TLS 1.3 a broker refuses a certificate only then."""
+        if code.is_failure:
+            log.warning("broker.lost", extra={"client": self._client_id, "why": str(code)})
+
     def _message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         self._callbacks.on_message(message.topic, bytes(message.payload))
 
@@ -188,8 +217,22 @@ class Connection:
     ) -> None:
         self._callbacks.on_puback(mid)
 
+    def _opened(self, _client: paho.Client, _data: object, link: object) -> None:
+        """Judge the peer before anything is said to it; paho raises on what this raises."""
+        if self._secured is None or not isinstance(link, ssl.SSLSocket):
+            return
+        try:
+            self._secured.check(link)
+        except Untrusted:
+            link.close()
+            raise
+
     def _closing(self, _client: paho.Client, _data: object, link: object) -> None:
         self._done += _traffic_of(link)
+
+
+def _leave_to_its_thread(_client: paho.Client, _data: object, _link: object) -> None:
+    pass
 
 
 def _was_taken(said: paho.MQTTMessageInfo) -> bool:

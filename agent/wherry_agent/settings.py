@@ -1,7 +1,9 @@
 """The agent's settings: one file in its home, read once into a frozen value.
 
 HOME/agent.toml          what `wherry-agent enrol` wrote
-HOME/trust/*.pem         the controller's public keys: director.pem and bundles.pem
+HOME/identity/           who this device is: its key and certificate, the controller's CA, and
+                         identity.json, which says the same without x509; replaced as a whole
+HOME/trust/root.json     the root of trust (TUF) that it was enrolled with
 HOME/state/              the store; nothing in it is for editing
 """
 
@@ -16,10 +18,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from wherry import codec
 from wherry.errors import Malformed, Unavailable, Unsuitable
 from wherry.files import make_folder, write_whole
 from wherry.names import DeviceId, ProfileName
-from wherry.signing import Keyring, keyring, parse_public_pem
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,12 +29,16 @@ else:
     import tomli as tomllib
 
 SETTINGS_FILE = "agent.toml"
-DIRECTOR_KEY = "trust/director.pem"
-BUNDLES_KEY = "trust/bundles.pem"
+IDENTITY = "identity"
+IDENTITY_FILE = "identity/identity.json"
+KEY_FILE = "identity/key.pem"
+CERTIFICATE_FILE = "identity/cert.pem"
+CA_FILE = "identity/ca.pem"
+ROOT_FILE = "trust/root.json"
 DEFAULT_SOCKET = "state/api.sock"
 DEFAULT_HOME = Path("/var/lib/wherry-agent")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-MQTT_PORT = 1883
+PORTS = {"mqtt": 1883, "mqtts": 8883}
 _HOST = r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?|[0-9a-f:.]{2,45}"  # A name or an address.
 
 
@@ -72,9 +78,42 @@ class NotEnrolled(Unavailable):
         return f"no agent is enrolled in {self.home}: run `wherry-agent enrol` first."
 
 
+class EnrolledEarlier(Unsuitable):
+    """A home that a release before 0.4.0 enrolled: it has neither identity nor root of trust."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.home = home
+
+    def __str__(self) -> str:
+        return (
+            f"{self.home} was enrolled by an earlier release, whose kind of trust is refused: "
+            "run `wherry-agent enrol` again."
+        )
+
+
 class Broker(msgspec.Struct, frozen=True):
+    """Where the broker listens; with `tls` the device shows its certificate there."""
+
     host: str
     port: int
+    tls: bool = False
+
+
+class Identity(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.identity/1"
+):
+    """Who this device is: what its certificate says, and what the controller said with it.
+
+    `epoch` counts the device's enrolments; times are UNIX seconds.
+    """
+
+    device: DeviceId
+    epoch: int
+    serial: str
+    not_before: float
+    not_after: float
+    critical: tuple[str, ...] = ()
 
 
 class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,9 +127,17 @@ class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FetchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`max_bytes_per_s` None: as fast as the broker sends."""
+    """How a device fetches; the controller's pace may be slower and never makes it faster.
+
+    `max_bytes_per_s` None: as fast as the broker sends. `max_bytes_per_day` bounds any 24 hours.
+    `reserve_bytes` of the disk are never taken. `sources` are HTTP(S) folders of blobs beside those
+    that the controller names, asked first.
+    """
 
     max_bytes_per_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    max_bytes_per_day: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    reserve_bytes: Annotated[int, msgspec.Meta(ge=0)] = 16 << 20
+    sources: tuple[str, ...] = ()
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,11 +148,19 @@ class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`simulate` lets a development machine stand in for other hardware (loopback only)."""
+    """`simulate` lets a development machine stand in for other hardware (loopback only).
+
+    `fetch_broker` is the broker's other listener, for fetching; None: the same as `broker`.
+    `controller` is the device door, where the identity is renewed; None: it never is. `blobs` is
+    the door that serves ranges of blobs to devices.
+    """
 
     id: DeviceId
     profile: ProfileName
     broker: str
+    fetch_broker: str | None = None
+    controller: str | None = None
+    blobs: str | None = None
     simulate: bool = False
     api: ApiSettings = ApiSettings()
     fetch: FetchSettings = FetchSettings()
@@ -141,50 +196,90 @@ def parse_settings(data: bytes, place: str) -> Settings:
     except (msgspec.ValidationError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSettings(place, str(error)) from error
     broker = parse_broker(settings.broker)
+    parse_broker(fetch_url(settings))
+    for url in (settings.controller, settings.blobs):
+        if url is not None:
+            parse_door(url)
     if settings.simulate and broker.host not in LOOPBACK:
         raise BadSettings(place, f"simulate is for loopback brokers and {broker.host} is none")
     return settings
 
 
+def fetch_url(settings: Settings) -> str:
+    """Return the broker to fetch from."""
+    return settings.fetch_broker or settings.broker
+
+
 def parse_broker(url: str) -> Broker:
-    """Return the address in `mqtt://host:port`; raise `BadSettings` for any other URL."""
+    """Return the address in `mqtt://host:port` or `mqtts://…`; raise `BadSettings` otherwise."""
+    form = "mqtt://host:port or mqtts://host:port"
+    scheme, host, port = _address("broker", url, form, tuple(PORTS))
+    return Broker(host, PORTS[scheme] if port is None else port, tls=scheme == "mqtts")
+
+
+def parse_door(url: str) -> tuple[str, int]:
+    """Return host and port of a door of the controller; raise `BadSettings` for any other URL."""
+    _, host, port = _address("controller", url, "https://host:port", ("https",))
+    return host, 443 if port is None else port
+
+
+def _address(
+    what: str, url: str, form: str, schemes: tuple[str, ...]
+) -> tuple[str, str, int | None]:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        raise BadSettings("broker", f"{url!r} is no URL ({error})") from error
+        raise BadSettings(what, f"{url!r} is no URL ({error})") from error
     rest = (parts.path.rstrip("/"), parts.query, parts.fragment, parts.username, parts.password)
-    if parts.scheme != "mqtt" or not re.fullmatch(_HOST, host) or port == 0 or any(rest):
-        raise BadSettings("broker", f"{url!r} is not of the form mqtt://host:port")
-    return Broker(host, MQTT_PORT if port is None else port)
+    if parts.scheme not in schemes or not re.fullmatch(_HOST, host) or port == 0 or any(rest):
+        raise BadSettings(what, f"{url!r} is not of the form {form}")
+    return parts.scheme, host, port
 
 
-def read_trust(home: Path, name: str) -> Keyring:
-    """Return the keyring of one of the two trusted keys."""
+def read_identity(home: Path) -> Identity:
+    """Return who the device of `home` is.
+
+    Raises `NotEnrolled`, `EnrolledEarlier` where a release before 0.4.0 wrote the home, and
+    `BadDocument` for a file that was tampered with.
+    """
     try:
-        return keyring(parse_public_pem((home / name).read_bytes()))
+        data = (home / IDENTITY_FILE).read_bytes()
     except FileNotFoundError as error:
+        if (home / SETTINGS_FILE).exists():
+            raise EnrolledEarlier(home) from error
+        raise NotEnrolled(home) from error
+    return codec.decode(Identity, data)
+
+
+def read_root(home: Path) -> bytes:
+    """Return the root of trust that `home` was enrolled with; raise as `read_identity` does."""
+    try:
+        return (home / ROOT_FILE).read_bytes()
+    except FileNotFoundError as error:
+        if (home / SETTINGS_FILE).exists():
+            raise EnrolledEarlier(home) from error
         raise NotEnrolled(home) from error
 
 
-def enrol(home: Path, settings: Settings, *, director_pem: bytes, bundles_pem: bytes) -> None:
-    """Write what makes `home` an agent's; raise `EnrolledAlready` where it is another device's."""
-    parse_public_pem(director_pem)
-    parse_public_pem(bundles_pem)
-    parse_broker(settings.broker)
-    text = _toml(settings)
-    parse_settings(text.encode(), "the settings to enrol with")
-    known = _known_id(home)
+def check_settings(settings: Settings) -> bytes:
+    """Return settings as they are written; raise `BadSettings` where they cannot be followed."""
+    text = _toml(settings).encode()
+    parse_settings(text, "the settings to enrol with")
+    return text
+
+
+def write_settings(home: Path, settings: Settings) -> None:
+    """Write the settings of `home`, checked; raise `EnrolledAlready` where it is another's."""
+    text = check_settings(settings)
+    known = known_device(home)
     if known not in (None, settings.id):
         raise EnrolledAlready(home, known, settings.id)
-    make_folder(home / "trust")
     make_folder(home / "state")
-    write_whole(home / DIRECTOR_KEY, director_pem)
-    write_whole(home / BUNDLES_KEY, bundles_pem)
-    write_whole(home / SETTINGS_FILE, text.encode(), mode=0o640)
+    write_whole(home / SETTINGS_FILE, text, mode=0o640)
 
 
-def _known_id(home: Path) -> DeviceId | None:
+def known_device(home: Path) -> DeviceId | None:
     """Return whose home it is; None where no settings are there or none can be read."""
     try:
         return read_settings(home).id

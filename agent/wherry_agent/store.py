@@ -1,9 +1,10 @@
 """The device's store: what the agent has to know and have when it comes up again.
 
-    STATE/agent.db       saved state, outbox and counters (SQLite, WAL, synchronous=FULL)
+    STATE/agent.db       saved state, trust, outbox and counters (SQLite, WAL, synchronous=FULL)
     STATE/manifests/     verified envelopes, by bundle digest
     STATE/chunks/        verified chunks on their way, by digest
     STATE/blobs/         whole verified blobs, by digest
+    STATE/rebuilding/    a delta and what is made of it; nothing there outlives the process
 
 A file is written whole and only after its bytes were verified, so what is there is right, and
 is never fetched again. The schema has a version; a newer one is refused.
@@ -13,29 +14,44 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
+import hmac
+import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import msgspec
+
 from wherry import codec
-from wherry.blobs import check_digest, checked, chunk_sizes
+from wherry.blobs import Blob, WrongBytes, check_digest, checked, chunk_sizes
 from wherry.errors import Malformed, Unavailable
-from wherry.files import make_folder, sweep, write_parts
+from wherry.files import make_folder, sweep, sync_folder, write_parts
 from wherry.manifest import Manifest, blobs_of
 from wherry.messages import Traffic
 from wherry.names import Digest, StoreId, parse_store_id
+from wherry.trust.device import Trust
 from wherry_agent.core.agent import Saved
+from wherry_agent.core.budget import Spent
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL) STRICT;
-CREATE TABLE telemetry (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL) STRICT;
-"""
+# One script for each version of the schema, from the one before it.
+_STEPS = (
+    """
+    CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+    CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL) STRICT;
+    CREATE TABLE telemetry (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL) STRICT;
+    """,
+    # What a device trusts, one row; an earlier release must not open what it would not keep.
+    """
+    CREATE TABLE trust (id INTEGER PRIMARY KEY CHECK (id = 1), value BLOB NOT NULL) STRICT;
+    """,
+)
+SCHEMA_VERSION = len(_STEPS)
 
 
 class NewerStore(Malformed):
@@ -96,6 +112,7 @@ class Store:
         self._manifests = make_folder(folder / "manifests")
         self._chunks = make_folder(folder / "chunks")
         self.blobs = make_folder(folder / "blobs")
+        self.rebuilding = make_folder(folder / "rebuilding")
         self._lock = _lock(folder)
         try:
             self.database = _open(folder / "agent.db")
@@ -104,6 +121,7 @@ class Store:
             raise
         for place in (self._manifests, self._chunks, self.blobs):
             sweep(place)
+        _remove(self.rebuilding, lambda _name: True)
         self.store_id = self._store_id()
 
     def close(self) -> None:
@@ -120,6 +138,15 @@ class Store:
     def save(self, saved: Saved) -> None:
         self._set_fact("saved", codec.encode(saved))
 
+    def load_trust(self) -> Trust | None:
+        """Return what this device trusts; None where it has not come that far."""
+        return _trust_of(self.database)
+
+    def save_trust(self, trust: Trust) -> None:
+        """Write within the caller's transaction what is trusted from now on."""
+        row = (codec.encode(trust),)
+        self.database.execute("INSERT OR REPLACE INTO trust VALUES (1, ?)", row)
+
     def next_report_seq(self) -> int:
         """Return a number for `reported` that was never given out before."""
         with self.transaction():
@@ -131,6 +158,15 @@ class Store:
         """Return the bytes at the sockets that the newest window told, those of all its agents."""
         known = self._fact("traffic")
         return codec.decode(Traffic, known) if known else Traffic()
+
+    def spent(self) -> Spent:
+        """Return what was fetched in the last hours."""
+        known = self._fact("spent")
+        return msgspec.json.decode(known, type=codec.learned(Spent)) if known else Spent()
+
+    def save_spent(self, spent: Spent) -> None:
+        with self.transaction():
+            self._set_fact("spent", codec.encode(spent))
 
     def save_traffic(self, traffic: Traffic) -> None:
         """Write within the caller's transaction what a window tells."""
@@ -144,26 +180,37 @@ class Store:
     def put_manifest(self, bundle: Digest, envelope: bytes) -> None:
         _write(self.manifest_path(bundle), (envelope,))
 
+    def has_manifest(self, bundle: Digest) -> bool:
+        return self.manifest_path(bundle).exists()
+
     def manifest_envelope(self, bundle: Digest) -> bytes | None:
         place = self.manifest_path(bundle)
         return place.read_bytes() if place.exists() else None
 
+    def has_blob(self, blob: Digest) -> bool:
+        return (self.blobs / blob).exists()
+
+    def chunk(self, chunk: Digest) -> bytes | None:
+        """Return a chunk's bytes; None where it is not on disk."""
+        place = self._chunks / chunk
+        return place.read_bytes() if place.exists() else None
+
+    def missing_of(self, blob: Blob) -> dict[Digest, int]:
+        """Return the chunks of one blob that are not on disk, with their lengths in bytes."""
+        sizes = chunk_sizes(blob)
+        return {chunk: size for chunk, size in sizes.items() if not (self._chunks / chunk).exists()}
+
     def missing_chunks(self, manifest: Manifest) -> dict[Digest, int]:
         """Return the chunks of the bundle that are not on disk, with their lengths in bytes."""
-        return {
-            chunk: size
-            for blob in blobs_of(manifest)
-            if not (self.blobs / blob.digest).exists()
-            for chunk, size in chunk_sizes(blob).items()
-            if not (self._chunks / chunk).exists()
-        }
+        absent = (blob for blob in blobs_of(manifest) if not self.has_blob(blob.digest))
+        return {chunk: size for blob in absent for chunk, size in self.missing_of(blob).items()}
 
     def needed_bytes(self, manifest: Manifest) -> int:
         """Return what the bundle will yet take of the disk.
 
         A chunk takes its place twice for a moment: as itself and in its blob.
         """
-        absent = (b for b in blobs_of(manifest) if not (self.blobs / b.digest).exists())
+        absent = (blob for blob in blobs_of(manifest) if not self.has_blob(blob.digest))
         blobs_bytes = sum(blob.size_bytes for blob in absent)
         return blobs_bytes + sum(self.missing_chunks(manifest).values())
 
@@ -175,18 +222,43 @@ class Store:
         """Make the bundle's blobs of their chunks; raise `WrongBytes` or `DiskFull`."""
         blobs = blobs_of(manifest)
         for blob in blobs:
-            if not (self.blobs / blob.digest).exists():
+            if not self.has_blob(blob.digest):
                 chunks = ((self._chunks / chunk).read_bytes() for chunk in blob.chunks)
                 # Part by part: a model may be larger than the memory that serving leaves.
                 _write(self.blobs / blob.digest, checked(chunks, blob))
         _remove(self._chunks, lambda name: any(name in blob.chunks for blob in blobs))
 
-    def keep(self, manifests: Iterable[Manifest], bundles: Iterable[Digest]) -> None:
-        """Delete every manifest, blob and chunk that none of these bundles needs."""
+    def join(self, blob: Blob, to: Path) -> None:
+        """Write what a blob's chunks on disk make; raise `WrongBytes` or `DiskFull`.
+
+        Like `adopt` it may be called beside the deciding thread, which touches neither file.
+        """
+        _write(to, checked(((self._chunks / chunk).read_bytes() for chunk in blob.chunks), blob))
+
+    def adopt(self, made: Path, blob: Digest) -> None:
+        """Take a file as the blob that its bytes make it; raise `WrongBytes` for any other."""
+        with made.open("rb") as file:
+            found = hashlib.sha256()
+            while piece := file.read(1 << 20):
+                found.update(piece)
+            if not hmac.compare_digest(found.hexdigest(), blob):
+                raise WrongBytes(blob, found.hexdigest())
+            os.fsync(file.fileno())
+        made.replace(self.blobs / blob)
+        sync_folder(self.blobs)
+
+    def keep(
+        self,
+        manifests: Iterable[Manifest],
+        bundles: Iterable[Digest],
+        *,
+        chunks: Collection[Digest] = (),
+    ) -> None:
+        """Delete every manifest, blob and chunk that neither these bundles nor `chunks` name."""
         names = frozenset(bundles)
         blobs = [blob for manifest in manifests for blob in blobs_of(manifest)]
         whole = frozenset(blob.digest for blob in blobs)
-        parts = frozenset(chunk for blob in blobs for chunk in blob.chunks)
+        parts = frozenset(chunk for blob in blobs for chunk in blob.chunks).union(chunks)
         _remove(self._manifests, lambda name: name not in names)
         _remove(self.blobs, lambda name: name not in whole)
         _remove(self._chunks, lambda name: name not in parts)
@@ -210,18 +282,32 @@ class Store:
         self.database.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
 
 
-def read_saved(folder: Path) -> Saved:
-    """Return the state on disk, whether or not an agent runs; for looking only."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What somebody who only looks finds on a device."""
+
+    saved: Saved
+    trust: Trust | None
+
+
+def look(folder: Path) -> Seen:
+    """Return what is on disk, whether or not an agent runs."""
     place = folder / "agent.db"
     if not place.exists():
-        return Saved()
+        return Seen(Saved(), None)
     try:
         with closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            _check_version(database, folder)
+            version = _check_version(database, folder)
             row = database.execute("SELECT value FROM fact WHERE name = 'saved'").fetchone()
+            trust = _trust_of(database) if version > 1 else None
     except sqlite3.Error as error:
         raise BrokenStore(folder, str(error)) from error
-    return _saved_of(bytes(row[0]) if row else None)
+    return Seen(_saved_of(bytes(row[0]) if row else None), trust)
+
+
+def _trust_of(database: sqlite3.Connection) -> Trust | None:
+    row = database.execute("SELECT value FROM trust").fetchone()
+    return codec.decode(Trust, bytes(row[0]), limit_bytes=len(row[0])) if row else None
 
 
 def _saved_of(data: bytes | None) -> Saved:
@@ -259,9 +345,10 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _migrate(database: sqlite3.Connection, folder: Path) -> None:
-    if _check_version(database, folder) == 0:
+    steps = "".join(_STEPS[_check_version(database, folder) :])
+    if steps:
         database.executescript(
-            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from wherry.messages import (
@@ -17,6 +17,7 @@ from wherry.messages import (
     Telemetry,
     Traffic,
     TrialResult,
+    TrustReport,
     detail,
 )
 from wherry.names import AliasName, ProfileName, StoreId
@@ -83,7 +84,10 @@ class Teller:
         generation: int,
         seq: int,
         oldest_event: int,
+        trust: TrustReport,
+        degraded: Collection[Reason] = (),
     ) -> Reported:
+        """Say what this device has; `degraded` is what is known beside its states."""
         return Reported(
             store_id=self.store_id,
             report_seq=seq,
@@ -99,6 +103,8 @@ class Teller:
             versions=dict(self.versions),
             facts=self.facts,
             oldest_event=oldest_event,
+            trust=trust,
+            degraded=tuple(sorted({*degraded, *degraded_of(states)}, key=lambda one: one.value)),
         )
 
     def telemetry(
@@ -125,3 +131,9 @@ class Teller:
             host=host,
             traffic=traffic,
         )
+
+
+def degraded_of(states: Mapping[AliasName, install.State]) -> Iterator[Reason]:
+    """Yield what the states alone say is wrong, though everything serves."""
+    if any(install.serves_revoked(state) for state in states.values()):
+        yield Reason.ALL_REVOKED

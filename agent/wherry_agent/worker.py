@@ -25,18 +25,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from wherry import codec
 from wherry.blobs import Blob, WrongBytes, check_digest
 from wherry.errors import REFUSALS, Malformed
 from wherry.manifest import (
-    LARGEST_MANIFEST_BYTES,
     MODEL_FILE,
     BadManifest,
     GoldenTensor,
     Manifest,
+    open_manifest,
     tolerance_of,
 )
 from wherry.messages import Reason, TrialFigures, detail
@@ -99,10 +98,6 @@ class Loaded:
     base_bytes: int = 0
 
 
-class _Envelope(msgspec.Struct):
-    signed: msgspec.Raw
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m wherry_agent.worker")
     parser.add_argument("--bundle", type=parse_digest, required=True)
@@ -120,11 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def read_manifest(place: Place) -> Manifest:
     """Return the bundle's manifest; raise `WrongBytes` where the file holds another one."""
-    envelope = codec.decode(
-        _Envelope, place.manifest.read_bytes(), limit_bytes=2 * LARGEST_MANIFEST_BYTES
-    )
-    signed = check_digest(bytes(envelope.signed), place.bundle)
-    return codec.decode(Manifest, signed, limit_bytes=LARGEST_MANIFEST_BYTES)
+    return open_manifest(place.manifest.read_bytes(), place.bundle)
 
 
 def load(place: Place, manifest: Manifest) -> Loaded:

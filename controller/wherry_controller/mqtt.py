@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 import struct
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
@@ -80,7 +82,11 @@ class Traffic:
 
 
 class Link:
-    """Keeps one connection to the broker; `inbox` is called on paho's thread."""
+    """Keeps one connection to the broker; `inbox` is called on paho's thread.
+
+    `secured` is asked for each connection to a broker with TLS, so that a certificate that was
+    renewed is shown from the next one on.
+    """
 
     def __init__(
         self,
@@ -92,8 +98,10 @@ class Link:
         inflight: int,
         keepalive_s: int,
         longest_backoff_s: float,
+        secured: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._address = address
+        self._secured = secured
         self._inbox = inbox
         self._client_id = client_id
         self._subscriptions = subscriptions
@@ -130,6 +138,13 @@ class Link:
             self._published += 1
             client.publish(topic, payload, qos=1, retain=True)
 
+    def request(self, topic: str, payload: bytes) -> None:
+        """Ask the broker itself for something: it retains nothing of it, and answers elsewhere."""
+        client = self._client
+        if client is not None:
+            self._published += 1
+            client.publish(topic, payload, qos=1)
+
     def subscribe(self, filters: Sequence[str]) -> int | None:
         """Ask for topics until the connection ends or `unsubscribe`; return the request's number.
 
@@ -162,6 +177,8 @@ class Link:
         was_taken = threading.Event()
         client = self._new_client(was_taken, ended)
         try:
+            if self._secured is not None:
+                client.tls_set_context(self._secured())
             client.connect(*self._address, keepalive=self._keepalive_s, properties=_properties())
         except OSError as error:
             self._inbox(Disconnected(str(error)))
@@ -230,6 +247,18 @@ class Link:
         client.on_subscribe = on_subscribe
         client.on_socket_close = on_socket_close
         return client
+
+
+def context_of(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+    """Return what the controller dials its broker with; raise `OSError` for files that are none.
+
+    Dates are checked: a controller has a clock.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(authority)
+    context.load_cert_chain(certificate, key)
+    return context
 
 
 def counted(connection: object) -> Traffic:

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from wherry import codec, signing
+from wherry import codec
 from wherry.blobs import cut
 from wherry.bundle import Bundle
 from wherry.manifest import blobs_of
@@ -37,15 +36,18 @@ from wherry.topics import (
     EventsTopic,
     ReportedTopic,
     TelemetryTopic,
+    TimestampTopic,
     Topic,
     WantsTopic,
 )
+from wherry.trust.making import LIFETIMES
 from wherry_controller.core import device as devices
 from wherry_controller.core import rollout
 from wherry_controller.core.gate import Evidence, Side, judge
 from wherry_sim.bundles import CHUNK_BYTES
 from wherry_sim.network import Broker, Link
 from wherry_sim.timeline import Action, Timeline
+from wherry_sim.trust import BEGAN_AT, EPOCH, Director
 
 JUDGE_S = 10.0
 REPAIR_S = 15.0
@@ -73,7 +75,7 @@ class Store:
 class Controller:
     timeline: Timeline
     broker: Broker
-    key: Ed25519PrivateKey
+    director: Director
     alias: AliasName
     bundles: Mapping[Digest, Bundle]
     store: Store
@@ -93,6 +95,7 @@ class Controller:
         self._connect()
         self._repeat(JUDGE_S, self._judge)
         self._repeat(REPAIR_S, self._repair)
+        self._publish(TimestampTopic(), self.director.timestamp)
         self._perform_pending()
 
     def die(self) -> None:
@@ -167,13 +170,24 @@ class Controller:
                 deadline_s=effect.deadline_s,
             )
             order = devices.want(order, effect.alias, wanted, revoked=effect.revoked)
+        order = self._issued(order)
         self.store.orders[effect.device] = order
         self._publish(DesiredTopic(effect.device), self._envelope(order))
+
+    def _issued(self, order: Order) -> Order:
+        """Return the order as it is signed now."""
+        term = devices.Term(
+            order.generation, order.epoch, order.issued, order.expires, order.snapshot
+        )
+        seen = self.director.repository.snapshot.signed.version
+        now = BEGAN_AT + self.timeline.now_s
+        term = devices.issue(term, EPOCH, lifetime_s=LIFETIMES.order_s, now=now, snapshot=seen)
+        return msgspec.structs.replace(order, **term._asdict())
 
     def _envelope(self, order: Order) -> bytes:
         place = (order.device, order.generation)
         if place not in self._envelopes:
-            self._envelopes[place] = signing.sign(order, self.key)
+            self._envelopes[place] = self.director.desired(order)
         return self._envelopes[place]
 
     def _shelve(self, digest: Digest) -> None:
@@ -218,7 +232,7 @@ class Controller:
 
     def _repair(self) -> None:
         """Read the broker back, and publish what it lacks or holds wrongly."""
-        wanted: dict[Topic, bytes] = {}
+        wanted: dict[Topic, bytes] = {TimestampTopic(): self.director.timestamp}
         for device, order in self.store.orders.items():
             if order.generation:
                 wanted[DesiredTopic(device)] = self._envelope(order)

@@ -10,28 +10,33 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from wherry import codec, signing
+from wherry import codec
 from wherry.errors import Malformed, Untrusted
-from wherry.messages import Ack, Feedback, Order, Reason, Wanted, Wants
-from wherry.names import DeviceId, Digest
+from wherry.messages import Ack, Feedback, Reason, Wanted, Wants
+from wherry.names import DeviceId, Digest, parse_role_name
 from wherry.topics import (
     AcksTopic,
     BlobTopic,
     BundleTopic,
     DesiredTopic,
     EventsTopic,
+    MetadataTopic,
     ReportedTopic,
     TelemetryTopic,
+    TimestampTopic,
     Topic,
     WantsTopic,
 )
+from wherry.trust.device import Trust
+from wherry_agent.core import acceptance, download, install, session, trial
 from wherry_agent.core import agent as core
-from wherry_agent.core import download, install, session, trial
 from wherry_sim import said
+from wherry_sim.bundles import PROFILE
 from wherry_sim.engine import REQUESTS_A_WINDOW, Disk, Engine, World
 from wherry_sim.network import Link
 from wherry_sim.said import WINDOW_S
 from wherry_sim.timeline import Action
+from wherry_sim.trust import BEGAN_AT
 
 TICK_S = 1.0
 LABELS_A_WINDOW = 60
@@ -54,13 +59,13 @@ class Device:
     asked: int = 0
     performed: int = 0
     killed: int = 0
-    refused_orders: int = 0
     _life: int = 0
     _began_s: float = 0.0
     _agent: core.Agent | None = None
+    _accepting: acceptance.Acceptance | None = None
     _main: Link | None = None
     _fetch: Link | None = None
-    _news: deque[core.Event] = field(default_factory=deque)
+    _news: deque[core.Event | acceptance.Event] = field(default_factory=deque)
     _busy: bool = False
 
     def __post_init__(self) -> None:
@@ -71,6 +76,8 @@ class Device:
         self._life += 1
         self._began_s = self.world.timeline.now_s - 1.0  # The monotonic clock begins at boot.
         saved = codec.decode(core.Saved, self.disk.saved)
+        trust = codec.decode(Trust, self.disk.trust)
+        self._accepting = acceptance.Acceptance(device=self.name, profile=PROFILE.name, trust=trust)
         first = min(self.disk.outbox, default=self.disk.events + 1)
         self._agent, effects = core.wake(
             saved, self._now_s, outbox_first=first, outbox_last=self.disk.events
@@ -88,6 +95,7 @@ class Device:
         self._life += 1
         self._news.clear()
         self._busy, self._agent, self.engine.serving = False, None, None
+        self._accepting = None
         for link in (self._main, self._fetch):
             if link is not None:
                 self.world.broker.close(link)
@@ -128,7 +136,7 @@ class Device:
 
     # One thread decides: news waits in line, effects are performed in order.
 
-    def _hear(self, event: core.Event) -> None:
+    def _hear(self, event: core.Event | acceptance.Event) -> None:
         self._news.append(event)
         if not self._busy:
             self._drain()
@@ -136,21 +144,52 @@ class Device:
     def _drain(self) -> None:
         self._busy = True
         while self._news and self._agent is not None:
-            before = self._agent
-            self._agent, effects = core.step(before, self._news.popleft(), self._now_s)
-            self._write(core.must_save(before, self._agent), effects)
-            self._perform_all(effects)
+            news = self._news.popleft()
+            if isinstance(news, acceptance.Event):
+                self._accept(news)
+            else:
+                self._step(news)
         self._busy = False
+
+    def _step(self, event: core.Event) -> None:
+        assert self._agent is not None
+        before = self._agent
+        self._agent, effects = core.step(before, event, self._now_s)
+        is_new = core.must_save(before, self._agent) or isinstance(event, core.OrderCame)
+        self._write(is_new, effects)
+        self._perform_all(effects)
+
+    def _accept(self, event: acceptance.Event) -> None:
+        """Step through what vouches for an order; what is followed is saved with what it does."""
+        assert self._accepting is not None
+        life, clock = self._life, BEGAN_AT + self.world.timeline.now_s
+        self._accepting, effects = acceptance.step(self._accepting, event, clock)
+        for effect in effects:
+            if self._life != life:
+                return
+            match effect:
+                case acceptance.Accept(order, verdicts, trials):
+                    self._step(core.OrderCame(order, verdicts, trials))
+                case acceptance.AskTrust(names):
+                    if self._main is not None:
+                        self.world.broker.subscribe(self._main, *map(_topic_of, names))
+                case acceptance.Refuse(reason, why):
+                    raise self.engine.broken(f"it refuses what is sound: {reason.value}, {why}")
+                case acceptance.Advise() | acceptance.DropTrust():
+                    pass
+                case _:
+                    assert_never(effect)
 
     def _write(self, is_new: bool, effects: core.Effects) -> None:
         """Save the state and put what is told into the outbox, in one write."""
-        if self._agent is None:
+        if self._agent is None or self._accepting is None:
             return
         told = [effect for effect in effects if isinstance(effect, core.Tell | trial.Answer)]
         for tell in told:
             said.tell(self.disk, tell, at_s=self.world.timeline.now_s)
         if is_new:
             self.disk.saved = codec.encode(core.saved_of(self._agent))
+            self.disk.trust = codec.encode(self._accepting.trust)
         if told:
             self._news.append(session.Stored(self.disk.events, self._now_s))
 
@@ -181,7 +220,7 @@ class Device:
             case core.Assemble(bundle):
                 self.engine.assemble(bundle)
                 self._later(0.1, lambda: self._hear(core.Assembled(bundle)))
-            case session.Connect() | session.Send() | session.Forget() | session.RefuseOrder():
+            case session.Connect() | session.Send() | session.Forget():
                 self._speak(effect)
             case trial.Run(wanted, _):
                 simulated = "it is simulated: nothing can be measured here"
@@ -191,9 +230,7 @@ class Device:
             case _:
                 self._ask(effect)
 
-    def _speak(
-        self, effect: session.Connect | session.Send | session.Forget | session.RefuseOrder
-    ) -> None:
+    def _speak(self, effect: session.Connect | session.Send | session.Forget) -> None:
         match effect:
             case session.Connect():
                 self._later(CONNECT_S, self._connect)
@@ -203,8 +240,6 @@ class Device:
             case session.Forget(until):
                 for seq in [seq for seq in self.disk.outbox if seq <= until]:
                     del self.disk.outbox[seq]
-            case session.RefuseOrder():
-                self.refused_orders += 1
             case _:
                 assert_never(effect)
 
@@ -214,6 +249,7 @@ class Device:
         | download.DropManifest
         | download.AskChunks
         | download.DropChunks
+        | download.AskSource
         | download.Want,
     ) -> None:
         match effect:
@@ -228,6 +264,8 @@ class Device:
                 self._subscribe(*map(BlobTopic, chunks))
             case download.DropChunks(chunks):
                 self._unsubscribe(*map(BlobTopic, chunks))
+            case download.AskSource():
+                raise self.engine.broken("it asks a source though it was told of none")
             case download.Want(digests):
                 self._publish(WantsTopic(self.name), codec.encode(Wants(digests=digests)))
             case _:
@@ -309,7 +347,9 @@ class Device:
             raise self.engine.broken("it connects while it is connected")
         broker = self.world.broker
         self._main = broker.connect(self._receive, self._lost)
-        broker.subscribe(self._main, DesiredTopic(self.name), AcksTopic(self.name))
+        own = (DesiredTopic(self.name), AcksTopic(self.name), TimestampTopic())
+        broker.subscribe(self._main, *own)
+        self._hear(acceptance.Joined())
         self._hear(session.Connected(self._now_s))
 
     def _lost(self) -> None:
@@ -342,16 +382,20 @@ class Device:
             self.world.broker.unsubscribe(self._fetch, *topics)
 
     def _announce(self) -> None:
-        if self._agent is None or self._main is None:
+        if self._agent is None or self._accepting is None or self._main is None:
             return
-        topic, payload = ReportedTopic(self.name), said.report(self.disk, self._agent)
+        payload = said.report(self.disk, self._agent, self._accepting.trust)
+        topic = ReportedTopic(self.name)
         self.world.broker.publish_retained(self._main, topic, payload)
 
     def _receive(self, topic: Topic, payload: bytes) -> None:
         match topic:
             case DesiredTopic():
-                signed = signing.open_envelope(payload, self.world.trusted)
-                self._hear(core.OrderCame(codec.decode(Order, signed)))
+                self._hear(acceptance.DesiredCame(payload))
+            case TimestampTopic():
+                self._hear(acceptance.TimestampCame(payload))
+            case MetadataTopic(role, version):
+                self._hear(acceptance.PieceCame(f"{role}/{version}", payload))
             case AcksTopic():
                 ack = codec.decode(Ack, payload)
                 if ack.store_id == self.disk.store_id:
@@ -381,4 +425,10 @@ class Device:
 
     def _tick(self) -> None:
         self._later(TICK_S, self._tick)
+        self._hear(acceptance.Tick(self._now_s))
         self._hear(core.Tick())
+
+
+def _topic_of(name: str) -> MetadataTopic:
+    role, _, version = name.partition("/")
+    return MetadataTopic(parse_role_name(role), int(version))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from random import Random
 
 from wherry import bundle as bundles
-from wherry import signing
 from wherry.blobs import check_digest, chunk_sizes, join
 from wherry.histogram import Histogram, bucket, from_counts
 from wherry.manifest import Manifest, blobs_of
@@ -35,10 +34,11 @@ class BrokenLaw(Exception):
 
 @dataclass(slots=True)
 class Disk:
-    """What outlives the process. `saved` and `outbox` change in one write."""
+    """What outlives the process. `saved`, `trust` and `outbox` change in one write."""
 
     store_id: StoreId
     saved: bytes
+    trust: bytes
     outbox: dict[int, bytes] = field(default_factory=dict)
     events: int = 0
     reports: int = 0
@@ -54,7 +54,6 @@ class World:
     timeline: Timeline
     broker: Broker
     chance: Random
-    trusted: signing.Keyring
     behaviours: Mapping[Digest, Behaviour]
     alias: AliasName
     labels_after_s: float
@@ -111,7 +110,7 @@ class Engine:
 
     def accept(self, bundle: Digest, envelope: bytes) -> dict[Digest, int]:
         """Keep a verified manifest; return its chunks that are not on disk, in bytes."""
-        manifest = bundles.open_manifest(envelope, self.world.trusted, bundle)
+        manifest = bundles.open_manifest(envelope, bundle)
         self.disk.manifests[bundle] = envelope
         sizes: dict[Digest, int] = {}
         for blob in blobs_of(manifest):
@@ -126,7 +125,7 @@ class Engine:
             join((self.disk.chunks[chunk] for chunk in blob.chunks), blob)
 
     def manifest(self, bundle: Digest) -> Manifest:
-        return bundles.open_manifest(self.disk.manifests[bundle], self.world.trusted, bundle)
+        return bundles.open_manifest(self.disk.manifests[bundle], bundle)
 
     def compute(self, median_ms: float) -> Histogram:
         """Return durations that stray as those of an unchanged model do on a busy machine."""

@@ -14,12 +14,13 @@ from random import Random
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from wherry import codec, signing
+from wherry import codec
 from wherry.bundle import Bundle
 from wherry.latency import LatencyRule
 from wherry.manifest import blobs_of
 from wherry.messages import Deployment, EventKind, Status
 from wherry.names import AliasName, DeviceId, Digest, RolloutName, StoreId
+from wherry.trust.device import begin
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.install import Idle
 from wherry_controller.core.device import first_order
@@ -37,6 +38,7 @@ from wherry_sim.device import Device
 from wherry_sim.engine import BrokenLaw, Disk, World
 from wherry_sim.network import Broker, Faults
 from wherry_sim.timeline import Timeline
+from wherry_sim.trust import EPOCH, appoint
 
 ALIAS = AliasName("default")
 FLEET = DeviceId("fleet")
@@ -125,12 +127,11 @@ class _Fleet:
         key = Ed25519PrivateKey.from_private_bytes(bytes([7] * 32))
         self.old, self.new = make("old", key), make("new", key)
         behaviours = {self.new.digest: scenario.new, self.old.digest: scenario.old or GOOD}
-        trusted = signing.keyring(key.public_key())
+        self.director = appoint(ALIAS, (self.old, self.new))
         world = World(
             self.timeline,
             self.broker,
             self.chance,
-            trusted,
             behaviours,
             ALIAS,
             scenario.labels_after_s,
@@ -140,7 +141,7 @@ class _Fleet:
         self.controller = Controller(
             self.timeline,
             self.broker,
-            key,
+            self.director,
             ALIAS,
             {bundle.digest: bundle for bundle in (self.old, self.new)},
             Store(
@@ -156,6 +157,7 @@ class _Fleet:
         disk = Disk(
             StoreId(f"{number:032x}"),
             codec.encode(Saved(aliases={ALIAS: Idle(confirmed)} if installed else {})),
+            codec.encode(begin(self.director.root, epoch=EPOCH)),
         )
         if installed:
             disk.manifests[self.old.digest] = self.old.envelope

@@ -17,6 +17,7 @@ from wherry.messages import (
     Traffic,
 )
 from wherry.names import AliasName, Digest
+from wherry.trust.device import Trust
 from wherry_agent.core import install
 from wherry_agent.core.agent import Agent, Tell
 from wherry_agent.core.trial import Answer
@@ -87,7 +88,7 @@ def window(
     return codec.encode(telemetry)
 
 
-def report(disk: Disk, agent: Agent) -> bytes:
+def report(disk: Disk, agent: Agent, trust: Trust) -> bytes:
     """Return the next report of all that the device has."""
     disk.reports += 1
     states = agent.aliases
@@ -95,7 +96,7 @@ def report(disk: Disk, agent: Agent) -> bytes:
     reported = Reported(
         store_id=disk.store_id,
         report_seq=disk.reports,
-        generation=agent.session.generation,
+        generation=trust.generation,
         profile=PROFILE.name,
         simulated=True,
         slots={alias: install.slots_of(state) for alias, state in states.items()},

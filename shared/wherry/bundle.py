@@ -1,7 +1,8 @@
 """A bundle: a signed manifest with its blobs, made and opened.
 
 Writing is deterministic (the same manifest and key give the same bytes); the bundle's digest is
-the sha256 of the signed bytes, so whoever signs it, its name is the same.
+the sha256 of the signed bytes, so whoever signs it, its name is the same. A device opens it by
+that name, which trusted targets told it; the signature says to people where it comes from.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from wherry import codec, signing
 from wherry.blobs import check_digest, digest_of
 from wherry.manifest import LARGEST_MANIFEST_BYTES, BadManifest, Manifest, blobs_of
+from wherry.manifest import open_manifest as open_manifest
 from wherry.names import Digest
 
 
@@ -40,12 +42,10 @@ def seal(manifest: Manifest, blobs: Mapping[Digest, bytes], key: Ed25519PrivateK
     return Bundle(digest, signing.sign(manifest, key), manifest, dict(blobs))
 
 
-def open_manifest(envelope: bytes, trusted: signing.Keyring, expected: Digest) -> Manifest:
-    """Return the manifest in `envelope`: bytes in, trust or an error out.
+def open_signed_manifest(envelope: bytes, trusted: signing.Keyring, expected: Digest) -> Manifest:
+    """Return the manifest in `envelope` where a trusted key vouches for it.
 
-    Raises `NotSignedByTrusted`, `WrongBytes` where it is not the bundle `expected` names, and
-    `BadDocument` or another `Malformed` where it is no manifest.
+    Raises `NotSignedByTrusted`, and what `open_manifest` raises.
     """
-    signed = signing.open_envelope(envelope, trusted, limit_bytes=2 * LARGEST_MANIFEST_BYTES)
-    check_digest(signed, expected)
-    return codec.decode(Manifest, signed, limit_bytes=LARGEST_MANIFEST_BYTES)
+    signing.open_envelope(envelope, trusted, limit_bytes=2 * LARGEST_MANIFEST_BYTES)
+    return open_manifest(envelope, expected)

@@ -27,6 +27,8 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(EventFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # It tells of every key that did not sign, though enough others did.
+    logging.getLogger("tuf").setLevel(max(level, logging.WARNING))
 
 
 def _quoted(value: object) -> str:

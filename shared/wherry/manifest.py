@@ -11,7 +11,8 @@ import math
 
 import msgspec
 
-from wherry.blobs import Blob
+from wherry import codec
+from wherry.blobs import Blob, check_digest
 from wherry.errors import Malformed
 from wherry.names import Digest, ModelName, VersionName
 from wherry.profile import Precision, Profile
@@ -156,6 +157,22 @@ class Manifest(
             raise BadManifest(f"there is no output {self.class_output!r}")
         if MODEL_FILE not in self.files:
             raise BadManifest(f"there is no file {MODEL_FILE!r}")
+
+
+class _Envelope(msgspec.Struct):
+    signed: msgspec.Raw
+
+
+def open_manifest(envelope: bytes, expected: Digest) -> Manifest:
+    """Return the manifest of the bundle `expected` in `envelope`, whoever signed it.
+
+    The name is the trust: whoever is told the digest by trusted targets asks for no signature.
+    Raises `WrongBytes` where it is another bundle, and `BadDocument` or another `Malformed` where
+    it is no manifest.
+    """
+    outer = codec.decode(_Envelope, envelope, limit_bytes=2 * LARGEST_MANIFEST_BYTES)
+    signed = check_digest(bytes(outer.signed), expected)
+    return codec.decode(Manifest, signed, limit_bytes=LARGEST_MANIFEST_BYTES)
 
 
 def blobs_of(manifest: Manifest) -> tuple[Blob, ...]:

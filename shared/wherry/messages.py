@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from wherry.blobs import Blob
 from wherry.histogram import Histogram
 from wherry.names import (
     AliasName,
@@ -58,7 +59,7 @@ class Phase(str, Enum):
 
 
 class Reason(str, Enum):
-    """Why a deployment ended as it did, or why a trial measured nothing."""
+    """Why a deployment ended as it did, a trial measured nothing, or something was refused."""
 
     CONFIRMED = "confirmed"
     SERVES_ALREADY = "serves_already"
@@ -69,6 +70,12 @@ class Reason(str, Enum):
     MISSING_RUNTIME = "missing_runtime"
     DISK_FULL = "disk_full"
     ONLY_FOR_MEASURING = "only_for_measuring"
+    NOT_IN_TARGETS = "not_in_targets"
+    BELOW_MIN_RELEASE = "below_min_release"
+    REVOKED = "revoked"
+    WRONG_ALIAS = "wrong_alias"
+    MISSING_DEPENDENCY = "missing_dependency"
+    WRONG_MANIFEST = "wrong_manifest"
     # Failed: it did not reach serving.
     WRONG_BYTES = "wrong_bytes"
     LOAD_FAILED = "load_failed"
@@ -85,6 +92,36 @@ class Reason(str, Enum):
     NEWER_ORDER = "newer_order"
     WITHDRAWN = "withdrawn"
     STALE_ORDER = "stale_order"
+    # Orders that are refused as a whole.
+    ALTERED_ORDER = "altered_order"
+    WRONG_DEVICE = "wrong_device"
+    WRONG_EPOCH = "wrong_epoch"
+    EXPIRED_ORDER = "expired_order"
+    # Trust metadata (TUF) that is refused.
+    UNTRUSTED_METADATA = "untrusted_metadata"
+    MALFORMED_METADATA = "malformed_metadata"
+    MALFORMED_PACKET = "malformed_packet"
+    OVERSIZED_PACKET = "oversized_packet"
+    ROOT_ROLLBACK = "root_rollback"
+    TIMESTAMP_ROLLBACK = "timestamp_rollback"
+    SNAPSHOT_ROLLBACK = "snapshot_rollback"
+    TARGETS_ROLLBACK = "targets_rollback"
+    MIXED_METADATA = "mixed_metadata"
+    EXPIRED_ROOT = "expired_root"
+    EXPIRED_TIMESTAMP = "expired_timestamp"
+    EXPIRED_SNAPSHOT = "expired_snapshot"
+    EXPIRED_TARGETS = "expired_targets"
+    # Bytes on their way.
+    OVERSIZED_BLOB = "oversized_blob"
+    MIRROR_LIED = "mirror_lied"
+    DELTA_WRONG_BASE = "delta_wrong_base"
+    DELTA_CORRUPT = "delta_corrupt"
+    DELTA_OVERSIZED = "delta_oversized"
+    OVER_BYTE_BUDGET = "over_byte_budget"
+    # What keeps a device from following orders as it should.
+    ALL_REVOKED = "all_revoked"
+    CLOCK_AHEAD = "clock_ahead"
+    CERTIFICATE_EXPIRED = "certificate_expired"
     # Of trials only.
     NOT_FOR_MEASURING = "not_for_measuring"
     BUSY = "busy"
@@ -117,14 +154,74 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: Count = 1 << 30
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.order/1"):
-    """The whole desired state of one device."""
+class Order(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.order/2"):
+    """The whole desired state of one device, as the director signs it.
+
+    `epoch` counts the device's enrolments: an order is for the one identity that is live. `issued`
+    and `expires` are UNIX times in seconds; a renewed order is a newer generation with the same
+    deployment ids. `snapshot` is the version of TUF's snapshot that the director saw: under an
+    older one its bundles are not judged.
+    """
 
     device: DeviceId
+    epoch: Count
     generation: Count
+    issued: Count
+    expires: Count
+    snapshot: Count = 0
     aliases: dict[AliasName, Wanted]
     revoked: tuple[Digest, ...] = ()
     trials: tuple[Trial, ...] = ()
+    critical: tuple[str, ...] = ()
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """A shorter way to `blob` for a device that has `base`.
+
+    `index` is the digest of a `DeltaIndex`, fetched as a chunk; None while the delta is being made.
+    """
+
+    blob: Digest
+    base: Digest
+    index: Digest | None = None
+
+
+class DeltaIndex(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.delta_index/1"
+):
+    """The delta from `base` to `blob`, as a blob of its own that travels in chunks."""
+
+    base: Digest
+    blob: Digest
+    delta: Blob
+    critical: tuple[str, ...] = ()
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast and how much a device shall fetch, beside the limits of its own; None: no limit.
+
+    The budget is of bytes in any 24 hours.
+    """
+
+    bytes_per_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    bytes_per_day: Count | None = None
+
+
+class Desired(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.desired/1"
+):
+    """A device's order, and what helps to verify and to fetch what it names.
+
+    `order` is a signed envelope (`signing`). `packet` is the TUF metadata that the device misses,
+    without the timestamp (`wherry.trust.packet`). The rest is advice that nobody signs: what it
+    leads to is verified by digest. `sources` are HTTP(S) folders that hold blobs by digest.
+    """
+
+    order: msgspec.Raw
+    packet: str = ""
+    deltas: tuple[Delta, ...] = ()
+    sources: tuple[str, ...] = ()
+    pace: Pace = Pace()
     critical: tuple[str, ...] = ()
 
 
@@ -145,6 +242,20 @@ class Slots(msgspec.Struct, frozen=True, kw_only=True):
     candidate: Digest | None = None
 
 
+class TrustReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a device's trust has come: its enrolment and the versions of what it has accepted.
+
+    0: none yet. `now_s` is the time it goes by: its clock, or the floor that signed times raised.
+    """
+
+    epoch: Count = 0
+    root: Count = 0
+    timestamp: Count = 0
+    snapshot: Count = 0
+    targets: Count = 0
+    now_s: float = 0.0
+
+
 class Reported(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.reported/1"
 ):
@@ -152,7 +263,7 @@ class Reported(
 
     `oldest_event` is the number of the oldest event in its outbox, or of the next one: those
     below it were acknowledged once, perhaps by a database that is lost. `facts` is None where the
-    agent is of a release that told none.
+    agent is of a release that told none. `degraded` says what keeps it from following orders.
     """
 
     store_id: StoreId
@@ -165,6 +276,8 @@ class Reported(
     versions: dict[str, str]
     oldest_event: Count = 1
     facts: Facts | None = None
+    trust: TrustReport | None = None
+    degraded: tuple[Reason, ...] = ()
     critical: tuple[str, ...] = ()
 
 

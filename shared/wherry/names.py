@@ -16,11 +16,13 @@ from wherry.errors import Malformed
 
 _NAME = r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?"
 _DEPLOYMENT = r"[a-z0-9][a-z0-9._:-]{0,199}"
+_ROLE = r"[a-z]{1,20}(?:-[0-9a-f]{1,8})?"
 _HEX_32 = r"[0-9a-f]{32}"
 _HEX_64 = r"[0-9a-f]{64}"
 
 _Name = Annotated[str, msgspec.Meta(pattern=rf"\A{_NAME}\Z")]
 _Deployment = Annotated[str, msgspec.Meta(pattern=rf"\A{_DEPLOYMENT}\Z")]
+_Role = Annotated[str, msgspec.Meta(pattern=rf"\A{_ROLE}\Z")]
 _Hex32 = Annotated[str, msgspec.Meta(pattern=rf"\A{_HEX_32}\Z")]
 _Hex64 = Annotated[str, msgspec.Meta(pattern=rf"\A{_HEX_64}\Z")]
 
@@ -33,6 +35,7 @@ ProfileName = NewType("ProfileName", _Name)
 RolloutName = NewType("RolloutName", _Name)
 DeploymentId = NewType("DeploymentId", _Deployment)
 TrialId = NewType("TrialId", _Deployment)
+RoleName = NewType("RoleName", _Role)  # TUF's: root, timestamp, snapshot, targets, a bin.
 StoreId = NewType("StoreId", _Hex32)
 KeyId = NewType("KeyId", _Hex64)
 Digest = NewType("Digest", _Hex64)
@@ -91,6 +94,10 @@ def parse_trial_id(text: str) -> TrialId:
 
 def parse_store_id(text: str) -> StoreId:
     return StoreId(_parse("store id", _HEX_32, "32 lower-case hexadecimal digits", text))
+
+
+def parse_role_name(text: str) -> RoleName:
+    return RoleName(_parse("role", _ROLE, "a role of TUF metadata, as root or bins-0f", text))
 
 
 def parse_digest(text: str) -> Digest:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -97,6 +97,16 @@ def open_envelope(
     raise NotSignedByTrusted(tuple(s.keyid for s in envelope.signatures), tuple(trusted))
 
 
+def vouching(envelope: Envelope, trusted: Keyring) -> frozenset[KeyId]:
+    """Return the trusted keys that have signed `envelope`, each once."""
+    signed = bytes(envelope.signed)
+    return frozenset(
+        signature.keyid
+        for signature in envelope.signatures
+        if signature.keyid in trusted and _is_valid(trusted[signature.keyid], signature.sig, signed)
+    )
+
+
 def _is_valid(key: Ed25519PublicKey, sig: str, signed: bytes) -> bool:
     try:
         key.verify(bytes.fromhex(sig), signed)
@@ -117,7 +127,7 @@ def parse_private_pem(data: bytes) -> Ed25519PrivateKey:
     """Return the key in `data`; raise `BadKey` where there is none."""
     try:
         key = load_pem_private_key(data, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise BadKey from error
     if not isinstance(key, Ed25519PrivateKey):
         raise BadKey
@@ -128,7 +138,7 @@ def parse_public_pem(data: bytes) -> Ed25519PublicKey:
     """Return the key in `data`; raise `BadKey` where there is none."""
     try:
         key = load_pem_public_key(data)
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise BadKey from error
     if not isinstance(key, Ed25519PublicKey):
         raise BadKey

@@ -6,15 +6,24 @@ and names hold none of `/`, `+`, `#` (`names` sees to that).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from typing_extensions import assert_never
 
 from wherry.errors import Malformed
-from wherry.names import DeviceId, Digest, parse_device_id, parse_digest
+from wherry.names import (
+    DeviceId,
+    Digest,
+    RoleName,
+    parse_device_id,
+    parse_digest,
+    parse_role_name,
+)
 
 ROOT = "wherry/v1"
+_VERSION = "[1-9][0-9]{0,9}"
 
 
 class BadTopic(Malformed):
@@ -30,7 +39,7 @@ class BadTopic(Malformed):
 
 @dataclass(frozen=True, slots=True)
 class DesiredTopic:
-    """The controller's signed order for a device; retained."""
+    """A device's signed order with the trust metadata that it misses; retained."""
 
     device: DeviceId
 
@@ -85,6 +94,19 @@ class BlobTopic:
 
 
 @dataclass(frozen=True, slots=True)
+class TimestampTopic:
+    """TUF's timestamp, one for the fleet; retained."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataTopic:
+    """One version of another TUF role; retained until it is superseded."""
+
+    role: RoleName
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class WantsTopic:
     """Digests that a device misses."""
 
@@ -100,6 +122,8 @@ Topic: TypeAlias = (
     | PresenceTopic
     | BundleTopic
     | BlobTopic
+    | TimestampTopic
+    | MetadataTopic
     | WantsTopic
 )
 
@@ -123,6 +147,10 @@ def text(topic: Topic) -> str:
             return f"{ROOT}/bundles/{digest}"
         case BlobTopic(digest):
             return f"{ROOT}/blobs/{digest}"
+        case TimestampTopic():
+            return f"{ROOT}/trust/timestamp"
+        case MetadataTopic(role, version):
+            return f"{ROOT}/trust/{role}/{version}"
         case WantsTopic(device):
             return f"{ROOT}/wants/{device}"
         case DesiredTopic(device):
@@ -148,6 +176,10 @@ def parse_topic(topic: str) -> Topic:
             return BundleTopic(parse_digest(digest))
         case ["blobs", digest]:
             return BlobTopic(parse_digest(digest))
+        case ["trust", "timestamp"]:
+            return TimestampTopic()
+        case ["trust", role, version] if re.fullmatch(_VERSION, version):
+            return MetadataTopic(parse_role_name(role), int(version))
         case ["wants", device]:
             return WantsTopic(parse_device_id(device))
         case ["devices", device, leaf] if leaf in _OF_A_DEVICE:
@@ -162,6 +194,10 @@ def filter_of(kind: type[Topic]) -> str:
         return f"{ROOT}/bundles/+"
     if kind is BlobTopic:
         return f"{ROOT}/blobs/+"
+    if kind is TimestampTopic:
+        return text(TimestampTopic())
+    if kind is MetadataTopic:
+        return f"{ROOT}/trust/+/+"
     if kind is WantsTopic:
         return f"{ROOT}/wants/+"
     leaf = next(leaf for leaf, known in _OF_A_DEVICE.items() if known is kind)

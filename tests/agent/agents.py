@@ -13,10 +13,20 @@ from pathlib import Path
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from tests.agent import bundles
 from tests.agent.stores import chunks_of
-from tests.builders import a_deployment_id, a_device_id, a_key, an_alias
+from tests.builders import a_deployment_id, a_device_id, an_alias, an_order
+from tests.enrolled import an_enrolled_home
+from tests.trusted import (
+    DIRECTOR_KEY,
+    ONLINE,
+    a_listing,
+    a_repository,
+    desired_of,
+    with_next_root,
+)
 from wherry import codec
 from wherry.bundle import Bundle
 from wherry.messages import (
@@ -33,23 +43,25 @@ from wherry.messages import (
     Wanted,
     Wants,
 )
-from wherry.names import AliasName, DeviceId, Digest, ProfileName
-from wherry.signing import public_pem, sign
+from wherry.names import AliasName, DeviceId, Digest, ProfileName, parse_role_name
 from wherry.topics import (
     AcksTopic,
     BlobTopic,
     BundleTopic,
     DesiredTopic,
     EventsTopic,
+    MetadataTopic,
     PresenceTopic,
     ReportedTopic,
     TelemetryTopic,
+    TimestampTopic,
     Topic,
     WantsTopic,
     filter_of,
     parse_topic,
     text,
 )
+from wherry.trust.repository import Repository, listing_of, pieces_for, release, with_bundles
 from wherry_agent.client import Client
 from wherry_agent.mqtt import Callbacks, Connection
 from wherry_agent.settings import (
@@ -59,16 +71,23 @@ from wherry_agent.settings import (
     FetchSettings,
     Settings,
     TelemetrySettings,
-    enrol,
 )
 
-DIRECTOR = a_key(1)
 DEFAULT = an_alias()
+ORDER_LIFE_S = 90 * 86_400
 PATIENCE_S = 20.0
 HEARD = (ReportedTopic, EventsTopic, PresenceTopic, TelemetryTopic, WantsTopic)
 
 T = TypeVar("T")
 _numbers = itertools.count(1)
+# What is vouched for at each broker: its trust topics are retained for every test that shares it.
+_repositories: dict[int, Repository] = {}
+_issued: dict[tuple[DeviceId, int], int] = {}
+
+
+def repository_at(port: int) -> Repository:
+    """Return the repository whose metadata the broker at `port` holds."""
+    return _repositories.setdefault(port, a_repository(now=time.time()))
 
 
 def until(look: Callable[[], T | None]) -> T:
@@ -84,13 +103,14 @@ class Controller:
     """Publishes what a test says and remembers what devices said."""
 
     def __init__(self, port: int) -> None:
+        self._port = port
         self._heard: list[tuple[Topic, bytes]] = []
-        self._up = threading.Event()
+        self._up, self._taken = threading.Event(), threading.Event()
         callbacks = Callbacks(
             on_up=self._up.set,
             on_down=self._up.clear,
             on_message=lambda topic, payload: self._heard.append((parse_topic(topic), payload)),
-            on_puback=lambda _mid: None,
+            on_puback=lambda _mid: self._taken.set(),
         )
         name = f"controller-{next(_numbers)}"
         broker = Broker("127.0.0.1", port)
@@ -100,6 +120,8 @@ class Controller:
         self._connection.connect()
         assert self._up.wait(PATIENCE_S)
         self._connection.subscribe([filter_of(kind) for kind in HEARD])
+        self._connection.publish("known", b"")
+        assert self._taken.wait(PATIENCE_S)  # So the broker knows what it is to hear.
 
     def close(self) -> None:
         self._connection.close()
@@ -117,23 +139,59 @@ class Controller:
         probation_s: float = 0.1,
         deadline_s: float = 3600.0,
     ) -> Order:
-        """Publish an order for one bundle as the director does, and return it."""
+        """Publish an order for a bundle that is vouched for, and return it."""
+        self.vouch(bundle)
         wanted = Wanted(
             deployment=a_deployment_id(deployment or f"d-{generation}"),
             bundle=bundle.digest,
             probation_s=probation_s,
             deadline_s=deadline_s,
         )
-        order = Order(device=device, generation=generation, aliases={DEFAULT: wanted})
+        order = an_order(device=device, generation=generation, aliases={DEFAULT: wanted})
         self.publish_order(device, order)
         return order
 
     def publish_order(
-        self, device: DeviceId, order: Order, *, key: Ed25519PrivateKey = DIRECTOR
+        self, device: DeviceId, order: Order, *, key: Ed25519PrivateKey = DIRECTOR_KEY
     ) -> None:
-        self.publish(DesiredTopic(device), sign(order, key))
+        """Publish an order as the director signs it now, with the metadata that it needs."""
+        named = (order.device, order.generation)
+        issued = _issued.setdefault(named, int(time.time()))  # Said again, it is the same order.
+        order = replace(order, issued=issued, expires=issued + ORDER_LIFE_S)
+        self.publish(DesiredTopic(device), desired_of(repository_at(self._port), order, key=key))
 
-    def publish_bundle(self, bundle: Bundle) -> None:
+    def vouch(self, bundle: Bundle, alias: AliasName = DEFAULT) -> None:
+        """Have targets list the bundle, as a release where it is to serve; publish the change."""
+        before, now = repository_at(self._port), time.time()
+        listing = listing_of(before, bundle.digest)
+        if listing is None:
+            listing = a_listing(bundle)
+        elif listing.target.measuring or alias in listing.target.releases:
+            return
+        after = with_bundles(before, {bundle.digest: listing}, ONLINE, now)
+        if not listing.target.measuring:
+            after = release(after, alias, [bundle.digest], ONLINE, now)
+        _repositories[self._port] = after
+        self.publish_trust(bundle)
+
+    def publish_trust(self, *bundles: Bundle) -> None:
+        """Publish the newest metadata, and the bins of these bundles."""
+        repository = repository_at(self._port)
+        for name, piece in pieces_for(repository, [one.digest for one in bundles]).items():
+            role, version = name.split("/")
+            self.publish(MetadataTopic(parse_role_name(role), int(version)), piece)
+        self.publish(TimestampTopic(), repository.timestamp.data)
+
+    def publish_next_root(self) -> int:
+        """Publish the next root, of the same keys, and what vouches for it; return its version."""
+        _repositories[self._port] = with_next_root(repository_at(self._port), now=time.time())
+        root = repository_at(self._port).root
+        self.publish(MetadataTopic(parse_role_name("root"), root.signed.version), root.data)
+        self.publish_trust()
+        return root.signed.version
+
+    def publish_bundle(self, bundle: Bundle, alias: AliasName = DEFAULT) -> None:
+        self.vouch(bundle, alias)
         self.publish(BundleTopic(bundle.digest), bundle.envelope)
         self.publish_chunks(chunks_of(bundle))
 
@@ -214,20 +272,17 @@ class Agent:
         self.socket = self.home / socket
         self._errors = folder / f"{self.device}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        profile, broker = ProfileName("test"), f"mqtt://127.0.0.1:{port}"
         settings = Settings(
             id=self.device,
-            profile=ProfileName("test"),
-            broker=f"mqtt://127.0.0.1:{port}",
+            profile=profile,
+            broker=broker,
             api=ApiSettings(socket=socket),
             fetch=FetchSettings(max_bytes_per_s=max_bytes_per_s),
             telemetry=TelemetrySettings(window_s=0.3),
         )
-        enrol(
-            self.home,
-            settings,
-            director_pem=public_pem(DIRECTOR.public_key()),
-            bundles_pem=public_pem(bundles.KEY.public_key()),
-        )
+        root = repository_at(port).roots[0].data
+        an_enrolled_home(self.home, broker, self.device, profile, root, settings=settings)
 
     @property
     def pid(self) -> int:

@@ -33,7 +33,7 @@ from tests.builders import a_device_id, a_key, a_wanted, an_alias, an_order
 from wherry.bundle import Bundle
 from wherry.messages import Event, EventKind, Phase, Reason, Status, Telemetry
 from wherry.names import Digest
-from wherry.topics import BlobTopic, BundleTopic
+from wherry.topics import BlobTopic, BundleTopic, ReportedTopic
 from wherry_agent.client import NotReachable, NotServing
 from wherry_agent.outbox import Outbox
 from wherry_agent.store import Store
@@ -178,7 +178,7 @@ def test_two_aliases_are_served_and_neither_deletes_what_the_other_needs(
     wanted = {}
     for name in ("default", "detector"):
         bundle = a_wide_bundle(f"of-{name}", kib=4)
-        controller.publish_bundle(bundle)
+        controller.publish_bundle(bundle, an_alias(name))
         wanted[an_alias(name)] = a_wanted(f"d-{name}", bundle=bundle.digest, probation_s=0.5)
     order = an_order(device=agent.device, aliases=wanted)
     controller.publish_order(agent.device, order)
@@ -206,9 +206,9 @@ def test_an_order_of_another_key_or_for_another_device_is_refused_and_told_once(
     controller.order(agent.device, bundle, generation=3)
     controller.succeeded(agent, "d-3")
     (first, why), (second, whom) = controller.refusals(agent)
-    assert first is second is Reason.UNTRUSTED_SIGNATURE
-    assert "it is signed by" in why
-    assert f"the order is for another and this is {agent.device}" in whom
+    assert (first, second) == (Reason.UNTRUSTED_SIGNATURE, Reason.WRONG_DEVICE)
+    assert "0 of the director's keys signed it" in why
+    assert "it is for another" in whom
 
 
 def test_an_order_of_an_older_generation_is_refused_and_told(
@@ -223,23 +223,56 @@ def test_an_order_of_an_older_generation_is_refused_and_told(
     controller.order(agent.device, bundle, generation=6)
     controller.succeeded(agent, "d-6")
     until(lambda: controller.refusals(agent))
-    why = "the order has generation 4 and 5 was accepted"
-    assert controller.refusals(agent) == [(Reason.STALE_ORDER, why)]
+    ((reason, why),) = controller.refusals(agent)
+    assert reason is Reason.STALE_ORDER
+    assert "it is generation 4 and 5 is followed" in why
 
 
-def test_a_bundle_of_another_key_is_rejected_and_nothing_of_it_is_fetched(
+def test_a_bundle_that_targets_do_not_list_is_rejected_and_nothing_of_it_is_fetched(
     controller: Controller, start: Start
 ) -> None:
     old, agent = a_bundle(version="trusted", shift=1.0), start()
     bring(controller, agent, old)
-    foreign = a_bundle(version="foreign", key=a_key(9))
+    unlisted = a_bundle(version="unlisted")
     stored = agent.stored_chunks()
-    controller.publish_bundle(foreign)
-    controller.order(agent.device, foreign, generation=2)
+    controller.publish(BundleTopic(unlisted.digest), unlisted.envelope)
+    controller.publish_chunks(chunks_of(unlisted))
+    aliases = {an_alias(): a_wanted("d-2", bundle=unlisted.digest)}
+    order = an_order(device=agent.device, generation=2, aliases=aliases)
+    controller.publish_order(agent.device, order)
     outcome = controller.outcome(agent, "d-2")
-    assert (outcome.status, outcome.reason) == (Status.REJECTED, Reason.UNTRUSTED_SIGNATURE)
+    assert (outcome.status, outcome.reason) == (Status.REJECTED, Reason.NOT_IN_TARGETS)
     assert agent.stored_chunks() == stored
     assert answers_as(agent, old, shift=1.0)
+
+
+def test_an_order_made_for_older_metadata_is_followed_with_what_the_agent_asks_for(
+    controller: Controller, start: Start
+) -> None:
+    bundle, agent = a_bundle(version="overtaken"), start()
+    controller.publish_bundle(bundle)
+    agent.kill()
+    controller.order(agent.device, bundle, generation=1)
+    controller.vouch(a_bundle(version="overtaking"))
+    controller.publish_trust(bundle)
+    agent.start()
+    controller.succeeded(agent, "d-1")
+    assert not controller.refusals(agent)
+
+
+def test_a_root_that_comes_by_itself_is_reported_at_once(
+    controller: Controller, start: Start
+) -> None:
+    """Else the controller goes on to send it, with everything that it believes to be missing."""
+    agent = start()
+    until(lambda: controller.heard(ReportedTopic(agent.device)))
+    version = controller.publish_next_root()
+
+    def reported() -> bool:
+        trust = controller.reported(agent).trust
+        return trust is not None and trust.root == version
+
+    until(reported)
 
 
 def test_an_altered_chunk_is_refused_wanted_and_fetched_again(

@@ -9,7 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,15 +19,18 @@ import wherry
 from tests.agent.agents import PATIENCE_S, Agent, a_controller, agents_at, until
 from tests.agent.bundles import a_bundle, images, logits_of
 from tests.brokers import Mosquitto, a_mosquitto
-from tests.builders import a_key
+from tests.builders import a_device_id
+from tests.enrolled import an_enrolled_home
+from tests.trusted import a_repository
+from wherry.names import ProfileName
 from wherry.profile import Facts
-from wherry.signing import public_pem
 from wherry_agent.detect import facts
+from wherry_agent.settings import ApiSettings, Settings
 
 pytestmark = pytest.mark.system
 
+NOWHERE = "mqtt://127.0.0.1:1"
 Ran = subprocess.CompletedProcess[str]
-Run = Callable[..., Ran]
 
 
 def wherry_agent(*words: str | Path, stdin: str = "") -> Ran:
@@ -57,67 +60,16 @@ def refused(ran: Ran, *parts: str, code: int = 1) -> None:
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> list[str | Path]:
-    """Return the options that name the trusted keys."""
-    options: list[str | Path] = []
-    for seed, name in enumerate(("director", "bundles"), start=1):
-        path = tmp_path / f"{name}.pem"
-        path.write_bytes(public_pem(a_key(seed).public_key()))
-        options += [f"--{name}-key", path]
-    return options
+def home(tmp_path: Path) -> Path:
+    """Return the home of a device that never ran."""
+    return a_home(tmp_path / "home")
 
 
-@pytest.fixture
-def enrol(tmp_path: Path, keys: list[str | Path]) -> Run:
-    """Return a way to enrol whose options a test may say otherwise: the last ones count."""
-
-    def run(*options: str | Path) -> Ran:
-        plain = ("--id", "pi-1", "--profile", "test", "--broker", "mqtt://127.0.0.1:1")
-        return wherry_agent("enrol", "--home", tmp_path / "home", *plain, *keys, *options)
-
-    return run
-
-
-# Enrol
-
-
-def test_enrolling_says_what_to_do_next(tmp_path: Path, enrol: Run) -> None:
-    ran = enrol()
-    assert ran.returncode == 0
-    assert ran.stdout == (
-        f"pi-1 is enrolled in {tmp_path / 'home'}: start it with `wherry-agent run`.\n"
-    )
-    assert ran.stderr == ""
-
-
-@pytest.mark.parametrize(
-    ("options", "parts"),
-    [
-        (("--id", "Pi 1"), ("'Pi 1' is no device id: use",)),
-        (("--profile", "a/b"), ("'a/b' is no profile name: use",)),
-        (("--broker", "mqtts://b:8883"), ("of the form mqtt://host:port", "enrol` again")),
-        (("--broker", "nonsense"), ("'nonsense' is not of the form mqtt://host:port",)),
-        (("--simulate", "--broker", "mqtt://far.example"), ("simulate is for loopback",)),
-        (("--max-bytes-per-s", "0"), ("> 0", "max_bytes_per_s", "correct it")),
-        (("--window-s", "-1"), ("> 0", "window_s", "correct it")),
-        (("--window-s", "nan"), ("window_s", "correct it")),
-        (("--port", "70000"), ("<= 65535", "port", "correct it")),
-        (("--director-key", "/none.pem"), ("No such file", "/none.pem", "check the path")),
-        (("--bundles-key", "/dev/null"), ("no Ed25519 key in PEM; give the file",)),
-        (("--home", "/dev/null/home"), ("/dev/null", "check the path and its rights.")),
-    ],
-)
-def test_enrolling_with_what_cannot_be_is_refused(
-    tmp_path: Path, enrol: Run, options: tuple[str, ...], parts: tuple[str, ...]
-) -> None:
-    refused(enrol(*options), *parts)
-    assert not (tmp_path / "home").exists()
-
-
-def test_a_home_is_one_devices_home(enrol: Run) -> None:
-    enrol()
-    assert enrol("--broker", "mqtt://elsewhere").returncode == 0
-    refused(enrol("--id", "pi-2"), "enrolled as pi-1 and not as pi-2", "give another --home")
+def a_home(folder: Path, *, port: int | None = None) -> Path:
+    device, profile = a_device_id("pi-1"), ProfileName("test")
+    settings = Settings(id=device, profile=profile, broker=NOWHERE, api=ApiSettings(port=port))
+    root = a_repository().roots[0].data
+    return an_enrolled_home(folder, NOWHERE, device, profile, root, settings=settings)
 
 
 @pytest.mark.parametrize("words", [(), ("dance",), ("enrol",), ("infer",)])
@@ -150,19 +102,23 @@ def test_a_home_where_nothing_is_enrolled_is_said(tmp_path: Path, command: tuple
 
 
 @pytest.mark.parametrize("command", [("run",), ("status",)])
-def test_settings_that_cannot_be_followed_are_said(
-    tmp_path: Path, enrol: Run, command: tuple[str, ...]
-) -> None:
-    enrol()
-    settings = tmp_path / "home" / "agent.toml"
+def test_settings_that_cannot_be_followed_are_said(home: Path, command: tuple[str, ...]) -> None:
+    settings = home / "agent.toml"
     settings.write_text(settings.read_text() + "colour = 1\n")
-    ran = wherry_agent(*command, "--home", tmp_path / "home")
+    ran = wherry_agent(*command, "--home", home)
     refused(ran, "agent.toml: ", "unknown field `colour`", "correct it")
 
 
-def test_a_device_that_never_ran_has_a_status(tmp_path: Path, enrol: Run) -> None:
-    enrol()
-    ran = wherry_agent("status", "--home", tmp_path / "home", "--json")
+def test_a_home_of_an_earlier_release_does_not_run_and_says_what_to_do(home: Path) -> None:
+    (home / "identity").unlink()
+    (home / "trust" / "director.pem").write_text("a key of before")
+    ran = wherry_agent("run", "--home", home)
+    refused(ran, "was enrolled by an earlier release", "run `wherry-agent enrol` again.")
+    assert not (home / "state" / "agent.db").exists()
+
+
+def test_a_device_that_never_ran_has_a_status(home: Path) -> None:
+    ran = wherry_agent("status", "--home", home, "--json")
     assert ran.returncode == 0
     assert json.loads(ran.stdout) == {
         "device": "pi-1",
@@ -170,32 +126,31 @@ def test_a_device_that_never_ran_has_a_status(tmp_path: Path, enrol: Run) -> Non
         "broker": "mqtt://127.0.0.1:1",
         "running": False,
         "generation": 0,
+        "trust": None,
+        "degraded": [],
         "aliases": {},
     }
 
 
-def test_asking_an_agent_that_does_not_run_says_how_to_start_it(tmp_path: Path, enrol: Run) -> None:
-    enrol()
-    ran = wherry_agent("infer", "default", "--home", tmp_path / "home", stdin='{"image": [[1]]}')
+def test_asking_an_agent_that_does_not_run_says_how_to_start_it(home: Path) -> None:
+    ran = wherry_agent("infer", "default", "--home", home, stdin='{"image": [[1]]}')
     refused(ran, "no agent answers at", "start it with `wherry-agent run`")
 
 
-def test_an_agent_whose_port_is_taken_ends_with_a_sentence(tmp_path: Path, enrol: Run) -> None:
+def test_an_agent_whose_port_is_taken_ends_with_a_sentence(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        enrol("--port", str(port))
-        ran = wherry_agent("run", "--home", tmp_path / "home")
+        ran = wherry_agent("run", "--home", a_home(tmp_path / "home", port=port))
     assert ran.returncode == 1
     last = ran.stderr.splitlines()[-1]
     assert f"cannot listen on 127.0.0.1:{port}" in last
     assert last.endswith("stop what uses that address, or set another one.")
 
 
-def test_a_store_that_is_no_database_is_said(tmp_path: Path, enrol: Run) -> None:
-    enrol()
-    (tmp_path / "home" / "state" / "agent.db").write_bytes(b"torn" * 1000)
+def test_a_store_that_is_no_database_is_said(home: Path) -> None:
+    (home / "state" / "agent.db").write_bytes(b"torn" * 1000)
     for command in ("run", "status"):
-        ran = wherry_agent(command, "--home", tmp_path / "home")
+        ran = wherry_agent(command, "--home", home)
         refused(ran, "cannot be opened: file is not a database", "start anew.")
 
 
@@ -229,12 +184,15 @@ def test_a_running_agent_has_a_status_for_people_and_for_scripts(serving: Agent)
     status = json.loads(wherry_agent("status", "--home", serving.home, "--json").stdout)
     assert status["running"] is True
     assert status["generation"] == 3
+    assert (status["trust"]["epoch"], status["trust"]["root"], status["degraded"]) == (1, 1, [])
     default = status["aliases"]["default"]
     assert default["slots"] == {"active": bundle, "previous": None, "candidate": None}
     assert default["deployment"]["status"] == "succeeded"
     table = wherry_agent("status", "--home", serving.home).stdout
     assert f"active      {bundle[:12]}" in table
     assert "deployment  succeeded confirmed" in table
+    assert "trust       epoch 1, root 1, timestamp " in table
+    assert "degraded    no" in table
 
 
 def test_a_model_is_asked_from_a_file_or_from_standard_input(

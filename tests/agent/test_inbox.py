@@ -9,32 +9,32 @@ import pytest
 
 from tests.agent.machines import some_facts
 from tests.agent.stores import a_full_disk, chunks_of
-from tests.builders import a_bundle_of, a_device_id, a_key, a_profile, a_store_id, an_ack, an_order
+from tests.builders import a_bundle_of, a_device_id, a_profile, a_store_id, an_ack
 from wherry import codec
 from wherry.bundle import Bundle
 from wherry.messages import Reason
-from wherry.names import DeviceId
-from wherry.signing import keyring, sign
+from wherry.names import DeviceId, RoleName
 from wherry.topics import (
     AcksTopic,
     BlobTopic,
     BundleTopic,
     DesiredTopic,
+    MetadataTopic,
     PresenceTopic,
+    TimestampTopic,
     Topic,
     text,
 )
+from wherry_agent.core import acceptance, download, session
 from wherry_agent.core import agent as machine
-from wherry_agent.core import download, session
 from wherry_agent.core.suitability import Machine
 from wherry_agent.inbox import Inbox, News, Refused
 from wherry_agent.shelf import Shelf
 from wherry_agent.store import Store
 
-DIRECTOR, BUILDER = a_key(1), a_key(2)
 ME: DeviceId = a_device_id("pi-1")
 PROFILE = a_profile()
-BUNDLE = a_bundle_of(b"model" * 1000, key=BUILDER, profile=PROFILE)
+BUNDLE = a_bundle_of(b"model" * 1000, profile=PROFILE)
 CHUNKS = chunks_of(BUNDLE)
 CHUNK, DATA = next((c, d) for c, d in CHUNKS.items() if len(d) == 1024)
 RUNTIMES = {PROFILE.runtime.value: PROFILE.runtime_floor}
@@ -50,8 +50,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def inbox(store: Store) -> Inbox:
-    shelf = Shelf(store, keyring(BUILDER.public_key()), THIS)
-    return Inbox(ME, keyring(DIRECTOR.public_key()), store, shelf)
+    return Inbox(store, Shelf(store, THIS))
 
 
 def read(
@@ -63,31 +62,19 @@ def read(
     return list(inbox.read(text(topic), payload, current))
 
 
-def test_an_order_that_the_director_signed_is_handed_on_each_time(inbox: Inbox) -> None:
-    order = an_order(device=ME)
-    for _ in range(2):
-        news = read(inbox, DesiredTopic(ME), sign(order, DIRECTOR))
-        assert news == [machine.OrderCame(order)]
-
-
 @pytest.mark.parametrize(
-    ("payload", "reason"),
+    ("topic", "news"),
     [
-        (sign(an_order(device=ME), BUILDER), Reason.UNTRUSTED_SIGNATURE),
-        (sign(an_order(device="pi-2"), DIRECTOR), Reason.UNTRUSTED_SIGNATURE),
-        (sign(an_ack(), DIRECTOR), Reason.MALFORMED_MANIFEST),
-        (b"no order", Reason.MALFORMED_MANIFEST),
+        (DesiredTopic(ME), acceptance.DesiredCame(b"bytes")),
+        (TimestampTopic(), acceptance.TimestampCame(b"bytes")),
+        (MetadataTopic(RoleName("snapshot"), 12), acceptance.PieceCame("snapshot/12", b"bytes")),
+        (MetadataTopic(RoleName("bins-0f"), 3), acceptance.PieceCame("bins-0f/3", b"bytes")),
     ],
-    ids=["another key", "another device", "another document", "no document"],
 )
-def test_an_order_that_is_refused_is_told_once(
-    inbox: Inbox, payload: bytes, reason: Reason
+def test_orders_and_metadata_are_handed_on_as_they_came(
+    inbox: Inbox, topic: Topic, news: News
 ) -> None:
-    (refused,) = read(inbox, DesiredTopic(ME), payload)
-    assert isinstance(refused, Refused)
-    assert refused.reason is reason
-    assert read(inbox, DesiredTopic(ME), payload) == []
-    assert len(read(inbox, DesiredTopic(ME), sign(an_order(device=ME), DIRECTOR))) == 1
+    assert read(inbox, topic, b"bytes") == [news]
 
 
 def test_an_ack_counts_for_this_store_only(inbox: Inbox, store: Store) -> None:
@@ -140,7 +127,15 @@ def test_a_chunk_that_finds_no_room_ends_the_download_with_its_reason(inbox: Inb
 
 
 @pytest.mark.parametrize(
-    "topic", [DesiredTopic(ME), AcksTopic(ME), BundleTopic(BUNDLE.digest), BlobTopic(CHUNK)]
+    "topic",
+    [
+        DesiredTopic(ME),
+        TimestampTopic(),
+        MetadataTopic(RoleName("root"), 2),
+        AcksTopic(ME),
+        BundleTopic(BUNDLE.digest),
+        BlobTopic(CHUNK),
+    ],
 )
 def test_a_topic_that_was_cleared_says_nothing(inbox: Inbox, topic: Topic) -> None:
     assert read(inbox, topic, b"", fetching=BUNDLE) == []

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from paho.mqtt.client import Client
+from paho.mqtt.enums import MQTTErrorCode
 
 from tests.agent.agents import PATIENCE_S, until
 from tests.brokers import Mosquitto, a_mosquitto, free_port
@@ -42,6 +44,11 @@ class End:
         self.link.connect()
         self.expect("up")
 
+    def subscribe(self, *topics: str) -> None:
+        """Subscribe and wait until the broker knows."""
+        self.link.subscribe(topics)
+        self.publish("known", b"")
+
     def message(self) -> tuple[str, bytes]:
         return self.messages.get(timeout=PATIENCE_S)
 
@@ -70,7 +77,7 @@ def test_what_one_end_publishes_the_other_hears(broker: Mosquitto) -> None:
     with an_end(broker.port, "one") as one, an_end(broker.port, "other") as other:
         one.come_up()
         other.come_up()
-        other.link.subscribe(["talk/a", "talk/b"])
+        other.subscribe("talk/a", "talk/b")
         one.publish("talk/a", b"1", retain=True)
         assert other.message() == ("talk/a", b"1")
         other.link.unsubscribe(["talk/a"])
@@ -78,6 +85,45 @@ def test_what_one_end_publishes_the_other_hears(broker: Mosquitto) -> None:
         assert other.message() == ("talk/b", b"2")
         other.link.subscribe([])
         other.link.unsubscribe([])
+
+
+def test_threads_that_speak_at_once_mix_nothing_up(broker: Mosquitto) -> None:
+    """One publishes while another takes what comes and acknowledges it."""
+    with an_end(broker.port, "here") as here, an_end(broker.port, "there") as there:
+        for end, topic in ((here, "to/here"), (there, "to/there")):
+            end.come_up()
+            end.subscribe(topic)
+        for end, topic in ((here, "to/there"), (there, "to/here")):
+            threading.Thread(target=say_all, args=(end, topic)).start()
+        for end in (here, there):
+            assert [end.message()[1][:1] for _ in range(256)] == [bytes([n]) for n in range(256)]
+            assert end.news.empty()
+
+
+def say_all(end: End, topic: str) -> None:
+    for number in range(256):
+        end.link.publish(topic, bytes([number]) + bytes(20_000))
+
+
+def test_only_the_connections_own_thread_writes(
+    broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS takes no two threads at once; beside its own, paho writes on any that publishes."""
+    wrote: set[str] = set()
+
+    def traced(client: Client) -> MQTTErrorCode:
+        wrote.add(threading.current_thread().name)
+        return loop_write(client)
+
+    loop_write = Client.loop_write
+    monkeypatch.setattr(Client, "loop_write", traced)
+    with an_end(broker.port, "own") as end:
+        end.come_up()
+        end.subscribe("own")
+        end.publish("own", b"1")
+        assert end.message() == ("own", b"1")
+        end.link.leave()
+    assert wrote == {"mqtt"}
 
 
 def test_an_end_is_told_once_and_at_once_when_it_closes(broker: Mosquitto) -> None:
@@ -161,7 +207,7 @@ def test_a_connection_that_is_cut_leaves_its_will(broker: Mosquitto) -> None:
     will = Will("gone", b"so long", delay_s=0)
     with an_end(broker.port, "heir") as heir, an_end(broker.port, "mortal", will=will) as mortal:
         heir.come_up()
-        heir.link.subscribe(["gone"])
+        heir.subscribe("gone")
         mortal.come_up()
         with an_end(broker.port, "mortal") as usurper:  # Two live devices with one identity.
             usurper.come_up()
@@ -173,7 +219,7 @@ def test_whoever_leaves_says_so_behind_all_that_it_said(broker: Mosquitto) -> No
     will = Will("left", b"bye", delay_s=5)
     with an_end(broker.port, "heir") as heir, an_end(broker.port, "talker", will=will) as talker:
         heir.come_up()
-        heir.link.subscribe(["left", "talk"])
+        heir.subscribe("left", "talk")
         talker.come_up()
         for number in range(100):  # More than paho lets be in flight.
             talker.link.publish("talk", b"%d" % number)

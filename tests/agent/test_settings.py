@@ -1,4 +1,4 @@
-"""What enrol writes is what the agent reads; everything else is refused with a sentence."""
+"""What enrolment writes is what the agent reads; everything else is refused with a sentence."""
 
 from __future__ import annotations
 
@@ -10,50 +10,65 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tests.builders import a_device_id, a_key
+from tests.builders import a_device_id
+from tests.enrolled import an_enrolled_home
 from tests.laws import tried
+from wherry.codec import BadDocument
 from wherry.names import ProfileName
-from wherry.signing import BadKey, keyring, public_pem
 from wherry_agent.settings import (
-    BUNDLES_KEY,
     DEFAULT_HOME,
-    DIRECTOR_KEY,
+    IDENTITY_FILE,
+    ROOT_FILE,
     SETTINGS_FILE,
     ApiSettings,
     BadSettings,
     Broker,
     EnrolledAlready,
+    EnrolledEarlier,
     FetchSettings,
     NotEnrolled,
     Settings,
     TelemetrySettings,
     default_home,
-    enrol,
+    fetch_url,
     parse_broker,
+    parse_door,
     parse_settings,
+    read_identity,
+    read_root,
     read_settings,
-    read_trust,
+    write_settings,
 )
 
 PLAIN = Settings(
     id=a_device_id("pi-1"), profile=ProfileName("pi"), broker="mqtt://broker.example:1884"
 )
-DIRECTOR, BUILDERS = a_key(1).public_key(), a_key(2).public_key()
 
 
-def enrol_in(home: Path, settings: Settings = PLAIN) -> None:
-    enrol(home, settings, director_pem=public_pem(DIRECTOR), bundles_pem=public_pem(BUILDERS))
-
-
-def test_what_enrol_writes_is_what_the_agent_reads(tmp_path: Path) -> None:
-    enrol_in(tmp_path)
+def test_what_is_written_is_what_the_agent_reads(tmp_path: Path) -> None:
+    write_settings(tmp_path, PLAIN)
     assert read_settings(tmp_path) == PLAIN
-    assert read_trust(tmp_path, DIRECTOR_KEY).keys() == keyring(DIRECTOR).keys()
-    assert read_trust(tmp_path, BUNDLES_KEY).keys() == keyring(BUILDERS).keys()
+
+
+def test_a_home_says_whose_it_is_and_what_it_trusts(tmp_path: Path) -> None:
+    an_enrolled_home(tmp_path, PLAIN.broker, PLAIN.id, PLAIN.profile, b"a root", 3)
+    assert (read_identity(tmp_path).device, read_identity(tmp_path).epoch) == (PLAIN.id, 3)
+    assert read_root(tmp_path) == b"a root"
+    (tmp_path / IDENTITY_FILE).write_text('{"format": "wherry.identity/1"}')
+    with pytest.raises(BadDocument):
+        read_identity(tmp_path)
+
+
+def test_a_home_of_an_earlier_release_is_to_be_enrolled_again(tmp_path: Path) -> None:
+    write_settings(tmp_path, PLAIN)
+    for read in (read_identity, read_root):
+        with pytest.raises(EnrolledEarlier, match=r"by an earlier release.* enrol` again"):
+            read(tmp_path)
+    assert not (tmp_path / ROOT_FILE).exists()
 
 
 def test_only_what_is_no_default_is_written(tmp_path: Path) -> None:
-    enrol_in(tmp_path, replace(PLAIN, fetch=FetchSettings(max_bytes_per_s=5e4)))
+    write_settings(tmp_path, replace(PLAIN, fetch=FetchSettings(max_bytes_per_s=5e4)))
     assert (tmp_path / SETTINGS_FILE).read_text() == (
         'id = "pi-1"\nprofile = "pi"\nbroker = "mqtt://broker.example:1884"\n'
         "\n[fetch]\nmax_bytes_per_s = 50000.0\n"
@@ -85,7 +100,7 @@ def test_all_settings_survive_the_file(
     tmp_path_factory: pytest.TempPathFactory, settings: Settings
 ) -> None:
     home = tmp_path_factory.mktemp("home")
-    enrol_in(home, settings)
+    write_settings(home, settings)
     assert read_settings(home) == settings
 
 
@@ -126,10 +141,10 @@ def test_an_infinite_limit_is_no_limit() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
 def test_other_hardware_is_simulated_on_loopback_only(tmp_path: Path, host: str) -> None:
-    enrol_in(tmp_path, replace(PLAIN, broker=f"mqtt://{host}:1883", simulate=True))
+    write_settings(tmp_path, replace(PLAIN, broker=f"mqtt://{host}:1883", simulate=True))
     assert read_settings(tmp_path).simulate
     with pytest.raises(BadSettings, match="simulate is for loopback brokers"):
-        enrol_in(tmp_path / "other", replace(PLAIN, simulate=True))
+        write_settings(tmp_path / "other", replace(PLAIN, simulate=True))
     assert not (tmp_path / "other").exists()
 
 
@@ -140,6 +155,7 @@ def test_other_hardware_is_simulated_on_loopback_only(tmp_path: Path, host: str)
         ("mqtt://broker.example", Broker("broker.example", 1883)),
         ("mqtt://10.0.0.1/", Broker("10.0.0.1", 1883)),
         ("mqtt://[fe80::1]:1", Broker("fe80::1", 1)),
+        ("mqtts://broker.example", Broker("broker.example", 8883, tls=True)),
     ],
 )
 def test_a_broker_is_named_by_a_url(url: str, broker: Broker) -> None:
@@ -149,7 +165,6 @@ def test_a_broker_is_named_by_a_url(url: str, broker: Broker) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "mqtts://broker.example:8883",
         "http://broker.example",
         "broker.example:1883",
         "mqtt://",
@@ -163,50 +178,55 @@ def test_a_broker_is_named_by_a_url(url: str, broker: Broker) -> None:
         "mqtt://broker?x=1",
         "mqtt://two words",
         "mqtt://a..b\x7f",
-        "mqtt://\udcff",
         "",
     ],
 )
 def test_any_other_url_is_refused_with_a_sentence(tmp_path: Path, url: str) -> None:
-    with pytest.raises(BadSettings, match=r"(is no URL|of the form mqtt://host:port)"):
-        enrol_in(tmp_path, replace(PLAIN, broker=url))
+    with pytest.raises(BadSettings, match=r"(is no URL|of the form mqtt://host:port or mqtts://)"):
+        write_settings(tmp_path, replace(PLAIN, broker=url))
     assert list(tmp_path.iterdir()) == []
 
 
+def test_bytes_are_fetched_from_the_same_broker_unless_another_listener_is_named() -> None:
+    assert fetch_url(PLAIN) == PLAIN.broker
+    other = replace(PLAIN, fetch_broker="mqtts://broker.example:8884")
+    assert fetch_url(other) == "mqtts://broker.example:8884"
+
+
+@pytest.mark.parametrize("url", ["http://c.example", "https://", "https://c:0", "c.example:8443"])
+def test_a_door_of_the_controller_is_https(tmp_path: Path, url: str) -> None:
+    assert parse_door("https://c.example:8443") == ("c.example", 8443)
+    assert parse_door("https://c.example") == ("c.example", 443)
+    for settings in (replace(PLAIN, controller=url), replace(PLAIN, blobs=url)):
+        with pytest.raises(BadSettings, match="https://host:port"):
+            write_settings(tmp_path, settings)
+
+
 def test_enrolling_again_changes_the_settings_of_the_same_device(tmp_path: Path) -> None:
-    enrol_in(tmp_path)
+    write_settings(tmp_path, PLAIN)
     moved = replace(PLAIN, broker="mqtt://elsewhere")
-    enrol_in(tmp_path, moved)
+    write_settings(tmp_path, moved)
     assert read_settings(tmp_path) == moved
 
 
 def test_a_home_of_another_device_is_left_alone(tmp_path: Path) -> None:
-    enrol_in(tmp_path)
+    write_settings(tmp_path, PLAIN)
     with pytest.raises(EnrolledAlready, match="as pi-1 and not as pi-2: give another --home"):
-        enrol_in(tmp_path, replace(PLAIN, id=a_device_id("pi-2")))
+        write_settings(tmp_path, replace(PLAIN, id=a_device_id("pi-2")))
     assert read_settings(tmp_path) == PLAIN
 
 
 def test_settings_that_cannot_be_read_are_mended_by_enrolling_again(tmp_path: Path) -> None:
-    enrol_in(tmp_path)
+    write_settings(tmp_path, PLAIN)
     (tmp_path / SETTINGS_FILE).write_text("torn")
-    enrol_in(tmp_path)
+    write_settings(tmp_path, PLAIN)
     assert read_settings(tmp_path) == PLAIN
 
 
-def test_a_home_without_settings_or_keys_is_not_enrolled(tmp_path: Path) -> None:
-    with pytest.raises(NotEnrolled, match="run `wherry-agent enrol` first"):
-        read_settings(tmp_path)
-    with pytest.raises(NotEnrolled):
-        read_trust(tmp_path, DIRECTOR_KEY)
-
-
-def test_a_key_that_is_none_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(BadKey):
-        enrol(tmp_path, PLAIN, director_pem=b"no key", bundles_pem=public_pem(BUILDERS))
-    with pytest.raises(BadKey):
-        enrol(tmp_path, PLAIN, director_pem=public_pem(DIRECTOR), bundles_pem=b"no key")
-    assert list(tmp_path.iterdir()) == []
+def test_a_home_without_settings_is_not_enrolled(tmp_path: Path) -> None:
+    for read in (read_settings, read_identity, read_root):
+        with pytest.raises(NotEnrolled, match="run `wherry-agent enrol` first"):
+            read(tmp_path)
 
 
 def test_the_home_is_the_one_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:

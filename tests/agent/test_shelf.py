@@ -15,7 +15,6 @@ from wherry.manifest import blobs_of
 from wherry.messages import Reason
 from wherry.names import ProfileName
 from wherry.profile import Arch, Runtime
-from wherry.signing import keyring
 from wherry_agent.core.agent import Assembled, BundleRefused, ManifestAccepted
 from wherry_agent.core.suitability import Machine
 from wherry_agent.shelf import Shelf
@@ -42,7 +41,7 @@ def shelf(store: Store) -> Shelf:
 
 
 def a_shelf(store: Store) -> Shelf:
-    return Shelf(store, keyring(a_key().public_key()), PI)
+    return Shelf(store, PI)
 
 
 def a_fitting(data: bytes = b"model" * 1000) -> Bundle:
@@ -72,7 +71,6 @@ def test_a_bundle_that_suits_is_accepted_with_what_is_missing_of_it(
 @pytest.mark.parametrize(
     ("bundle", "reason"),
     [
-        (a_bundle_of(profile=PROFILE, key=FOREIGN), Reason.UNTRUSTED_SIGNATURE),
         (a_bundle_of(profile=a_profile(name=ProfileName("jetson"))), Reason.UNSUITABLE_PROFILE),
         (
             a_bundle_of(profile=a_profile(name=PI_CLASS, arch=Arch.X86_64)),
@@ -99,7 +97,7 @@ def test_a_bundle_that_suits_is_accepted_with_what_is_missing_of_it(
             Reason.MISSING_RUNTIME,
         ),
     ],
-    ids=["foreign key", "other profile", "other arch", "no runtime", "runtime out of range"],
+    ids=["other profile", "other arch", "no runtime", "runtime out of range"],
 )
 def test_a_bundle_is_refused_for_its_own_reason_and_leaves_nothing(
     store: Store, shelf: Shelf, bundle: Bundle, reason: Reason
@@ -116,7 +114,7 @@ def test_a_trusted_bundle_under_the_name_of_another_is_refused(shelf: Shelf) -> 
     asked, other = a_fitting(b"asked"), a_fitting(b"other")
     refused = shelf.accept(asked.digest, other.envelope)
     assert isinstance(refused, BundleRefused)
-    assert refused.reason is Reason.UNTRUSTED_SIGNATURE
+    assert refused.reason is Reason.WRONG_MANIFEST
     assert "altered on the way" in refused.detail
 
 
@@ -190,9 +188,34 @@ def test_the_shelf_keeps_exactly_the_bundles_that_are_named(store: Store, shelf:
     assert {path.name for path in store.blobs.iterdir()} == set(kept.blobs)
 
 
-def test_a_sealed_bundle_of_another_key_is_the_same_bundle_to_who_trusts_it(store: Store) -> None:
+def test_who_signed_a_manifest_is_no_matter_to_a_device_that_was_told_its_name(
+    shelf: Shelf,
+) -> None:
     bundle = a_fitting()
     again = seal(bundle.manifest, bundle.blobs, FOREIGN)
     assert again.digest == bundle.digest
-    trusting = Shelf(store, keyring(FOREIGN.public_key()), PI)
-    assert isinstance(trusting.accept(again.digest, again.envelope), ManifestAccepted)
+    assert isinstance(shelf.accept(again.digest, again.envelope), ManifestAccepted)
+
+
+def test_collecting_takes_nothing_while_a_kept_bundle_cannot_be_read(store: Store) -> None:
+    kept, gone = a_fitting(b"kept" * 1000), a_fitting(b"gone" * 1000)
+    for bundle in (kept, gone):
+        put(store, a_shelf(store), bundle)
+    store.manifest_path(kept.digest).write_bytes(b"torn by a failing disk")
+    a_shelf(store).keep([kept.digest])
+    assert all(store.has_blob(blob) for blob in kept.blobs)
+    store.manifest_path(kept.digest).write_bytes(kept.envelope)
+    a_shelf(store).keep([kept.digest])
+    assert all(store.has_blob(blob) for blob in kept.blobs)
+    assert not all(store.has_blob(blob) for blob in gone.blobs)
+
+
+def test_the_reserve_of_the_disk_is_never_taken(store: Store) -> None:
+    bundle = a_fitting()
+    hungry = Shelf(store, PI, reserve_bytes=store.free_bytes())
+    refused = hungry.accept(bundle.digest, bundle.envelope)
+    assert isinstance(refused, BundleRefused)
+    assert refused.reason is Reason.DISK_FULL
+    assert store.manifest_envelope(bundle.digest) is None
+    put(store, a_shelf(store), bundle)
+    assert isinstance(hungry.accept(bundle.digest, bundle.envelope), ManifestAccepted)

@@ -16,13 +16,14 @@ import pytest
 
 from tests.agent.stores import a_full_disk, chunks_of
 from tests.builders import a_bundle_of, a_digest, a_histogram, an_alias, an_event
-from wherry.blobs import WrongBytes, digest_of
+from wherry.blobs import WrongBytes, describe, digest_of
 from wherry.bundle import Bundle
 from wherry.files import TEMPORARY
 from wherry.histogram import Histogram
 from wherry.manifest import MODEL_FILE
 from wherry.messages import Reason, Status
 from wherry.names import AliasName
+from wherry.trust.device import Trust
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.install import Idle, Probation
 from wherry_agent.outbox import Outbox
@@ -31,9 +32,10 @@ from wherry_agent.store import (
     BrokenStore,
     DiskFull,
     NewerStore,
+    Seen,
     Store,
     StoreInUse,
-    read_saved,
+    look,
 )
 
 VECTOR = Path(__file__).parent.parent / "vectors" / "device-store-1.sql"
@@ -41,18 +43,21 @@ VECTOR = Path(__file__).parent.parent / "vectors" / "device-store-1.sql"
 WRITER = """
 import sys
 from pathlib import Path
-from tests.builders import an_event
+from msgspec.structs import replace
+from tests.builders import a_digest, an_alias, an_event
+from wherry.trust.device import Trust
 from wherry_agent.core.agent import Saved
 from wherry_agent.outbox import Outbox
 from wherry_agent.store import Store
 
 store = Store(Path(sys.argv[1]))
 outbox = Outbox(store.database, keep_windows=1)
-generation = store.load().generation
+known = store.load_trust() or Trust(root="", epoch=1)
 while True:
-    generation += 1
+    known = replace(known, generation=known.generation + 1)
     with store.transaction():
-        store.save(Saved(generation=generation))
+        store.save_trust(known)
+        store.save(Saved(releases={an_alias(): {a_digest(): known.generation}}))
         outbox.add_event(an_event(seq=0))
     print(store.next_report_seq(), flush=True)
 """
@@ -82,7 +87,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 def test_what_was_saved_is_there_again(tmp_path: Path) -> None:
-    saved = Saved(generation=7, aliases={an_alias(): Idle((a_digest(),))})
+    saved = Saved(aliases={an_alias(): Idle((a_digest(),))})
     with a_store(tmp_path) as store:
         assert store.load() == Saved()
         with store.transaction():
@@ -91,7 +96,7 @@ def test_what_was_saved_is_there_again(tmp_path: Path) -> None:
     with a_store(tmp_path) as store:
         assert store.load() == saved
         assert store.store_id == store_id
-    assert read_saved(tmp_path) == saved
+    assert look(tmp_path).saved == saved
 
 
 def test_a_state_may_be_longer_than_any_message(tmp_path: Path) -> None:
@@ -103,7 +108,7 @@ def test_a_state_may_be_longer_than_any_message(tmp_path: Path) -> None:
         with store.transaction():
             store.save(Saved(recent=recent))
         assert store.load().recent == recent
-    assert read_saved(tmp_path).recent == recent
+    assert look(tmp_path).saved.recent == recent
 
 
 @pytest.mark.system
@@ -121,13 +126,17 @@ def test_a_kill_at_any_write_leaves_the_state_and_what_is_told_of_it_together(
             numbers += [int(line) for line in writer.stdout]
         with a_store(tmp_path) as store:
             first, last = Outbox(store.database, keep_windows=1).span()
-            assert (first, last) == (1, store.load().generation)
+            trust, saved = store.load_trust(), store.load()
+            assert trust is not None
+            assert (first, last) == (1, trust.generation)
+            assert saved.releases == {an_alias(): {a_digest(): last}}
             assert last >= len(numbers)
     assert len(set(numbers)) == len(numbers)
 
 
 def test_a_large_blob_is_made_of_its_chunks_in_little_memory(tmp_path: Path) -> None:
-    bundle = a_bundle_of(random.Random(1).randbytes(8 << 20))
+    data = random.Random(1).randbytes(8 << 20)
+    bundle = a_bundle_of(data, files={MODEL_FILE: describe(data)})
     with a_store(tmp_path) as store:
         store.put_manifest(bundle.digest, bundle.envelope)
         for chunk, data in chunks_of(bundle).items():
@@ -172,32 +181,33 @@ def test_a_store_of_a_later_release_is_refused_and_left_alone(tmp_path: Path) ->
     database = sqlite3.connect(tmp_path / "agent.db")
     database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     database.close()
-    for look in (Store, read_saved):
+    for way in (Store, look):
         with pytest.raises(NewerStore, match="install the release that wrote it"):
-            look(tmp_path)
+            way(tmp_path)
     assert Path(tmp_path / "agent.db").stat().st_size
 
 
 def test_a_file_that_is_no_database_is_refused_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "agent.db").write_bytes(b"no database, but long enough to be one" * 30)
-    for look in (Store, read_saved):
+    for way in (Store, look):
         with pytest.raises(BrokenStore, match="not a database; check its disk"):
-            look(tmp_path)
+            way(tmp_path)
     (tmp_path / "agent.db").unlink()
     with a_store(tmp_path):
         pass  # A refusal keeps no lock.
 
 
 def test_a_home_without_a_store_has_nothing_saved_and_gets_none_by_looking(tmp_path: Path) -> None:
-    assert read_saved(tmp_path) == Saved()
+    assert look(tmp_path) == Seen(Saved(), None)
     assert files_in(tmp_path) == set()
 
 
 def test_any_path_may_hold_a_store(tmp_path: Path) -> None:
     odd = tmp_path / "50% #1?"
+    saved = Saved(releases={an_alias(): {a_digest(): 3}})
     with a_store(odd) as store, store.transaction():
-        store.save(Saved(generation=3))
-    assert read_saved(odd).generation == 3
+        store.save(saved)
+    assert look(odd).saved == saved
 
 
 def test_the_store_of_the_first_release_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -207,7 +217,6 @@ def test_the_store_of_the_first_release_is_read_as_it_was_written(tmp_path: Path
     with a_store(tmp_path) as store:
         assert store.store_id == "0123456789abcdef" * 2
         saved = store.load()
-        assert saved.generation == 7
         default, detector = saved.aliases[an_alias()], saved.aliases[an_alias("detector")]
         assert isinstance(default, Idle)
         assert default.settled is not None
@@ -224,6 +233,25 @@ def test_the_store_of_the_first_release_is_read_as_it_was_written(tmp_path: Path
         with store.transaction():
             assert outbox.add_event(an_event(seq=0)) == 6
         assert store.next_report_seq() == 10
+
+
+def test_what_is_trusted_is_kept_also_for_who_only_looks(tmp_path: Path) -> None:
+    trust = Trust(root="{}", epoch=2, generation=5, floors={"root": 7.0})
+    with a_store(tmp_path) as store:
+        assert store.load_trust() is None
+        for known in (Trust(root="{}", epoch=1), trust):
+            with store.transaction():
+                store.save_trust(known)
+        assert store.load_trust() == trust
+    assert look(tmp_path).trust == trust
+
+
+def test_who_only_looks_sees_a_store_of_an_earlier_release_as_it_is(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "agent.db")
+    database.executescript(VECTOR.read_text())
+    database.close()
+    assert look(tmp_path).trust is None
+    assert look(tmp_path).saved.aliases.keys() == {an_alias(), an_alias("detector")}
 
 
 # Bundles

@@ -16,6 +16,7 @@ from wherry.messages import (
     Slots,
     Status,
     Traffic,
+    TrustReport,
 )
 from wherry.names import AliasName, ProfileName
 from wherry.profile import Facts
@@ -64,7 +65,9 @@ def test_reported_is_enough_by_itself() -> None:
         ),
         an_alias("empty"): Idle(),
     }
-    told = TELLER.reported(states, generation=4, seq=9, oldest_event=3)
+    trust = TrustReport(epoch=1, root=2)
+    told = TELLER.reported(states, generation=4, seq=9, oldest_event=3, trust=trust)
+    assert (told.trust, told.degraded) == (trust, ())
     assert (told.store_id, told.report_seq, told.generation) == (a_store_id(), 9, 4)
     assert (told.profile, told.simulated, told.versions) == ("pi", True, {"litert": "2.3"})
     assert told.facts == FACTS
@@ -103,3 +106,16 @@ def test_telemetry_says_what_was_counted_and_where() -> None:
 
 def test_presence_names_the_store() -> None:
     assert TELLER.presence(online=False) == Presence(online=False, store_id=a_store_id())
+
+
+def test_a_device_that_can_serve_only_what_is_revoked_says_that_it_is_degraded() -> None:
+    both: dict[AliasName, State] = {an_alias(): Idle((OLD, NEW), None, frozenset({OLD, NEW}))}
+    told = TELLER.reported(
+        both,
+        generation=1,
+        seq=1,
+        oldest_event=1,
+        trust=TrustReport(),
+        degraded=(Reason.CLOCK_AHEAD, Reason.ALL_REVOKED),
+    )
+    assert told.degraded == (Reason.ALL_REVOKED, Reason.CLOCK_AHEAD)

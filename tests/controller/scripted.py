@@ -10,7 +10,8 @@ from typing import IO, ParamSpec, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
-from tests.builders import a_bundle_of, a_key
+from tests.builders import a_bundle_of
+from tests.controller import trusts
 from tests.controller.reports import a_profile_report
 from tests.controller.services.brokers import MemoryBroker
 from wherry import codec
@@ -253,7 +254,7 @@ def a_bench(folder: Path, *, cache_bytes: int = 1 << 30) -> Bench:
 
 def a_fleet(store: Store, blobs: BlobFolder) -> Fleet:
     """Return a fleet behind a broker that keeps everything in memory."""
-    return Fleet(store, Publisher(MemoryBroker(), blobs, Pace()), a_key())
+    return trusts.a_fleet(store, Publisher(MemoryBroker(), blobs, Pace()))
 
 
 def a_trials(store: Store, fleet: Fleet) -> Trials:

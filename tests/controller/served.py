@@ -18,9 +18,12 @@ import uvicorn
 from msgspec.structs import replace
 
 from tests.builders import a_key, a_reported
+from tests.controller.doors import a_device_key, a_request
 from tests.controller.scripted import AtOnce, ScriptedBuilder, a_bench, a_trials, builds_all
 from tests.controller.stores import a_store
-from wherry import codec, signing
+from tests.controller.trusts import a_fleet, a_trust
+from wherry import codec
+from wherry.enrolment import EnrolRequest
 from wherry.messages import Event, Reason, Reported, Slots, Status
 from wherry.names import (
     AliasName,
@@ -33,22 +36,28 @@ from wherry.names import (
 from wherry_controller.api.application import make_api
 from wherry_controller.api.context import Context
 from wherry_controller.api.door import token_digest
+from wherry_controller.authority import ca_fingerprint, found_authority, read_request
 from wherry_controller.cli.serving import address_of, listen
 from wherry_controller.core.build import Limits
 from wherry_controller.mqtt import Traffic
+from wherry_controller.services.admission import Asked, Policy
 from wherry_controller.services.builds import Builds
+from wherry_controller.services.crl import Revocations
 from wherry_controller.services.fleet import Fleet
+from wherry_controller.services.identity import Identities, OpenBroker, Places
 from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rollouts import Rollouts, rollout_of
 from wherry_controller.store import devices, telemetry
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
 from wherry_controller.store.records import EventRecord
+from wherry_controller.store.trust import newest_root
 
 T = TypeVar("T")
 
 TOKEN = "the right token"
 BUDGET_BYTES = 1 << 20
+NOW_S = 1000.0
 
 
 class DeafBroker:
@@ -74,10 +83,12 @@ class Served:
     blobs: BlobFolder
     fleet: Fleet
     rollouts: Rollouts
+    identities: Identities
     builds: Builds
     builder: ScriptedBuilder
     url: str = ""
-    now: float = 1000.0
+    now: float = NOW_S
+    requests: dict[int, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def decide(self, work: Callable[[Served], T], /) -> T:
@@ -120,6 +131,13 @@ class Served:
             )
         self.decide(lambda desk: desk.rollouts.tick(self.now))
 
+    def stranger_asks(self, number: int) -> None:
+        """Let a stranger ask for a certificate without a token, each with a request of its own."""
+        csr = self.requests.setdefault(number, a_request(a_device_key()))
+        asked = Asked(EnrolRequest(csr=csr), read_request(csr), "10.0.0.9")
+        self.now += 1
+        self.decide(lambda desk: desk.identities.enrol(asked, now=self.now))
+
     def status_of(self, rollout: str) -> str:
         with self.store.reading() as tx:
             return rollout_of(tx, parse_rollout_name(rollout)).status
@@ -129,13 +147,16 @@ class Served:
 def a_served_controller(folder: Path) -> Iterator[Served]:
     store = a_store(folder)
     blobs = BlobFolder(folder / "blobs")
-    fleet = Fleet(store, Publisher(DeafBroker(), blobs, Pace()), a_key(1))
-    rollouts = Rollouts(store, fleet, incumbent_span_s=86_400.0, budget_bytes=BUDGET_BYTES)
+    trust = a_trust(store)
+    fleet = a_fleet(store, Publisher(DeafBroker(), blobs, Pace()), trust)
+    rollouts = Rollouts(store, fleet, trust, incumbent_span_s=86_400.0, budget_bytes=BUDGET_BYTES)
     builder = ScriptedBuilder(builds_all)
     builds = Builds(
         store,
         blobs,
         a_key(2),
+        vouch=trust.add_bundle,
+        vouches_at_once=trust.vouches_at_once,
         builder=builder,
         executor=AtOnce(),
         bench=a_bench(folder),
@@ -143,18 +164,32 @@ def a_served_controller(folder: Path) -> Iterator[Served]:
         clock=lambda: served.now,
         limits=Limits(),
     )
-    served = Served(store, blobs, fleet, rollouts, builds, builder)
+    authority = found_authority(folder, NOW_S)
+    revocations = Revocations(store, authority, folder)
+    identities = Identities(
+        store,
+        authority,
+        revocations,
+        rights=OpenBroker(),
+        root=newest_root,
+        places=Places(broker="mqtt://127.0.0.1:1883"),
+        policy=Policy(),
+    )
+    identities.tick(NOW_S)
+    served = Served(store, blobs, fleet, rollouts, identities, builds, builder)
     builds.start()
     context = Context(
         store=store,
         blobs=blobs,
         builds=builds,
+        trust=trust,
         decide=served.decide,
         traffic=Traffic,
         clock=lambda: served.now,
         broker_url="mqtt://127.0.0.1:1883",
-        director_pem=signing.public_pem(a_key(1).public_key()).decode(),
-        bundles_pem=signing.public_pem(a_key(2).public_key()).decode(),
+        door_url="https://localhost:8322",
+        ca=ca_fingerprint(authority),
+        revocations=revocations,
     )
     try:
         with _listening(context) as served.url:

@@ -30,9 +30,9 @@ from tests.controller.stores import add_built_version, add_devices
 from tests.controller.test_mqtt import PATIENCE_S, Inbox, a_link
 from wherry import codec, signing
 from wherry.blobs import check_digest, join
-from wherry.bundle import Bundle, open_manifest
+from wherry.bundle import Bundle, open_signed_manifest
 from wherry.manifest import blobs_of
-from wherry.messages import Ack, Order
+from wherry.messages import Ack, Desired, Order
 from wherry.names import Digest
 from wherry.topics import (
     AcksTopic,
@@ -45,7 +45,8 @@ from wherry.topics import (
     WantsTopic,
     text,
 )
-from wherry_controller.app import Closing, Controller, Desk, open_controller
+from wherry_controller.app import Controller, open_controller
+from wherry_controller.deciding import Closing, Desk
 from wherry_controller.foundation import found
 from wherry_controller.mqtt import Connected, Link
 from wherry_controller.services import fleet
@@ -135,11 +136,12 @@ def fetch_bundle(port: int, controller: Controller) -> Digest:
     director = signing.keyring(controller.keys.director.public_key())
     with a_link(port, client_id=DEVICE) as (link, inbox):
         inbox.wait_for(Connected)
-        signed = signing.open_envelope(fetch(link, inbox, DesiredTopic(DEVICE)), director)
+        desired = codec.decode(Desired, fetch(link, inbox, DesiredTopic(DEVICE)))
+        signed = signing.open_envelope(bytes(desired.order), director)
         digest = codec.decode(Order, signed).aliases[an_alias()].bundle
         envelope = fetch(link, inbox, BundleTopic(digest))
         keys = signing.keyring(a_key().public_key())
-        for blob in blobs_of(open_manifest(envelope, keys, digest)):
+        for blob in blobs_of(open_signed_manifest(envelope, keys, digest)):
             wanted = [text(BlobTopic(chunk)) for chunk in dict.fromkeys(blob.chunks)]
             for start in range(0, len(wanted), WINDOW):
                 link.subscribe(wanted[start : start + WINDOW])

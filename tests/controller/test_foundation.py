@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from wherry.signing import BadKey
+from tests.builders import a_key
+from wherry.signing import BadKey, key_id
+from wherry.trust import documents
+from wherry.trust.documents import Root, Targets
 from wherry_controller.core.build import Limits
 from wherry_controller.core.written import BadFile
 from wherry_controller.foundation import (
@@ -16,10 +19,14 @@ from wherry_controller.foundation import (
     DIRECTOR,
     FoundedAlready,
     NoKeys,
+    add_online_key,
     found,
+    read_first_trust,
+    read_held_keys,
     read_keys,
     read_token_digest,
 )
+from wherry_controller.key_files import KeyRole, NoKeyFile, PublicKey, open_key, read_vouching
 from wherry_controller.settings import BadSetting, Broker, NoFolder, Settings, read_settings
 
 
@@ -34,10 +41,25 @@ def test_a_founded_folder_has_two_keys_that_only_its_owner_reads(tmp_path: Path)
 
 def test_the_folder_keeps_only_the_digest_of_its_token(tmp_path: Path) -> None:
     founded = found(tmp_path)
+    assert founded.token is not None
     kept = read_token_digest(read_settings(tmp_path, {}))
     assert kept == hashlib.sha256(founded.token.encode()).hexdigest()
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert founded.token.encode() not in written
+
+
+def test_others_find_in_a_founded_folder_what_verifies_its_bundles(tmp_path: Path) -> None:
+    found(tmp_path)
+    (public,) = (tmp_path / "trust").glob("bundle-*.pub.json")
+    signs = read_keys(read_settings(tmp_path, {})).bundles
+    assert key_id(read_vouching(public)) == key_id(signs.public_key())
+
+
+@pytest.mark.parametrize("text", ["", "{}", "-----BEGIN PUBLIC KEY-----\n"])
+def test_a_file_without_a_key_vouches_for_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "key").write_text(text)
+    with pytest.raises(NoKeyFile, match="holds no public key"):
+        read_vouching(tmp_path / "key")
 
 
 def test_a_founded_folder_is_not_founded_again(tmp_path: Path) -> None:
@@ -143,3 +165,53 @@ def test_a_lost_or_damaged_key_is_named(tmp_path: Path) -> None:
     (settings.key_folder / DIRECTOR).unlink()
     with pytest.raises(NoKeys, match="restore it"):
         read_keys(settings)
+
+
+def test_a_founded_folder_has_a_root_of_trust_that_its_keys_can_serve(tmp_path: Path) -> None:
+    founded = found(tmp_path)
+    settings = read_settings(tmp_path, {})
+    trust = read_first_trust(settings)
+    held = read_held_keys(settings)
+    root = documents.read(Root, trust.root).signed
+    assert root.roles["timestamp"].keyids[0] in held
+    assert root.wherry.director.keyids[0] == key_id(read_keys(settings).director.public_key())
+    assert not set(root.roles["root"].keyids) & held.keys()
+    assert not set(root.roles["targets"].keyids) & held.keys()
+    assert founded.offline == tmp_path / "offline" and founded.passphrase is not None
+    (key,) = founded.offline.glob("root-*.key.json")
+    assert open_key(key, founded.passphrase)[0] is KeyRole.ROOT
+
+
+def test_a_folder_of_an_earlier_release_gets_a_root_of_trust_and_keeps_the_rest(
+    tmp_path: Path,
+) -> None:
+    found(tmp_path)
+    settings = read_settings(tmp_path, {})
+    for name in ("snapshot.pem", "timestamp.pem"):
+        (settings.key_folder / name).unlink()
+    for path in (tmp_path / "trust").iterdir():
+        path.unlink()
+    before = read_token_digest(settings), read_keys(settings).director.private_bytes_raw()
+    assert found(tmp_path).token is None
+    after = read_token_digest(settings), read_keys(settings).director.private_bytes_raw()
+    assert after == before
+    assert read_first_trust(settings).root
+    with pytest.raises(FoundedAlready):
+        found(tmp_path)
+
+
+def test_a_bundle_key_may_be_kept_apart_from_the_beginning(tmp_path: Path) -> None:
+    apart = PublicKey(KeyRole.BUNDLE, a_key(7).public_key())
+    found(tmp_path, bundle=apart)
+    settings = read_settings(tmp_path, {})
+    targets = documents.read(Targets, read_first_trust(settings).targets).signed
+    assert targets.delegations.succinct_roles.keyids == (apart.keyid,)
+    assert apart.keyid not in read_held_keys(settings)
+
+
+def test_one_more_online_key_stands_beside_the_one_that_signs(tmp_path: Path) -> None:
+    found(tmp_path)
+    settings = read_settings(tmp_path, {})
+    before = read_held_keys(settings)
+    key = add_online_key(settings.key_folder, KeyRole.DIRECTOR)
+    assert read_held_keys(settings).keys() == before.keys() | {key_id(key.public_key())}

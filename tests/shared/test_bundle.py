@@ -20,7 +20,7 @@ from tests.builders import (
 )
 from wherry import signing
 from wherry.blobs import WrongBytes, digest_of
-from wherry.bundle import open_manifest, seal
+from wherry.bundle import open_manifest, open_signed_manifest, seal
 from wherry.codec import BadDocument, encode
 from wherry.manifest import LARGEST_MANIFEST_BYTES, BadManifest
 from wherry.signing import NotSignedByTrusted, keyring, sign
@@ -31,8 +31,18 @@ BLOBS = {digest_of(data): data for data in (INPUT_BYTES, OUTPUT_BYTES, MODEL_BYT
 
 def test_what_was_sealed_is_opened() -> None:
     bundle = a_bundle_of()
-    assert open_manifest(bundle.envelope, TRUSTED, bundle.digest) == bundle.manifest
+    assert open_signed_manifest(bundle.envelope, TRUSTED, bundle.digest) == bundle.manifest
     assert bundle.blobs[digest_of(MODEL_BYTES)] == MODEL_BYTES
+
+
+def test_a_device_opens_a_bundle_by_its_name_whoever_signed_it() -> None:
+    bundle = a_bundle_of(key=a_key(9))
+    assert open_manifest(bundle.envelope, bundle.digest) == bundle.manifest
+    with pytest.raises(WrongBytes):
+        open_manifest(a_bundle_of(b"another").envelope, bundle.digest)
+    for torn in (b"", b"{}", bundle.envelope[:-1]):
+        with pytest.raises(BadDocument):
+            open_manifest(torn, bundle.digest)
 
 
 def test_sealing_is_deterministic() -> None:
@@ -79,23 +89,23 @@ def test_the_blobs_of_a_bundle_do_not_follow_the_caller_s() -> None:
 
 def test_another_bundle_than_was_expected_is_refused_although_it_is_signed() -> None:
     with pytest.raises(WrongBytes):
-        open_manifest(a_bundle_of(b"v2").envelope, TRUSTED, a_bundle_of(b"v1").digest)
+        open_signed_manifest(a_bundle_of(b"v2").envelope, TRUSTED, a_bundle_of(b"v1").digest)
 
 
 def test_a_bundle_signed_by_another_key_is_untrusted() -> None:
     bundle = a_bundle_of(key=a_key(2))
     with pytest.raises(NotSignedByTrusted):
-        open_manifest(bundle.envelope, TRUSTED, bundle.digest)
+        open_signed_manifest(bundle.envelope, TRUSTED, bundle.digest)
 
 
 def test_who_signed_is_asked_before_what_was_signed() -> None:
     with pytest.raises(NotSignedByTrusted):
-        open_manifest(a_bundle_of(key=a_key(2)).envelope, TRUSTED, a_digest("another"))
+        open_signed_manifest(a_bundle_of(key=a_key(2)).envelope, TRUSTED, a_digest("another"))
 
 
 def test_another_document_of_the_same_signer_is_no_bundle() -> None:
     with pytest.raises(BadDocument):
-        open_manifest(sign(an_order(), a_key()), TRUSTED, digest_of(encode(an_order())))
+        open_signed_manifest(sign(an_order(), a_key()), TRUSTED, digest_of(encode(an_order())))
 
 
 def test_a_document_without_a_format_is_no_bundle() -> None:
@@ -103,7 +113,7 @@ def test_a_document_without_a_format_is_no_bundle() -> None:
     signature = {"keyid": signing.key_id(a_key().public_key()), "sig": a_key().sign(signed).hex()}
     envelope = b'{"signed":' + signed + b',"signatures":' + encode([signature]) + b"}"
     with pytest.raises(BadDocument, match="does not say its format"):
-        open_manifest(envelope, TRUSTED, digest_of(signed))
+        open_signed_manifest(envelope, TRUSTED, digest_of(signed))
 
 
 def test_a_signed_manifest_whose_parts_do_not_fit_is_malformed() -> None:
@@ -111,7 +121,7 @@ def test_a_signed_manifest_whose_parts_do_not_fit_is_malformed() -> None:
     signature = {"keyid": signing.key_id(a_key().public_key()), "sig": a_key().sign(signed).hex()}
     envelope = b'{"signed":' + signed + b',"signatures":' + encode([signature]) + b"}"
     with pytest.raises(BadManifest):
-        open_manifest(envelope, TRUSTED, digest_of(signed))
+        open_signed_manifest(envelope, TRUSTED, digest_of(signed))
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -119,4 +129,4 @@ def test_a_manifest_beyond_its_bound_is_refused(times: int) -> None:
     words = "x" * (LARGEST_MANIFEST_BYTES * times)
     bundle = a_bundle_of(labels=(words,))
     with pytest.raises(BadDocument, match=f"{LARGEST_MANIFEST_BYTES * times} are allowed"):
-        open_manifest(bundle.envelope, TRUSTED, bundle.digest)
+        open_signed_manifest(bundle.envelope, TRUSTED, bundle.digest)

@@ -20,10 +20,14 @@ from wherry.messages import (
     LARGEST_DETAIL,
     LARGEST_WANTS,
     Ack,
+    DeltaIndex,
+    Desired,
     Event,
     Feedback,
     HostFacts,
     Order,
+    Presence,
+    Reported,
     Status,
     Telemetry,
     Traffic,
@@ -33,6 +37,8 @@ from wherry.messages import (
 
 DOCUMENTS: list[msgspec.Struct] = [
     builders.an_order(),
+    Desired(order=msgspec.Raw(b"{}"), packet="bm90aGluZw==", sources=("https://near.example",)),
+    DeltaIndex(base=a_digest("base"), blob=a_digest("blob"), delta=builders.a_blob()),
     builders.a_reported(),
     builders.an_event(),
     builders.an_ack(),
@@ -40,6 +46,17 @@ DOCUMENTS: list[msgspec.Struct] = [
     builders.a_presence(),
     builders.a_wants(),
 ]
+FORMATS: dict[type[msgspec.Struct], str] = {
+    Order: "wherry.order/2",
+    Desired: "wherry.desired/1",
+    DeltaIndex: "wherry.delta_index/1",
+    Reported: "wherry.reported/1",
+    Event: "wherry.event/1",
+    Ack: "wherry.ack/1",
+    Telemetry: "wherry.telemetry/1",
+    Presence: "wherry.presence/1",
+    Wants: "wherry.wants/1",
+}
 FINAL = {"succeeded", "rejected", "failed", "reverted", "timed_out", "superseded", "canceled"}
 
 
@@ -47,7 +64,7 @@ FINAL = {"succeeded", "rejected", "failed", "reverted", "timed_out", "superseded
 def test_a_document_passes_the_wire_and_says_its_format(document: msgspec.Struct) -> None:
     data = encode(document)
     assert decode(type(document), data) == document
-    assert json.loads(data)["format"] == f"wherry.{type(document).__name__.lower()}/1"
+    assert json.loads(data)["format"] == FORMATS[type(document)]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda value: type(value).__name__)

@@ -202,6 +202,7 @@ STRANGE_PRIVATE = {
     ),
     "binary": KEY.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
     "cut": private_pem(KEY)[:60],
+    "unknown": private_pem(KEY).replace(b"K2Vw", b"K1Vw"),
 }
 STRANGE_PUBLIC = {
     "nothing": b"",
@@ -210,6 +211,7 @@ STRANGE_PUBLIC = {
     "curve": CURVE.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
     "binary": KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
     "cut": public_pem(KEY.public_key())[:50],
+    "unknown": public_pem(KEY.public_key()).replace(b"K2Vw", b"K1Vw"),
 }
 
 

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.builders import a_device_id, a_digest
-from wherry.names import BadName, parse_device_id
+from wherry.names import BadName, parse_device_id, parse_role_name
 from wherry.topics import (
     AcksTopic,
     BadTopic,
@@ -17,9 +17,11 @@ from wherry.topics import (
     BundleTopic,
     DesiredTopic,
     EventsTopic,
+    MetadataTopic,
     PresenceTopic,
     ReportedTopic,
     TelemetryTopic,
+    TimestampTopic,
     Topic,
     WantsTopic,
     filter_of,
@@ -37,19 +39,24 @@ OF_A_DEVICE = (
     WantsTopic,
 )
 OF_A_DIGEST = (BundleTopic, BlobTopic)
-KINDS: tuple[type[Topic], ...] = (*OF_A_DEVICE, *OF_A_DIGEST)
+NAMED: tuple[type[Topic], ...] = (*OF_A_DEVICE, *OF_A_DIGEST)
+KINDS: tuple[type[Topic], ...] = (*NAMED, TimestampTopic, MetadataTopic)
 
 DEVICES = st.from_regex(r"\A[a-z0-9]([a-z0-9._-]{0,10}[a-z0-9])?\Z").map(parse_device_id)
 DIGESTS = st.integers(0, 99).map(lambda number: a_digest(str(number)))
+ROLES = st.sampled_from(["root", "snapshot", "targets", "bins-0f"]).map(parse_role_name)
 TOPICS: st.SearchStrategy[Topic] = st.one_of(
     *(st.builds(kind, DEVICES) for kind in OF_A_DEVICE),
     *(st.builds(kind, DIGESTS) for kind in OF_A_DIGEST),
+    st.just(TimestampTopic()),
+    st.builds(MetadataTopic, ROLES, st.integers(1, 9_999_999_999)),
 )
 
 
 def one_of_each() -> list[Topic]:
     of_a_device: list[Topic] = [kind(a_device_id()) for kind in OF_A_DEVICE]
-    return [*of_a_device, *(kind(a_digest()) for kind in OF_A_DIGEST)]
+    of_trust: list[Topic] = [TimestampTopic(), MetadataTopic(parse_role_name("snapshot"), 12)]
+    return [*of_a_device, *(kind(a_digest()) for kind in OF_A_DIGEST), *of_trust]
 
 
 def matches(pattern: str, topic: str) -> bool:
@@ -76,8 +83,9 @@ def test_a_filter_matches_its_own_kind_and_no_other(topic: Topic, kind: type[Top
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_filter_spells_every_level_but_the_name(kind: type[Topic]) -> None:
-    assert filter_of(kind).count("+") == 1
+def test_a_filter_spells_every_level_but_the_names(kind: type[Topic]) -> None:
+    names = {TimestampTopic: 0, MetadataTopic: 2}.get(kind, 1)
+    assert filter_of(kind).count("+") == names
     assert "#" not in filter_of(kind)
 
 
@@ -103,7 +111,9 @@ def test_a_topic_with_a_character_more_is_another_topic_or_none(
 @example("wherry/v1/devices/pi-1")
 @example("wherry/v1/devices/pi-1/desired/x")
 @example("wherry/v1/devices/pi-1/commands")
-@example("wherry/v1/trust/timestamp")
+@example("wherry/v1/trust/root/0")
+@example("wherry/v1/trust/snapshot")
+@example("wherry/v1/trust/snapshot/01")
 @example("$SYS/broker/uptime")
 def test_every_other_topic_is_refused(topic: str) -> None:
     with pytest.raises((BadTopic, BadName)):

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import io
+
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.builders import a_key
-from tests.vectors.write import (
-    DOCUMENT_KINDS,
+from tests.deltas import expected, rebuilt
+from tests.trusted import BUNDLE_KEY, ROOT_KEYS, SNAPSHOT_KEY, TARGETS_KEY, TIMESTAMP_KEY
+from tests.vectors import repository
+from tests.vectors.cases import (
     FOLDER,
     BucketCase,
     Case,
     ChunkCase,
+    CondensedCase,
+    DeltaCase,
     EnvelopeCase,
     KeyCase,
+    PacketCase,
+    TokenCase,
     TopicCase,
-    documents,
-    files,
     read,
-    repeated,
 )
+from tests.vectors.documents import DOCUMENT_KINDS, documents
+from tests.vectors.wire import repeated
+from tests.vectors.write import files
 from wherry import topics
 from wherry.blobs import cut, describe, digest_of, join
 from wherry.codec import decode, encode
+from wherry.delta import HEAD, Kind, read_header
+from wherry.enrolment import Token, parse_token, secret_digest, token_text
 from wherry.histogram import bucket, lower_bound_ns
 from wherry.manifest import Manifest
 from wherry.messages import Order
+from wherry.names import KeyId
 from wherry.signing import (
     key_id,
     keyring,
@@ -37,6 +48,30 @@ from wherry.signing import (
     public_pem,
     sign,
 )
+from wherry.trust import documents as trust_documents
+from wherry.trust.condense import Condensed, condense, restore
+from wherry.trust.device import Trust, begin
+from wherry.trust.packet import pack, unpack
+from wherry.trust.skeleton import SKELETON
+
+SIGNERS = {
+    "root": ROOT_KEYS,
+    "targets": (TARGETS_KEY,),
+    "bins": (BUNDLE_KEY,),
+    "snapshot": (SNAPSHOT_KEY,),
+    "timestamp": (TIMESTAMP_KEY,),
+}
+KINDS: dict[str, type[trust_documents.Document]] = {
+    "root": trust_documents.Root,
+    "targets": trust_documents.Targets,
+    "bins": trust_documents.Bin,
+    "snapshot": trust_documents.Snapshot,
+    "timestamp": trust_documents.Timestamp,
+}
+
+
+def kept_metadata() -> dict[str, bytes]:
+    return {case.name: case.text.encode() for case in read("metadata.json", Case)}
 
 
 def test_every_file_is_what_would_be_written_today() -> None:
@@ -83,7 +118,51 @@ def test_kept_topics_are_parsed_and_spelled_the_same() -> None:
         assert case.name in case.text
         assert topics.text(topic) == case.text
         assert topics.filter_of(type(topic)) == case.filter
-    assert len({case.kind for case in cases}) == 9
+    assert len({case.kind for case in cases}) == 11
+
+
+def test_kept_metadata_is_read_and_signed_as_the_same_bytes() -> None:
+    for name, data in kept_metadata().items():
+        role = name.partition("/")[0].partition("-")[0]
+        held = trust_documents.read(KINDS[role], data)
+        signatures = len(trust_documents.signers(data, *_judges(name)))
+        again = trust_documents.sign(held.signed, *SIGNERS[role][:signatures])
+        assert again.data == data
+        assert held.signed.version == int(name.partition("/")[2])
+
+
+def test_a_device_follows_kept_metadata_as_the_kept_trust_says() -> None:
+    kept = {case.name: decode(Trust, case.text.encode()) for case in read("trust.json", Case)}
+    enrolled = begin(kept_metadata()["root/1"], epoch=1)
+    assert kept["enrolled"] == enrolled
+    assert kept["following"] == repository.followed(enrolled)
+
+
+def test_kept_packets_hold_the_kept_metadata() -> None:
+    metadata = kept_metadata()
+    for case in read("packet.json", PacketCase):
+        pieces = {name: metadata[name] for name in case.pieces}
+        assert unpack(case.text) == pieces
+        assert pack(pieces) == case.text
+
+
+def test_kept_texts_are_condensed_and_restored_the_same() -> None:
+    for case in read("condensed.json", CondensedCase):
+        told = Condensed(case.condensed, case.numbers, bytes.fromhex(case.digests_hex))
+        assert restore(told) == case.text
+        assert condense(case.text) == told
+
+
+def test_packets_have_the_kept_dictionary() -> None:
+    (case,) = read("skeleton.json", Case)
+    assert case.text == SKELETON
+
+
+def test_the_kept_token_is_read_and_spelled_the_same() -> None:
+    (case,) = read("token.json", TokenCase)
+    assert parse_token(case.text) == Token(case.secret, case.ca)
+    assert token_text(Token(case.secret, case.ca)) == case.text
+    assert secret_digest(case.secret) == case.kept_as
 
 
 def test_kept_durations_fall_into_the_kept_buckets() -> None:
@@ -97,3 +176,30 @@ def test_kept_bytes_are_cut_and_joined_as_the_kept_blobs() -> None:
         data = repeated(bytes.fromhex(case.pattern_hex), case.size_bytes)
         assert describe(data, case.chunk_bytes) == case.blob
         assert join(cut(data, case.chunk_bytes), case.blob) == data
+
+
+def test_kept_deltas_rebuild_the_kept_blobs() -> None:
+    cases = read("delta.json", DeltaCase)
+    for case in cases:
+        base, blob = bytes.fromhex(case.base_hex), bytes.fromhex(case.blob_hex)
+        delta = bytes.fromhex(case.delta_hex)
+        assert rebuilt(delta, base, expected(base, blob)) == blob
+    told = {HEAD.unpack_from(_windows_of(bytes.fromhex(case.delta_hex)))[0] for case in cases}
+    assert told == set(Kind)
+
+
+def _judges(name: str) -> tuple[dict[KeyId, trust_documents.Key], trust_documents.Role]:
+    """Return the keys and the role that judge a piece of the kept metadata."""
+    role = name.partition("/")[0].partition("-")[0]
+    if role == "bins":
+        targets = trust_documents.read(trust_documents.Targets, kept_metadata()["targets/1"]).signed
+        bins = targets.delegations.succinct_roles
+        return targets.delegations.keys, trust_documents.Role(bins.keyids, bins.threshold)
+    root = trust_documents.read(trust_documents.Root, kept_metadata()["root/1"]).signed
+    return root.keys, root.roles[role]
+
+
+def _windows_of(delta: bytes) -> bytes:
+    source = io.BytesIO(delta)
+    read_header(source.read)
+    return source.read()

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from wherry_sim.demo.report import (
     Bytes,
+    Deltas,
     Facts,
     KillRow,
     RefusalRow,
@@ -49,7 +50,7 @@ ROLLOUTS = [
 ]
 REFUSALS = [
     RefusalRow(what=what, by="somebody", reason="a reason")
-    for what in ("v5", "foreign key", "chunk")
+    for what in ("v5", "foreign bundle", "chunk")
 ]
 KILLS = [KillRow(agent="field-1", away_s=1.0), KillRow(agent="field-4", away_s=3.0)]
 SWAP = Swap(flips=21, in_flight_at_flips=1, steady_p99_ms=1.0, during_p99_ms=2.0)
@@ -60,7 +61,8 @@ FACTS = Facts(
     swap=SWAP,
     reverted_devices=["canary-2"],
     field_devices_touched_by_sick_versions=0,
-    bytes=Bytes(bundles=1000, controller_sent=1300, received_total=8000),
+    bytes=Bytes(bundles=600, deltas=400, controller_sent=1300, received_total=8000),
+    deltas=Deltas(rebuilt=2, delta_bytes=999, whole_bytes=1000),
     resume=Resume(chunks_before_kill=2, chunks_fetched_again=0),
     kills=KILLS,
     refusals=REFUSALS,
@@ -117,6 +119,8 @@ def test_a_story_that_went_as_told_is_ok() -> None:
             replace(FACTS, bytes=replace(FACTS.bytes, controller_sent=0)),
             "the controller sent at most",
         ),
+        (replace(FACTS, deltas=replace(FACTS.deltas, rebuilt=0)), "every device but one"),
+        (replace(FACTS, deltas=replace(FACTS.deltas, delta_bytes=1000)), "every device but one"),
         (
             replace(FACTS, resume=Resume(chunks_before_kill=1, chunks_fetched_again=0)),
             "the agent that was killed",

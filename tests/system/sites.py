@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
+
+import msgspec
 
 from tests.brokers import Mosquitto, a_mosquitto, free_port, wait_for_port
 from tests.controller.cli.conftest import Ran
@@ -24,7 +26,7 @@ from wherry.names import Digest, parse_digest
 from wherry_agent.client import Client, NotReachable, NotServing, RequestRefused
 from wherry_controller.cli.login import Login
 from wherry_controller.cli.remote import Remote
-from wherry_controller.cli.replies import Device, Registered, Rollout, read
+from wherry_controller.cli.replies import Device, Rollout, read
 from wherry_controller.settings import Settings, read_settings
 from wherry_sim.demo.processes import Agent, LogLine
 
@@ -40,6 +42,11 @@ want_again_s = 0.5
 
 [gates]
 judge_s = 0.2
+
+[door]
+port = {door}
+blob_port = {blobs}
+names = ["127.0.0.1"]
 """
 # What promotes without labels and traffic, as soon as every device has confirmed.
 GATE: dict[str, object] = {"min_labels": 0, "latency": {"window_requests": 0}, "soak_s": 0}
@@ -53,18 +60,20 @@ class Controller:
     broker_url: str
     token: str = ""
     url: str = ""
+    door: str = ""
     _process: subprocess.Popen[bytes] | None = None
 
     def found(self) -> None:
-        """Found it, with a port of its own and intervals that suit a test."""
+        """Found it, with ports of its own and intervals that suit a test."""
         said = run_program("wherry", "init", self.folder, "--broker", self.broker_url)
         assert said.status == 0, said.err
         self.token = said.out.splitlines()[1].strip()
-        port = free_port()
+        port, door, blobs = free_port(), free_port(), free_port()
         self.url = f"http://127.0.0.1:{port}"
+        self.door = f"https://127.0.0.1:{door}"
         file = self.folder / "wherry.toml"
         text = file.read_text().replace(f"port = {Settings().http.port}", f"port = {port}")
-        file.write_text(f"{text}{QUICK}")
+        file.write_text(text + QUICK.format(door=door, blobs=blobs))
 
     def start(self) -> None:
         command = [str(PROGRAMS / "wherry"), "serve", str(self.folder)]
@@ -92,14 +101,34 @@ class Controller:
         return Remote(Login(self.url, self.token))
 
 
+class Broker(Protocol):
+    """A mosquitto of a test."""
+
+    def start(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+class _Given(msgspec.Struct, frozen=True):
+    """What the API answers to who asks for a token."""
+
+    token: str
+
+
 @dataclass(slots=True)
 class Site:
     """Where the parts are, and what an operator does with them."""
 
     folder: Path
-    broker: Mosquitto
+    broker: Broker
     controller: Controller
     agents: dict[str, Agent] = field(default_factory=dict)
+
+    @property
+    def open_port(self) -> int:
+        """Where the broker lets in everybody, as the plain one does."""
+        assert isinstance(self.broker, Mosquitto)
+        return self.broker.port
 
     def wherry(self, *words: str | Path) -> Ran:
         """Run a command of the operator, who is logged in."""
@@ -110,11 +139,8 @@ class Site:
         self, device: str, *, profile: str = "test", max_bytes_per_s: int | None = None
     ) -> Agent:
         """Add a device to the fleet and enrol its agent, which does not run yet."""
-        body = self.controller.remote.post("/devices", {"id": device, "profile": profile})
-        enrolment = read(Registered, body).enrolment
-        director, bundles = self.folder / "director.pem", self.folder / "bundles.pem"
-        director.write_text(enrolment.director_pem)
-        bundles.write_text(enrolment.bundles_pem)
+        body = self.controller.remote.post("/tokens", {"device": device, "profile": profile})
+        token = msgspec.json.decode(body, type=_Given).token
         agent = Agent(
             id=device,
             profile=profile,
@@ -122,7 +148,7 @@ class Site:
             home=self.folder / device,
             max_bytes_per_s=max_bytes_per_s,
         )
-        agent.enrol(broker=enrolment.broker, director_key=director, bundles_key=bundles)
+        agent.enrol(door=self.controller.door, token=token)
         self.agents[device] = agent
         return agent
 
@@ -174,13 +200,19 @@ class Site:
 @contextmanager
 def a_site(folder: Path) -> Iterator[Site]:
     """Run a broker and a controller that knows nothing yet."""
-    with ExitStack() as stack:
-        broker = stack.enter_context(a_mosquitto(folder))
+    with a_mosquitto(folder) as broker:
         controller = Controller(folder / "controller", f"mqtt://127.0.0.1:{broker.port}")
-        stack.callback(controller.close)
         controller.found()
-        controller.start()
-        site = Site(folder, broker, controller)
+        with a_site_of(Site(folder, broker, controller)) as site:
+            yield site
+
+
+@contextmanager
+def a_site_of(site: Site) -> Iterator[Site]:
+    """Run a controller that was founded; end it and the agents after the block."""
+    with ExitStack() as stack:
+        stack.callback(site.controller.close)
+        site.controller.start()
         stack.callback(_end_agents, site)
         yield site
 

@@ -97,6 +97,7 @@ def test_a_device_that_is_offline_halts_its_stage_at_the_deadline(site: Site) ->
     assert "two" in site.rollout("v2").why
     until(lambda: not site.device(two).online)
     until(lambda: site.serving(one) == v1.digest)
+    until(lambda: is_up(one, v1.digest))  # It says where it goes before it has come there.
     assert answers_as(one, v1, shift=1.0)
 
     two.start()

@@ -56,7 +56,7 @@ def test_three_devices_fetch_what_the_controller_sent_once(site: Site) -> None:
     agents = [site.add_agent(name) for name in ("one", "two", "three")]
     site.set_group("all", *agents)
     topic = text(BundleTopic(bundle.digest))
-    with a_link(site.broker.port, RECEIVED, topic, client_id="scales") as (link, inbox):
+    with a_link(site.open_port, RECEIVED, topic, client_id="scales") as (link, inbox):
         scales = Scales(link, inbox)
         site.start_rollout("v1", ["all"])
 

@@ -12,10 +12,10 @@ import pytest
 
 from tests.agent.processes import is_alive, worker_pids
 from tests.controller.test_mqtt import Inbox, a_link
+from tests.controller.trusts import order_in
 from tests.system.fleets import a_fleet_on_v1, is_in_mid_download
 from tests.system.sites import Site, is_up, logged, until
 from tests.system.tiny import add_version, answers_as
-from wherry import codec, signing
 from wherry.bundle import Bundle
 from wherry.messages import Order
 from wherry.names import parse_alias_name
@@ -33,7 +33,7 @@ LARGE_BYTES = 2_000_000  # 16 chunks, which take seconds over a slow link.
 def test_a_controller_that_is_killed_in_a_rollout_brings_it_to_its_end(site: Site) -> None:
     agents, v1 = a_fleet_on_v1(site, slow=True)
     v2 = add_version(site, "v2", shift=2.0, size_bytes=LARGE_BYTES)
-    with a_link(site.broker.port, filter_of(DesiredTopic), client_id="witness") as (_, inbox):
+    with a_link(site.open_port, filter_of(DesiredTopic), client_id="witness") as (_, inbox):
         site.start_rollout("v2", ["one", "two"])
         for agent in agents:
             until(partial(is_in_mid_download, agent, v2))
@@ -47,12 +47,12 @@ def test_a_controller_that_is_killed_in_a_rollout_brings_it_to_its_end(site: Sit
 
 def orders_seen(inbox: Inbox, site: Site) -> dict[str, list[str]]:
     """Return the bundles of each device's orders, each of which is newer than the one before."""
-    director = signing.keyring(read_keys(site.controller.settings).director.public_key())
+    director = read_keys(site.controller.settings).director
     orders: dict[str, list[Order]] = defaultdict(list)
     while not inbox.queue.empty():
         came = inbox.queue.get()
         if isinstance(came, Arrived) and isinstance(parse_topic(came.topic), DesiredTopic):
-            order = codec.decode(Order, signing.open_envelope(came.payload, director))
+            order = order_in(came.payload, director)
             if order not in orders[order.device]:
                 orders[order.device].append(order)
     for said in orders.values():

@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import pytest
 
 from tests.agent.bundles import logits_of
-from tests.builders import a_key, a_wanted
+from tests.builders import a_key, a_wanted, an_order
 from tests.controller.test_mqtt import a_link
 from tests.system.fleets import a_fleet_on_v1
 from tests.system.sites import Site, ask, logged, until
 from tests.system.tiny import IMAGE, REQUEST, add_version, answers_as
-from wherry import signing
-from wherry.messages import Order
+from wherry import codec, signing
+from wherry.messages import Desired
 from wherry.names import parse_alias_name, parse_device_id
 from wherry.topics import DesiredTopic, text
 from wherry_agent.client import NotServing
@@ -84,10 +85,11 @@ def test_no_request_fails_while_a_fleet_goes_forth_and_back(site: Site) -> None:
 def test_an_order_that_a_stranger_signed_changes_nothing(site: Site) -> None:
     (one, _), v1 = a_fleet_on_v1(site)
     device = parse_device_id("one")
-    order = Order(device=device, generation=99, aliases={DEFAULT: a_wanted("forged:one")})
-    with a_link(site.broker.port, client_id="stranger") as (link, inbox):
+    order = an_order(device="one", generation=99, aliases={DEFAULT: a_wanted("forged:one")})
+    forged = Desired(order=msgspec.Raw(signing.sign(order, a_key(9))))
+    with a_link(site.open_port, client_id="stranger") as (link, inbox):
         inbox.wait_for(Connected)
-        link.publish(text(DesiredTopic(device)), signing.sign(order, a_key(9)))
+        link.publish(text(DesiredTopic(device)), codec.encode(forged))
         inbox.wait_for(Delivered)
     refused = until(lambda: logged(one, "bytes.refused"))
     assert refused[0].fields["reason"] == "untrusted_signature"

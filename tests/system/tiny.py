@@ -8,6 +8,7 @@ from those of others.
 from __future__ import annotations
 
 import random
+import time
 from contextlib import closing
 
 import numpy as np
@@ -23,9 +24,10 @@ from wherry.bundle import Bundle, seal
 from wherry.manifest import MODEL_FILE
 from wherry_agent.client import Input
 from wherry_controller.foundation import read_keys
+from wherry_controller.services.adoption import open_trust
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
-from wherry_controller.store.database import open_store
+from wherry_controller.store.database import Transaction, open_store
 from wherry_controller.store.records import Model, Variant, Version
 from wherry_sim.demo.processes import Agent
 
@@ -79,11 +81,18 @@ def keep(site: Site, bundle: Bundle) -> None:
         latency=a_latency(),
         created_at=0.0,
     )
-    with closing(open_store(settings.database_url)) as store, store.transaction() as tx:
-        models.save_profile(tx, manifest.profile)
-        models.save_model(tx, Model(manifest.model, 0.0))
-        models.save_version(tx, version)
-        models.save_variant(tx, variant, bundle.envelope)
+    with closing(open_store(settings.database_url)) as store:
+        trust = open_trust(settings, store, time.time())
+        with store.transaction() as tx:
+            _keep(tx, bundle, version, variant)
+            trust.add_bundle(tx, manifest, bundle.digest, time.time())
+
+
+def _keep(tx: Transaction, bundle: Bundle, version: Version, variant: Variant) -> None:
+    models.save_profile(tx, bundle.manifest.profile)
+    models.save_model(tx, Model(version.model, 0.0))
+    models.save_version(tx, version)
+    models.save_variant(tx, variant, bundle.envelope)
 
 
 def answers_as(agent: Agent, bundle: Bundle, *, shift: float = 0.0) -> bool:
@@ -104,7 +113,11 @@ def _a_sealed(model: bytes, name: str, shift: float, key: Ed25519PrivateKey) -> 
 
 
 def _padded(model: bytes, size_bytes: int, seed: str) -> bytes:
-    """Return the model with metadata of that length: concatenated, protocol buffers merge."""
-    noise = random.Random(seed).randbytes(size_bytes // 2).hex()
-    entry = onnx.StringStringEntryProto(key="noise", value=noise)
-    return model + bytes(onnx.ModelProto(metadata_props=[entry]).SerializeToString())
+    """Return the model with an unused tensor of that length: concatenated, protocol buffers merge.
+
+    It is noise, of which no delta makes less.
+    """
+    noise = random.Random(seed).randbytes(size_bytes)
+    tensor = onnx.helper.make_tensor("noise", onnx.TensorProto.UINT8, [size_bytes], noise, raw=True)
+    more = onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor]))
+    return model + bytes(more.SerializeToString())

@@ -58,7 +58,8 @@ def operate(site: Site, files: Path) -> Trained:
         done(site, "profile", "add", PROFILES / f"{name}.toml")
     register(site, files, a_card("v1"))
     done(site, "build", "digits:v1", "-p", PROFILE)
-    said = done(site, "device", "add", "pi-1", "-p", PROFILE, "--keys", site.folder / "keys")
+    done(site, "device", "add", "pi-1", "-p", PROFILE)
+    said = done(site, "token", "create", "pi-1")
     agent = enrolled_by(said.splitlines()[-1], site.folder / "pi-1")
     site.agents[agent.id] = agent
     agent.start()
@@ -92,7 +93,7 @@ def roll_out(site: Site, version: str, *, name: str | None = None) -> Ran:
 
 
 def enrolled_by(line: str, home: Path) -> Agent:
-    """Run on the device the line that `wherry device add` printed."""
+    """Run on the device the line that `wherry token create` printed."""
     program, command, *words = shlex.split(line)
     ran = run_program(program, command, "--home", home, *words)
     assert ran.status == 0, ran.err

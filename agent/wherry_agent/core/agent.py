@@ -9,33 +9,82 @@ the parts is decided here:
 * Each change of a deployment is told: outcomes by `Report`, the way there by `Progress`.
 * Trials wait for what is deployed, and give way to it; a bundle is for the one or the other.
 
-`Saved` is what outlives the process; everything else is made anew from it and from the disk.
+`Saved` is what outlives the process; everything else is made anew from it and from the disk. Its
+words stand in `events`.
 """
 
 from __future__ import annotations
-
-from typing import TypeAlias
 
 import msgspec
 from msgspec.structs import replace
 from typing_extensions import assert_never
 
 from wherry.histogram import Histogram, merge
-from wherry.messages import Deployment, Order, Reason
+from wherry.messages import Reason
 from wherry.names import AliasName, DeploymentId, Digest
-from wherry_agent.core import download, install, session, trial
+from wherry_agent.core import download, install, orders, session, trial
 from wherry_agent.core.backoff import delay_s
+from wherry_agent.core.events import (
+    Assemble,
+    Assembled,
+    BundleRefused,
+    CloseFetch,
+    Effect,
+    Effects,
+    Event,
+    FetchLink,
+    For,
+    Installed,
+    ManifestAccepted,
+    Measured,
+    OpenFetch,
+    OrderCame,
+    Reenrolled,
+    Tell,
+    Tick,
+)
 from wherry_agent.core.health import Watch, diagnose, observe
+from wherry_agent.core.sources import Sources, advise, settle
+
+__all__ = [
+    "RECENT_WINDOWS",
+    "Agent",
+    "Assemble",
+    "Assembled",
+    "BundleRefused",
+    "CloseFetch",
+    "Effect",
+    "Effects",
+    "Event",
+    "FetchLink",
+    "For",
+    "Installed",
+    "ManifestAccepted",
+    "Measured",
+    "OpenFetch",
+    "OrderCame",
+    "Reenrolled",
+    "Saved",
+    "Tell",
+    "Tick",
+    "must_save",
+    "saved_of",
+    "step",
+    "wake",
+]
 
 RECENT_WINDOWS = 60
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.agent/1"):
-    """The state on disk. `recent` are the serving bundle's compute times, as of the last change."""
+    """The state on disk. `recent` are the serving bundle's compute times, as of the last change.
 
-    generation: int = 0
+    `releases` is which release each bundle in use is under its alias.
+    """
+
     aliases: dict[AliasName, install.State] = {}
     recent: dict[AliasName, tuple[Histogram, ...]] = {}
+    releases: dict[AliasName, dict[Digest, int]] = {}
     trials: trial.State = trial.State()
 
 
@@ -45,6 +94,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     session: session.Session
     aliases: dict[AliasName, install.State] = {}
     recent: dict[AliasName, tuple[Histogram, ...]] = {}
+    releases: dict[AliasName, dict[Digest, int]] = {}
     watches: dict[AliasName, Watch] = {}
     trials: trial.State = trial.State()
     download: download.Download | None = None
@@ -53,134 +103,8 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     open_fetch_at_s: float | None = None
     fetched: frozenset[DeploymentId] = frozenset()
     limit_bytes_per_s: float | None = None
-
-
-# Events. Those of the session, of the download and of trials are theirs.
-
-
-class OrderCame(msgspec.Struct, frozen=True):
-    """An order for this device, signed by a trusted key."""
-
-    order: Order
-
-
-class ManifestAccepted(msgspec.Struct, frozen=True):
-    """The bundle suits this device; `missing` are its chunks that are not on disk, in bytes."""
-
-    bundle: Digest
-    missing: dict[Digest, int]
-    measuring: bool = False
-
-
-class BundleRefused(msgspec.Struct, frozen=True):
-    bundle: Digest
-    reason: Reason
-    detail: str
-
-
-class Assembled(msgspec.Struct, frozen=True):
-    """Every blob of the bundle is on disk and hashes to its name."""
-
-    bundle: Digest
-
-
-class FetchLink(msgspec.Struct, frozen=True):
-    """The connection for fetching came up or went down; `chance` is uniform in [0, 1)."""
-
-    online: bool
-    chance: float = 0.0
-
-
-class Installed(msgspec.Struct, frozen=True):
-    """What the engine did for an alias."""
-
-    alias: AliasName
-    event: install.Loaded | install.Sickened | install.Unservable
-
-
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """One window of one bundle under one alias."""
-
-    alias: AliasName
-    bundle: Digest
-    requests: int
-    errors: dict[str, int]
-    compute: Histogram
-
-
-class Tick(msgspec.Struct, frozen=True):
-    pass
-
-
-Event: TypeAlias = (
-    OrderCame
-    | ManifestAccepted
-    | BundleRefused
-    | Assembled
-    | FetchLink
-    | Installed
-    | Measured
-    | Tick
-    | session.Connected
-    | session.Lost
-    | session.Stored
-    | session.Acked
-    | download.ChunkCame
-    | download.ChunkSpoiled
-    | trial.Ran
-)
-
-
-# Effects. Those of the session, of the download and of trials are theirs.
-
-
-class For(msgspec.Struct, frozen=True):
-    """Perform an install effect for one alias."""
-
-    alias: AliasName
-    effect: install.Serve | install.Retire | install.Keep | install.Load
-
-
-class Tell(msgspec.Struct, frozen=True):
-    """Put the deployment's progress or outcome in the outbox, and say `reported` anew."""
-
-    alias: AliasName
-    deployment: Deployment
-
-
-class OpenFetch(msgspec.Struct, frozen=True):
-    """Connect for fetching."""
-
-
-class CloseFetch(msgspec.Struct, frozen=True):
-    """Nothing is left to fetch."""
-
-
-class Assemble(msgspec.Struct, frozen=True):
-    """Make the bundle's blobs of their chunks, and answer `Assembled` or `BundleRefused`."""
-
-    bundle: Digest
-
-
-Effect: TypeAlias = (
-    For
-    | Tell
-    | OpenFetch
-    | CloseFetch
-    | Assemble
-    | session.Connect
-    | session.Announce
-    | session.Send
-    | session.Forget
-    | session.RefuseOrder
-    | download.AskManifest
-    | download.DropManifest
-    | download.AskChunks
-    | download.DropChunks
-    | download.Want
-    | trial.Effect
-)
-Effects: TypeAlias = tuple[Effect, ...]
+    left_bytes: int | None = None
+    sources: Sources = Sources()
 
 
 def wake(
@@ -196,11 +120,10 @@ def wake(
     The outbox holds the events from `outbox_first` to `outbox_last` (one less: it is empty).
     """
     agent = Agent(
-        session=session.Session(
-            generation=saved.generation, last=outbox_last, acked=outbox_first - 1
-        ),
+        session=session.Session(last=outbox_last, acked=outbox_first - 1),
         aliases=saved.aliases,
         recent=saved.recent,
+        releases=saved.releases,
         trials=saved.trials,
         limit_bytes_per_s=limit_bytes_per_s,
     )
@@ -214,9 +137,9 @@ def wake(
 
 def saved_of(agent: Agent) -> Saved:
     return Saved(
-        generation=agent.session.generation,
         aliases=agent.aliases,
         recent=agent.recent,
+        releases=agent.releases,
         trials=agent.trials,
     )
 
@@ -225,7 +148,7 @@ def must_save(before: Agent, after: Agent) -> bool:
     """Say whether a step changed what outlives the process (measured windows alone do not)."""
     return (
         before.aliases != after.aliases
-        or before.session.generation != after.session.generation
+        or before.releases != after.releases
         or before.trials != after.trials
     )
 
@@ -241,8 +164,10 @@ def step(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]:
 
 def _dispatch(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]:
     match event:
-        case OrderCame(order):
-            return _follow_order(agent, order, now_s)
+        case OrderCame():
+            return _follow_order(agent, event, now_s)
+        case Reenrolled():
+            return _withdraw_all(agent)
         case ManifestAccepted():
             return _take_manifest(agent, event, now_s)
         case BundleRefused(bundle, reason, detail):
@@ -260,30 +185,32 @@ def _dispatch(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]
             return _try(agent, event)
         case Tick():
             return _tick(agent, now_s)
-        case download.ChunkCame() | download.ChunkSpoiled():
-            return _fetch(agent, event)
         case session.Connected() | session.Lost() | session.Stored() | session.Acked():
             return _speak(agent, event)
         case _:
-            assert_never(event)
+            return _fetch(agent, event)
 
 
-def _follow_order(agent: Agent, order: Order, now_s: float) -> tuple[Agent, Effects]:
-    before = agent.session.generation
-    agent, effects = _speak(agent, session.OrderCame(order.generation))
-    if agent.session.generation == before:
-        return agent, effects
+def _follow_order(agent: Agent, came: OrderCame, now_s: float) -> tuple[Agent, Effects]:
+    order, verdicts = came.order, came.verdicts
+    noted = orders.note_releases(agent.releases, order, verdicts, agent.aliases)
+    turns = orders.turns_of(order, verdicts, agent.aliases, noted, now_s=now_s)
+    agent = replace(agent, releases=noted)
     told: Effects = ()
-    revoked = frozenset(order.revoked)
-    for alias, wanted in order.aliases.items():
-        agent, more = _install(agent, alias, install.Ordered(wanted, now_s, revoked))
+    for alias, turn in turns.items():
+        agent, more = _install(agent, alias, turn)
         told += more
-    for alias in agent.aliases.keys() - order.aliases.keys():
-        agent, more = _install(agent, alias, install.Withdrawn())
+    agent, more = _try(agent, trial.Ordered(order.trials, came.trials))
+    return agent, (*told, *more, session.Announce())
+
+
+def _withdraw_all(agent: Agent) -> tuple[Agent, Effects]:
+    told: Effects = ()
+    for alias, state in agent.aliases.items():
+        agent, more = _install(agent, alias, install.Withdrawn(state.revoked))
         told += more
-    agent, more = _try(agent, trial.Ordered(order.trials))
-    told += more
-    return agent, (*told, session.Announce())
+    agent, more = _try(agent, trial.Ordered(()))
+    return agent, told + more
 
 
 def _take_manifest(agent: Agent, came: ManifestAccepted, now_s: float) -> tuple[Agent, Effects]:
@@ -465,7 +392,12 @@ def _pursue(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
     if wanted is None:
         closed = replace(agent, download=None, fetch_online=False, open_fetch_at_s=None)
         return closed, (*drop, CloseFetch())
-    fresh = download.Download(bundle=wanted, limit_bytes_per_s=agent.limit_bytes_per_s)
+    fresh = download.Download(
+        bundle=wanted,
+        limit_bytes_per_s=agent.limit_bytes_per_s,
+        left_bytes=agent.left_bytes,
+        sources=settle(agent.sources),
+    )
     agent = replace(agent, download=fresh, open_fetch_at_s=None)
     if not agent.fetch_online:
         return agent, (*drop, OpenFetch())
@@ -473,11 +405,24 @@ def _pursue(agent: Agent, now_s: float) -> tuple[Agent, Effects]:
     return agent, (*drop, *ask)
 
 
+def _advise(agent: Agent, advice: download.Advised) -> Agent:
+    """Keep what is true of later downloads too."""
+    return replace(
+        agent,
+        limit_bytes_per_s=advice.bytes_per_s,
+        left_bytes=advice.left_bytes,
+        sources=advise(agent.sources, advice.sources),
+    )
+
+
 def _fetch(agent: Agent, event: download.Event) -> tuple[Agent, Effects]:
+    if isinstance(event, download.Advised):
+        agent = _advise(agent, event)
     if agent.download is None:
         return agent, ()
     after, effects = download.step(agent.download, event)
-    agent = replace(agent, download=after)
+    # What was spent and who lied is true of the next download too.
+    agent = replace(agent, download=after, left_bytes=after.left_bytes, sources=after.sources)
     told: list[Effect] = []
     for effect in effects:
         match effect:

@@ -9,9 +9,10 @@ tried for ever. So up to `MAX_RESTARTS - 1` kills change nothing but the time.
     Idle --Ordered--> Fetching --Fetched--> Loading --Loaded--> Probation --Tick--> Idle
 
 Every road back to Idle reports once, and `Idle.settled` keeps the outcome, so `reported` can
-be said again at every connect. The deployment id is the identity: an order that is repeated or
-renewed changes nothing (the session drops orders of an older generation). Times are of the
-monotonic clock, so a restart begins deadlines and probation anew.
+be said again at every connect. The deployment id is the identity: an order that is renewed
+changes nothing in flight, unless what is in flight is trusted no more (`Denied`). What the newest
+order revokes serves only where nothing else can. Times are of the monotonic clock, so a restart
+begins deadlines and probation anew.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ MAX_RESTARTS = 3
 KEPT_BUNDLES = 2  # The serving one and the one before it, to go back without the network.
 
 
-# States. `confirmed`: bundles that passed probation here, the one to serve first.
+# States. `confirmed`: bundles that passed probation here, the one to serve first; `revoked`: what
+# the newest order revokes.
 
 
 class Idle(msgspec.Struct, frozen=True, tag=True):
     confirmed: tuple[Digest, ...] = ()
     settled: Deployment | None = None
+    revoked: frozenset[Digest] = frozenset()
 
 
 class Fetching(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -77,8 +80,19 @@ class Ordered(msgspec.Struct, frozen=True):
     revoked: frozenset[Digest] = frozenset()
 
 
+class Denied(msgspec.Struct, frozen=True):
+    """An order wants a bundle that this device must not install, and why."""
+
+    wanted: Wanted
+    reason: Reason
+    detail: str = ""
+    revoked: frozenset[Digest] = frozenset()
+
+
 class Withdrawn(msgspec.Struct, frozen=True):
     """The order names this alias no more: what is in flight ends, what serves goes on."""
+
+    revoked: frozenset[Digest] = frozenset()
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -123,7 +137,16 @@ class Restarted(msgspec.Struct, frozen=True):
 
 
 Event: TypeAlias = (
-    Ordered | Withdrawn | Fetched | Refused | Loaded | Sickened | Unservable | Tick | Restarted
+    Ordered
+    | Denied
+    | Withdrawn
+    | Fetched
+    | Refused
+    | Loaded
+    | Sickened
+    | Unservable
+    | Tick
+    | Restarted
 )
 
 
@@ -171,8 +194,10 @@ def step(state: State, event: Event) -> tuple[State, Effects]:
     match event:
         case Ordered():
             return _follow(state, event)
-        case Withdrawn():
-            return _settle(state, Status.CANCELED, Reason.WITHDRAWN)
+        case Denied():
+            return _deny(state, event)
+        case Withdrawn(revoked):
+            return _withdraw(state, revoked)
         case Restarted(at_s):
             return _restart(state, at_s)
         case Unservable(bundle):
@@ -239,14 +264,18 @@ def slots_of(state: State) -> Slots:
             assert_never(state)
 
 
+def serves_revoked(state: State) -> bool:
+    """Say whether what serves is revoked, which is so only where nothing else can serve."""
+    return slots_of(state).active in state.revoked
+
+
 def _follow(state: State, order: Ordered) -> tuple[State, Effects]:
     wanted = order.wanted
-    current = deployment_of(state)
-    if current is not None and current.deployment == wanted.deployment:
-        return state, ()
+    state = replace(state, revoked=order.revoked)
+    if _is_current(state, wanted):
+        return _shun_revoked(state)
     if not isinstance(state, Idle):
         # The newest wish wins at once: a halted rollout must not wait out a probation.
-        state = replace(state, revoked=order.revoked)
         idle, undo = _settle(state, Status.SUPERSEDED, Reason.NEWER_ORDER)
         after, do = _follow(idle, order)
         if isinstance(after, Fetching) and wanted.bundle == state.wanted.bundle:
@@ -255,11 +284,42 @@ def _follow(state: State, order: Ordered) -> tuple[State, Effects]:
         return after, undo + do
     if state.confirmed[:1] == (wanted.bundle,):
         done = _outcome(wanted, Status.SUCCEEDED, Reason.SERVES_ALREADY)
-        return Idle(state.confirmed, done), (Report(done),)
+        return replace(state, settled=done), (Report(done),)
     fetching = Fetching(
         wanted=wanted, confirmed=state.confirmed, revoked=order.revoked, began_s=order.at_s
     )
-    return fetching, (Fetch(wanted),)
+    after, shun = _shun_revoked(fetching)
+    return after, (*shun, Fetch(wanted))
+
+
+def _deny(state: State, denied: Denied) -> tuple[State, Effects]:
+    """Reject the deployment, or end it where it is under way; what is settled stays so."""
+    state = replace(state, revoked=denied.revoked)
+    if _is_current(state, denied.wanted):
+        if isinstance(state, Idle):
+            return _shun_revoked(state)
+        status = Status.REVERTED if _served(state) else Status.REJECTED
+        return _settle(state, status, denied.reason, denied.detail)
+    idle, undo = _settle(state, Status.SUPERSEDED, Reason.NEWER_ORDER)
+    after, shun = _shun_revoked(idle)
+    outcome = _outcome(denied.wanted, Status.REJECTED, denied.reason, denied.detail)
+    return Idle(after.confirmed, outcome, after.revoked), (*undo, *shun, Report(outcome))
+
+
+def _withdraw(state: State, revoked: frozenset[Digest]) -> tuple[State, Effects]:
+    state = replace(state, revoked=revoked)
+    if isinstance(state, Idle):
+        return _shun_revoked(state)
+    return _settle(state, Status.CANCELED, Reason.WITHDRAWN)
+
+
+def _shun_revoked(state: State) -> tuple[State, Effects]:
+    """Serve a confirmed bundle that is not revoked instead of one that is."""
+    sound = _sound_first(state)
+    if isinstance(state, Probation) or sound.confirmed[:1] == state.confirmed[:1]:
+        return sound, ()
+    serve = Serve(_fallback(sound))
+    return sound, (serve, Retire()) if isinstance(sound, Idle) else (serve,)
 
 
 def _try_out(state: Loading, at_s: float) -> tuple[State, Effects]:
@@ -289,7 +349,7 @@ def _confirm(state: Probation) -> tuple[State, Effects]:
     others = tuple(digest for digest in state.confirmed if digest not in {bundle, *state.revoked})
     confirmed = (bundle, *others)[:KEPT_BUNDLES]
     done = _outcome(state.wanted, Status.SUCCEEDED, Reason.CONFIRMED)
-    return Idle(confirmed, done), (Retire(), Keep(confirmed), Report(done))
+    return Idle(confirmed, done, state.revoked), (Retire(), Keep(confirmed), Report(done))
 
 
 def _restart(state: State, at_s: float) -> tuple[State, Effects]:
@@ -334,7 +394,7 @@ def _settle(
     if isinstance(state, Idle):
         return state, ()
     outcome = _outcome(state.wanted, status, reason, detail)
-    idle = Idle(_sound_first(state).confirmed, outcome)
+    idle = Idle(_sound_first(state).confirmed, outcome, state.revoked)
     return idle, (Serve(_fallback(idle)), Retire(), Keep(idle.confirmed), Report(outcome))
 
 
@@ -355,9 +415,14 @@ def _fallback(state: State) -> Digest | None:
 
 def _sound_first(state: StateT) -> StateT:
     """Move revoked bundles to the end; done only where what serves is chosen anew."""
-    revoked = frozenset() if isinstance(state, Idle) else state.revoked
-    confirmed = tuple(sorted(state.confirmed, key=lambda digest: digest in revoked))
+    confirmed = tuple(sorted(state.confirmed, key=lambda digest: digest in state.revoked))
     return replace(state, confirmed=confirmed)
+
+
+def _is_current(state: State, wanted: Wanted) -> bool:
+    """Say whether the deployment is the one in flight, or the last that ended."""
+    current = deployment_of(state)
+    return current is not None and current.deployment == wanted.deployment
 
 
 def _served(state: State) -> bool:

@@ -2,8 +2,6 @@
 
     Offline --Connect--> Online --lost--> Offline (again after a jittered delay)
 
-* Orders: one of a newer generation is accepted (the generation rises); the same one again is
-  ignored silently; an older one is refused.
 * Events stay in the outbox until the controller's ack covers them: a PUBACK only says that the
   broker has them. What is not acked is sent again at every connect, and when no ack came for
   `RESEND_S`.
@@ -27,7 +25,6 @@ LARGEST_UNACKED = 100
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """`last` is the newest event in the outbox; `sent` and `acked` how far it has gone."""
 
-    generation: int = 0
     connected: bool = False
     failures: int = 0
     connect_at_s: float | None = 0.0
@@ -51,10 +48,6 @@ class Lost(msgspec.Struct, frozen=True):
     chance: float
 
 
-class OrderCame(msgspec.Struct, frozen=True):
-    generation: int
-
-
 class Stored(msgspec.Struct, frozen=True):
     """Events up to `seq` stand in the outbox."""
 
@@ -71,7 +64,7 @@ class Tick(msgspec.Struct, frozen=True):
     at_s: float
 
 
-Event: TypeAlias = Connected | Lost | OrderCame | Stored | Acked | Tick
+Event: TypeAlias = Connected | Lost | Stored | Acked | Tick
 
 
 # Effects
@@ -98,13 +91,7 @@ class Forget(msgspec.Struct, frozen=True):
     until: int
 
 
-class RefuseOrder(msgspec.Struct, frozen=True):
-    """The order is older than one that was accepted."""
-
-    generation: int
-
-
-Effect: TypeAlias = Connect | Announce | Send | Forget | RefuseOrder
+Effect: TypeAlias = Connect | Announce | Send | Forget
 Effects: TypeAlias = tuple[Effect, ...]
 
 
@@ -120,12 +107,6 @@ def step(state: Session, event: Event) -> tuple[Session, Effects]:
             return replace(
                 state, connected=False, failures=state.failures + 1, connect_at_s=at_s + wait
             ), ()
-        case OrderCame(generation):
-            if generation > state.generation:
-                return replace(state, generation=generation), ()
-            if generation < state.generation:
-                return state, (RefuseOrder(generation),)
-            return state, ()
         case Stored(seq, at_s):
             return _send(replace(state, last=max(state.last, seq)), at_s)
         case Acked(seq, at_s):

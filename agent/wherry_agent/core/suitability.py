@@ -39,11 +39,16 @@ class Unfit(msgspec.Struct, frozen=True):
 
 
 def find_unfit(
-    manifest: Manifest, machine: Machine, *, needed_bytes: int, free_bytes: int
+    manifest: Manifest,
+    machine: Machine,
+    *,
+    needed_bytes: int,
+    free_bytes: int,
+    reserve_bytes: int = DISK_SPARE_BYTES,
 ) -> Unfit | None:
     """Return why the bundle cannot be for this device, or None.
 
-    `needed_bytes` is what it will yet take of the disk; 0: it is there.
+    `needed_bytes` is what it will yet take of the disk; 0: it is there. `reserve_bytes` stay free.
     """
     profile = manifest.profile
     if profile.name != machine.profile:
@@ -68,8 +73,8 @@ def find_unfit(
             "install that version, or correct the profile"
         )
         return Unfit(Reason.MISSING_RUNTIME, detail)
-    if needed_bytes and needed_bytes + DISK_SPARE_BYTES > free_bytes:
-        needed_mib, free_mib = (needed_bytes + DISK_SPARE_BYTES) >> 20, free_bytes >> 20
+    if needed_bytes and needed_bytes + reserve_bytes > free_bytes:
+        needed_mib, free_mib = (needed_bytes + reserve_bytes) >> 20, free_bytes >> 20
         detail = f"{needed_mib} MiB are needed and {free_mib} MiB are free: make room"
         return Unfit(Reason.DISK_FULL, detail)
     return None

@@ -13,6 +13,7 @@ when that has happened too often: its bundle may be what ends the device.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -21,6 +22,7 @@ from typing_extensions import assert_never
 
 from wherry.messages import Reason, Trial, TrialFigures, TrialResult
 from wherry.names import Digest, TrialId
+from wherry.trust.verdict import Denied, Verdict
 
 MAX_RESTARTS = 2
 
@@ -52,9 +54,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ordered(msgspec.Struct, frozen=True):
-    """A newer order names these trials and no other."""
+    """A newer order names these trials and no other; of some the bundle is denied."""
 
     trials: tuple[Trial, ...]
+    verdicts: Mapping[TrialId, Verdict] = {}
 
 
 class Freed(msgspec.Struct, frozen=True):
@@ -132,8 +135,9 @@ Effects: TypeAlias = tuple[Effect, ...]
 def step(state: State, event: Event) -> tuple[State, Effects]:
     """Return the state that follows `event`, and what to do about it."""
     match event:
-        case Ordered(trials):
-            return _follow(state, trials)
+        case Ordered(trials, verdicts):
+            after, stopped = _follow(state, trials)
+            return _refuse_denied(after, stopped, verdicts)
         case Freed(at_s):
             return _begin(state, at_s), ()
         case Occupied():
@@ -178,6 +182,22 @@ def _follow(state: State, trials: tuple[Trial, ...]) -> tuple[State, Effects]:
         answered=answered,
     )
     return after, (Stop(), Clear()) if current and not under_way else ()
+
+
+def _refuse_denied(
+    state: State, effects: Effects, verdicts: Mapping[TrialId, Verdict]
+) -> tuple[State, Effects]:
+    """Answer each trial that waits or runs and whose bundle is denied."""
+    denied = {trial: verdict for trial, verdict in verdicts.items() if isinstance(verdict, Denied)}
+    if state.current and (why := denied.get(state.current.trial.trial)):
+        state, more = _answer(state, why.reason, why.detail)
+        effects += more
+    for waiting in (trial for trial in state.waiting if trial.trial in denied):
+        why = denied[waiting.trial]
+        effects += (Answer(_result(waiting, why.reason, why.detail)),)
+        state = replace(state, answered=(*state.answered, waiting.trial))
+    left = tuple(trial for trial in state.waiting if trial.trial not in denied)
+    return replace(state, waiting=left), effects
 
 
 def _begin(state: State, at_s: float) -> State:
@@ -225,7 +245,15 @@ def _answer(
     if state.current is None:
         return state, ()
     trial = state.current.trial
-    result = TrialResult(
+    result = _result(trial, reason, detail, figures)
+    after = replace(state, current=None, answered=(*state.answered, trial.trial))
+    return after, (Stop(), Answer(result), Clear())
+
+
+def _result(
+    trial: Trial, reason: Reason | None, detail: str, figures: TrialFigures | None = None
+) -> TrialResult:
+    return TrialResult(
         trial=trial.trial,
         bundle=trial.bundle,
         faithful=_faithful(reason, figures),
@@ -233,8 +261,6 @@ def _answer(
         reason=reason,
         detail=detail,
     )
-    after = replace(state, current=None, answered=(*state.answered, trial.trial))
-    return after, (Stop(), Answer(result), Clear())
 
 
 def _faithful(reason: Reason | None, figures: TrialFigures | None) -> bool | None:

@@ -8,18 +8,21 @@ from starlette.types import Lifespan
 
 import wherry
 from wherry_controller.api import (
+    audit,
     broker,
     builds,
     bundles,
     devices,
     groups,
     health,
+    identities,
     models,
     problems,
     profiles,
     reports,
     rollouts,
     telemetry,
+    trust,
 )
 from wherry_controller.api.context import PREFIX, Context
 from wherry_controller.api.documents import written_out
@@ -32,8 +35,11 @@ TAGS = [
     {"name": "builds", "description": "Versions being exported, quantized and measured."},
     {"name": "bundles", "description": "Signed, content-addressed packages of variants."},
     {"name": "devices", "description": "The machines that run the agent."},
+    {"name": "identities", "description": "Tokens, approvals, certificates and their end."},
     {"name": "groups", "description": "Named sets of devices."},
     {"name": "rollouts", "description": "One version's way to some groups, stage by stage."},
+    {"name": "trust", "description": "Who vouches for bundles, and what they signed."},
+    {"name": "audit", "description": "What was signed, enrolled, approved, revoked, refused."},
     {"name": "broker", "description": "The controller's link to the broker."},
 ]
 
@@ -99,8 +105,11 @@ def _routers() -> tuple[APIRouter, ...]:
         builds.router,
         bundles.router,
         devices.router,
+        identities.router,
         telemetry.router,
         groups.router,
         rollouts.router,
+        trust.router,
+        audit.router,
         broker.router,
     )

@@ -8,10 +8,14 @@ from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends, Request
 
+from wherry.names import Digest
 from wherry_controller.mqtt import Traffic
 from wherry_controller.services.builds import Builds
+from wherry_controller.services.crl import Revocations
 from wherry_controller.services.fleet import Fleet
+from wherry_controller.services.identity import Identities
 from wherry_controller.services.rollouts import Rollouts
+from wherry_controller.services.trust import Trust
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
 
@@ -29,6 +33,9 @@ class Desk(Protocol):
     @property
     def rollouts(self) -> Rollouts: ...
 
+    @property
+    def identities(self) -> Identities: ...
+
 
 class Decide(Protocol):
     """Has the deciding thread do a piece of work, and returns or raises what came of it."""
@@ -43,12 +50,14 @@ class Context:
     store: Store
     blobs: BlobFolder
     builds: Builds
+    trust: Trust
     decide: Decide
     traffic: Callable[[], Traffic]
     clock: Callable[[], float]
     broker_url: str
-    director_pem: str
-    bundles_pem: str
+    door_url: str
+    ca: Digest
+    revocations: Revocations
 
 
 def _context_of(request: Request) -> Context:

@@ -8,12 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from wherry.messages import Phase, Reason, Status
 from wherry.names import DeviceId, parse_device_id, parse_profile_name
-from wherry_controller.api.context import PREFIX, Here
+from wherry_controller.api.context import PREFIX, Desk, Here
 from wherry_controller.api.documents import EventDocument, ReportedDocument, json_of
 from wherry_controller.api.pages import Asked, Page, page
 from wherry_controller.services.fleet import device_of
-from wherry_controller.store import devices, records, telemetry
+from wherry_controller.store import devices, identities, records, telemetry
 from wherry_controller.store.database import Transaction
+from wherry_controller.store.records import Flag
 
 router = APIRouter(tags=["devices"])
 
@@ -28,18 +29,12 @@ class DeviceWish(BaseModel):
     tags: dict[str, str] = Field(default_factory=dict, max_length=50, examples=[{"site": "oslo"}])
 
 
-class Enrolment(BaseModel):
-    """What `wherry-agent enrol` needs on the device; nothing of it is secret."""
-
-    id: str = Field(examples=["pi-1"])
-    profile: str = Field(examples=["pi-int8"])
-    broker: str = Field(examples=["mqtt://10.0.0.5:1883"])
-    director_pem: str = Field(description="The public key that orders are signed with")
-    bundles_pem: str = Field(description="The public key that bundles are signed with")
-
-
 class Device(BaseModel):
-    """`reported` is what the device last said of itself, `generation` what was last ordered."""
+    """`reported` is what the device last said of itself, `generation` what was last ordered.
+
+    `epoch` counts its enrolments, 0 before the first; `flagged` says what is wrong with its
+    identity until it is enrolled again. `order_ends_at` is when its order ends, unless renewed.
+    """
 
     id: str = Field(examples=["pi-1"])
     profile: str = Field(examples=["pi-int8"])
@@ -48,6 +43,9 @@ class Device(BaseModel):
     online: bool
     last_seen_at: float | None
     generation: int
+    order_ends_at: float | None
+    epoch: int
+    flagged: Flag | None
     reported: ReportedDocument | None
 
 
@@ -70,6 +68,10 @@ class Deployment(BaseModel):
 
 
 class DeviceDetail(Device):
+    """`certificate_ends_at` and `revoked_at` are of its newest certificate: None where none is."""
+
+    certificate_ends_at: float | None
+    revoked_at: float | None
     deployments: list[Deployment] = Field(
         description=f"The newest {MOST_DEPLOYMENTS_SHOWN}, the newest first"
     )
@@ -80,22 +82,16 @@ class Happened(BaseModel):
     received_at: float
 
 
-class Registered(BaseModel):
-    device: Device
-    enrolment: Enrolment
-
-
 @router.post("/devices", operation_id="add_device", status_code=status.HTTP_201_CREATED)
-def add_device(here: Here, wish: DeviceWish, response: Response) -> Registered:
-    """Add a device, and say what its agent must be enrolled with."""
+def add_device(here: Here, wish: DeviceWish, response: Response) -> Device:
+    """Add a device; a token lets it enrol."""
     device, profile = parse_device_id(wish.id), parse_profile_name(wish.profile)
     added = here.decide(
         lambda desk: desk.fleet.add_device(device, profile, wish.tags, now=here.clock())
     )
     response.headers["Location"] = f"{PREFIX}/devices/{device}"
     with here.store.reading() as tx:
-        shown = _device(tx, added)
-    return Registered(device=shown, enrolment=_enrolment(here, added))
+        return _device(tx, added)
 
 
 @router.get("/devices", operation_id="list_devices")
@@ -116,17 +112,13 @@ def get_device(here: Here, device: str) -> DeviceDetail:
     with here.store.reading() as tx:
         found = device_of(tx, parse_device_id(device))
         journeys = devices.journeys_of_device(tx, found.id)[:MOST_DEPLOYMENTS_SHOWN]
+        newest = next(reversed(identities.certificates_of(tx, found.id)), None)
         return DeviceDetail(
             **_device(tx, found).model_dump(),
+            certificate_ends_at=newest.not_after if newest else None,
+            revoked_at=newest.revoked_at if newest else None,
             deployments=[Deployment.model_validate(journey) for journey in journeys],
         )
-
-
-@router.get("/devices/{device}/enrolment", operation_id="get_enrolment")
-def get_enrolment(here: Here, device: str) -> Enrolment:
-    """Say again what a device's agent must be enrolled with."""
-    with here.store.reading() as tx:
-        return _enrolment(here, device_of(tx, parse_device_id(device)))
 
 
 @router.get("/devices/{device}/events", operation_id="list_events")
@@ -145,10 +137,17 @@ def list_events(here: Here, device: str) -> list[Happened]:
 def remove_device(here: Here, device: str) -> None:
     """Remove a device and everything that is known of it."""
     known: DeviceId = parse_device_id(device)
-    here.decide(lambda desk: desk.fleet.remove_device(known, now=here.clock()))
+    now = here.clock()
+
+    def work(desk: Desk) -> None:
+        desk.fleet.remove_device(known, now=now)
+        desk.identities.forget(known, now=now)
+
+    here.decide(work)
 
 
 def _device(tx: Transaction, device: records.Device) -> Device:
+    desired = devices.get_desired(tx, device.id)
     return Device(
         id=device.id,
         profile=device.profile,
@@ -156,16 +155,9 @@ def _device(tx: Transaction, device: records.Device) -> Device:
         registered_at=device.registered_at,
         online=device.online,
         last_seen_at=device.last_seen_at,
-        generation=devices.get_desired(tx, device.id).generation,
+        generation=desired.generation,
+        order_ends_at=desired.expires_at or None,
+        epoch=device.epoch,
+        flagged=device.flagged,
         reported=json_of(device.reported) if device.reported else None,
-    )
-
-
-def _enrolment(here: Here, device: records.Device) -> Enrolment:
-    return Enrolment(
-        id=device.id,
-        profile=device.profile,
-        broker=here.broker_url,
-        director_pem=here.director_pem,
-        bundles_pem=here.bundles_pem,
     )

@@ -14,7 +14,7 @@ from pydantic import JsonValue, WithJsonSchema
 from wherry.codec import BadDocument, learned
 from wherry.manifest import Report
 from wherry.messages import Event, Reported
-from wherry.profile import Profile
+from wherry.profile import Facts, Profile
 from wherry_controller.core.card import Card
 from wherry_controller.core.choice import Latency
 from wherry_controller.core.gate import Gate, Verdict
@@ -70,6 +70,7 @@ def _written_out(schema: JsonValue, definitions: Json) -> JsonValue:
 
 CardDocument = Annotated[Json, WithJsonSchema(schema_of(Card))]
 EventDocument = Annotated[Json, WithJsonSchema(schema_of(Event))]
+FactsDocument = Annotated[Json, WithJsonSchema(schema_of(Facts))]
 GateDocument = Annotated[Json, WithJsonSchema(schema_of(Gate))]
 LatencyDocument = Annotated[Json, WithJsonSchema(schema_of(Latency))]
 ProfileDocument = Annotated[Json, WithJsonSchema(schema_of(Profile))]

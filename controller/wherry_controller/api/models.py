@@ -18,6 +18,7 @@ from wherry_controller.services.models import card_of, register, version_of
 from wherry_controller.store import models, records
 from wherry_controller.store.database import Transaction
 from wherry_controller.store.records import VersionStatus
+from wherry_controller.store.trust import releases_of
 
 router = APIRouter(tags=["models"])
 
@@ -61,6 +62,9 @@ class Variant(BaseModel):
     report: ReportDocument
     latency: LatencyDocument | None = Field(
         description="Null where nothing was timed on hardware of the profile"
+    )
+    releases: dict[str, int] = Field(
+        description="The version's release counter under each alias", examples=[{"default": 3}]
     )
     created_at: float
 
@@ -144,6 +148,10 @@ def variant(tx: Transaction, record: records.Variant) -> Variant:
         size_bytes=record.size_bytes,
         report=json_of(record.report),
         latency=None if record.latency is None else json_of(record.latency),
+        releases={
+            str(alias): counter
+            for alias, counter in releases_of(tx, record.model, record.version).items()
+        },
         created_at=record.created_at,
     )
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from wherry.errors import REFUSALS, Malformed, Unavailable, Unsuitable, Untrusted
+from wherry_controller.core.bucket import TooManyRequests
 from wherry_controller.services.missing import Missing
 
 MEDIA_TYPE = "application/problem+json"
@@ -35,6 +36,7 @@ class NotLoggedIn(Untrusted):
 STATUS_OF: Mapping[type[Exception], HTTPStatus] = {
     NotLoggedIn: HTTPStatus.UNAUTHORIZED,
     Missing: HTTPStatus.NOT_FOUND,
+    TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
     Malformed: HTTPStatus.UNPROCESSABLE_ENTITY,
     Untrusted: HTTPStatus.FORBIDDEN,
     Unsuitable: HTTPStatus.CONFLICT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 from fastapi import APIRouter, Response, status
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,10 +24,13 @@ from wherry_controller.api.pages import Asked, Page, page
 from wherry_controller.core import rollout as core
 from wherry_controller.core.gate import Decision, Gate
 from wherry_controller.core.rollout import RolloutStatus, StoppedBy
-from wherry_controller.services import rollouts as service
+from wherry_controller.services import plan as service
 from wherry_controller.services.machines import state_of
-from wherry_controller.services.rollouts import Rollouts, Wish, rollout_of
+from wherry_controller.services.plan import Wish
+from wherry_controller.services.rollouts import Rollouts, rollout_of
 from wherry_controller.store import records, rollouts
+from wherry_controller.store.database import Transaction
+from wherry_controller.store.trust import get_release
 
 router = APIRouter(tags=["rollouts"])
 
@@ -53,6 +56,12 @@ class RolloutWish(BaseModel):
     gate: GateDocument = Field(default_factory=dict, description="What every stage must show")
     probation_s: float = Field(default=60.0, ge=0, le=86_400)
     deadline_s: float = Field(default=3600.0, gt=0, le=30 * 86_400)
+    needs: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="The least release of other aliases that a device must have",
+        examples=[{"detector": 3}],
+    )
 
 
 class StageStatus(StrEnum):
@@ -90,12 +99,16 @@ class Stage(BaseModel):
 
 
 class Rollout(BaseModel):
-    """`stopped_by` says who decided first that it goes no further, `why` is the sentence."""
+    """`stopped_by` says who decided first that it goes no further, `why` is the sentence.
+
+    `release` counts the versions that were released under the alias.
+    """
 
     name: str = Field(examples=["digits-v2"])
     model: str = Field(examples=["digits"])
     version: str = Field(examples=["v2"])
     alias: str = Field(examples=["default"])
+    release: int | None
     groups: list[str]
     status: RolloutStatus
     stopped_by: StoppedBy | None
@@ -107,6 +120,7 @@ class Rollout(BaseModel):
 class RolloutDetail(Rollout):
     probation_s: float
     deadline_s: float
+    needs: dict[str, int]
     stages: list[Stage]
     ways_back: list[Journey] = Field(description="Of the devices that were ordered back")
 
@@ -120,7 +134,8 @@ def create_rollout(here: Here, wish: RolloutWish, response: Response) -> Rollout
     wanted = _wish(wish)
     record = here.decide(lambda desk: desk.rollouts.create(wanted, here.clock()))
     response.headers["Location"] = f"{PREFIX}/rollouts/{record.name}"
-    return _detail(record)
+    with here.store.reading() as tx:
+        return _detail(tx, record)
 
 
 @router.post("/rollouts/{rollout}/start", operation_id="start_rollout")
@@ -157,15 +172,19 @@ def revert_rollout(here: Here, rollout: str) -> RolloutDetail:
 def list_rollouts(here: Here, asked: Asked) -> Page[Rollout]:
     """List the rollouts, the newest first."""
     with here.store.reading() as tx:
-        found = rollouts.list_rollouts(tx)
-    return page(found, asked, name=lambda rollout: rollout.name, show=_rollout)
+        return page(
+            rollouts.list_rollouts(tx),
+            asked,
+            name=lambda rollout: rollout.name,
+            show=lambda rollout: _rollout(tx, rollout),
+        )
 
 
 @router.get("/rollouts/{rollout}", operation_id="get_rollout")
 def get_rollout(here: Here, rollout: str) -> RolloutDetail:
     """Show a rollout: its stages with verdicts, evidence and devices."""
     with here.store.reading() as tx:
-        return _detail(rollout_of(tx, parse_rollout_name(rollout)))
+        return _detail(tx, rollout_of(tx, parse_rollout_name(rollout)))
 
 
 def _wish(wish: RolloutWish) -> Wish:
@@ -178,6 +197,7 @@ def _wish(wish: RolloutWish) -> Wish:
         gate=struct_of(Gate, wish.gate),
         probation_s=wish.probation_s,
         deadline_s=wish.deadline_s,
+        needs={parse_alias_name(alias): least for alias, least in wish.needs.items()},
     )
 
 
@@ -191,16 +211,20 @@ def _stage_wish(stage: StageWish) -> service.StageWish:
 
 def _act(here: Context, rollout: str, action: Action) -> RolloutDetail:
     name = parse_rollout_name(rollout)
-    return _detail(here.decide(lambda desk: action(desk.rollouts, name, here.clock())))
+    record = here.decide(lambda desk: action(desk.rollouts, name, here.clock()))
+    with here.store.reading() as tx:
+        return _detail(tx, record)
 
 
-def _rollout(record: records.RolloutRecord) -> Rollout:
+def _rollout(tx: Transaction, record: records.RolloutRecord) -> Rollout:
     state = state_of(record)
+    release = get_release(tx, record.alias, record.model, record.version)
     return Rollout(
         name=record.name,
         model=record.model,
         version=record.version,
         alias=record.alias,
+        release=None if release is None else release.counter,
         groups=list(record.groups),
         status=state.status,
         stopped_by=state.stopped_by,
@@ -210,13 +234,14 @@ def _rollout(record: records.RolloutRecord) -> Rollout:
     )
 
 
-def _detail(record: records.RolloutRecord) -> RolloutDetail:
+def _detail(tx: Transaction, record: records.RolloutRecord) -> RolloutDetail:
     state = state_of(record)
     plan = state.plan
     return RolloutDetail(
-        **_rollout(record).model_dump(),
+        **_rollout(tx, record).model_dump(),
         probation_s=plan.probation_s,
         deadline_s=plan.deadline_s,
+        needs={str(alias): least for alias, least in plan.needs.items()},
         stages=[_stage(state, number, group) for number, group in enumerate(record.groups)],
         ways_back=[_journey(device, journey) for device, journey in state.ways_back.items()],
     )

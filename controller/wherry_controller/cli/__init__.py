@@ -13,7 +13,20 @@ from importlib import metadata
 import typer
 
 from wherry.errors import REFUSALS
-from wherry_controller.cli import bundle, device, group, local, model, profile, rollout, session
+from wherry_controller.cli import (
+    audit,
+    broker,
+    bundle,
+    device,
+    group,
+    keys,
+    local,
+    model,
+    profile,
+    rollout,
+    session,
+    token,
+)
 from wherry_controller.cli.building import build
 from wherry_controller.cli.outcome import Ended, Exit, of_refusal
 
@@ -35,7 +48,7 @@ def make_app(arguments: Sequence[str]) -> typer.Typer:
     )
     for command in (local.init, local.serve, session.login, build):
         app.command()(command)
-    for noun in (model, profile, bundle, device, group, rollout):
+    for noun in (model, profile, bundle, broker, device, token, group, rollout, keys, audit):
         app.add_typer(noun.app, name=noun.__name__.rpartition(".")[2])
     _add_commands_of_others(app, arguments)
     return app

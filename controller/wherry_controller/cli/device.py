@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from wherry.files import make_folder, write_whole
 from wherry.messages import Event
 from wherry_controller.cli import show
 from wherry_controller.cli.remote import connect
-from wherry_controller.cli.replies import Device, Enrolment, Happened, Page, Registered, read
+from wherry_controller.cli.replies import (
+    Certificate,
+    Device,
+    Happened,
+    Health,
+    Page,
+    PendingKey,
+    Revoked,
+    read,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Machines that run the agent.")
 
-DIRECTOR, BUNDLES = "director.pub.pem", "bundles.pub.pem"
 Id = Annotated[str, typer.Argument(metavar="DEVICE")]
+Fingerprint = Annotated[
+    str, typer.Argument(metavar="FINGERPRINT", help="All of it, or at least 16 digits.")
+]
 
 
 @app.command()
@@ -27,44 +36,16 @@ def add(
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="Repeatable.")
     ] = None,
-    keys: Annotated[
-        Path | None, typer.Option("--keys", help="Write the trusted public keys into this folder.")
-    ] = None,
     json: show.Json = False,
 ) -> None:
-    """Add a device, and say what `wherry-agent enrol` needs on it."""
+    """Add a device; a token lets it enrol."""
     pairs = dict(tag.partition("=")[::2] for tag in tags or [])
     body = connect().post("/devices", {"id": device, "profile": profile, "tags": pairs})
-    enrolment = read(Registered, body).enrolment
-    if keys is not None:
-        _write_keys(enrolment, keys)
     if json:
         show.raw(body)
         return
-    show.line(f"device {enrolment.id} is added.")
-    if keys is not None:
-        _say_how(enrolment, keys)
-    else:
-        show.line(f"Next, what it is enrolled with: wherry device enrolment {device} --keys FOLDER")
-
-
-@app.command()
-def enrolment(
-    device: Id,
-    keys: Annotated[
-        Path, typer.Option("--keys", help="Write the trusted public keys into this folder.")
-    ],
-    *,
-    json: show.Json = False,
-) -> None:
-    """Say again what `wherry-agent enrol` needs on a device, and write its keys."""
-    body = connect().get(f"/devices/{device}/enrolment")
-    found = read(Enrolment, body)
-    _write_keys(found, keys)
-    if json:
-        show.raw(body)
-    else:
-        _say_how(found, keys)
+    show.line(f"device {read(Device, body).id} is added.")
+    show.line(f"Next, on this machine: wherry token create {device}")
 
 
 @app.command("list")
@@ -72,10 +53,13 @@ def list_devices(
     *, json: show.Json = False, limit: show.Limit = 100, cursor: show.Cursor = None
 ) -> None:
     """List the devices with what they serve."""
-    body = connect().get("/devices", limit=limit, cursor=cursor)
+    remote = connect()
+    body = remote.get("/devices", limit=limit, cursor=cursor)
     if json:
         show.raw(body)
         return
+    for warning in read(Health, remote.get("/health")).warnings:
+        show.stderr().print(f"warning: {warning}", markup=False)
     page = read(Page[Device], body)
     rows = [
         (one.id, one.profile, _presence(one), show.moment(one.last_seen_at), _serving(one))
@@ -100,6 +84,11 @@ def show_device(device: Id, *, json: show.Json = False) -> None:
             ("presence", _presence(found)),
             ("last seen", show.moment(found.last_seen_at)),
             ("serves", _serving(found)),
+            ("order", _order(found)),
+            ("trust", _trust(found)),
+            ("certificate", _certificate(found)),
+            ("degraded", ", ".join(found.reported.degraded) if found.reported else ""),
+            ("flagged", _flagged(found)),
             *((found.reported.versions if found.reported else {}).items()),
         ]
     )
@@ -136,8 +125,122 @@ def remove(device: Id) -> None:
     show.line(f"device {device} is removed.")
 
 
+@app.command()
+def pending(*, json: show.Json = False) -> None:
+    """List the keys that wait to become devices, with what they say of themselves."""
+    body = connect().get("/pending")
+    if json:
+        show.raw(body)
+        return
+    keys = read(tuple[PendingKey, ...], body)
+    for one in keys:
+        show.facts(_facts_of(one))
+        show.line("")
+    if keys:
+        show.line("Compare the fingerprint with what the device shows, then:")
+        show.line("wherry device approve FINGERPRINT --device DEVICE --profile PROFILE")
+    else:
+        show.line("no key waits.")
+
+
+@app.command()
+def approve(
+    fingerprint: Fingerprint,
+    *,
+    device: Annotated[str, typer.Option("--device", "-d", help="What it is to be called.")],
+    profile: Annotated[
+        str | None, typer.Option("--profile", "-p", help="Add the device, of this hardware class.")
+    ] = None,
+    json: show.Json = False,
+) -> None:
+    """Let a key that waits become a device: compare its fingerprint with the device's own first."""
+    wish = {"device": device, "profile": profile}
+    body = connect().post(f"/pending/{fingerprint}/approval", wish)
+    if json:
+        show.raw(body)
+    else:
+        show.line(f"{device} is approved: it enrols when it asks next.")
+
+
+@app.command()
+def reject(fingerprint: Fingerprint, *, json: show.Json = False) -> None:
+    """Let a key that waits become no device."""
+    body = connect().delete(f"/pending/{fingerprint}")
+    if json:
+        show.raw(body)
+    else:
+        show.line(f"the key {show.short(read(PendingKey, body).fingerprint)} is rejected.")
+
+
+@app.command()
+def revoke(device: Id, *, json: show.Json = False) -> None:
+    """Revoke a device's identity: it is cut off until it is enrolled again."""
+    body = connect().post(f"/devices/{device}/revocation")
+    if json:
+        show.raw(body)
+        return
+    count = read(Revoked, body).certificates
+    show.line(f"{device} is revoked ({count} certificate{'' if count == 1 else 's'}).")
+    show.line(f"To let it back in: wherry token create {device}")
+
+
+@app.command()
+def certificates(device: Id, *, json: show.Json = False) -> None:
+    """List the certificates that a device was issued, the newest first."""
+    body = connect().get(f"/devices/{device}/certificates")
+    if json:
+        show.raw(body)
+        return
+    rows = [
+        (
+            one.serial[:16],
+            str(one.epoch),
+            show.moment(one.not_before),
+            show.moment(one.not_after),
+            show.moment(one.revoked_at),
+        )
+        for one in read(tuple[Certificate, ...], body)
+    ]
+    show.table(("serial", "epoch", "from", "until", "revoked"), rows)
+
+
 def _presence(device: Device) -> str:
     return "online" if device.online else "offline"
+
+
+def _order(device: Device) -> str:
+    """Say which order the device was given last, and how far it has followed."""
+    if device.order_ends_at is None:
+        return ""
+    said = device.reported
+    followed = f", it follows {said.generation}" if said is not None else ""
+    return f"generation {device.generation} to {show.moment(device.order_ends_at)}{followed}"
+
+
+def _trust(device: Device) -> str:
+    """Say how far the device's trust has come, in the versions of what it has accepted."""
+    trust = device.reported.trust if device.reported else None
+    if trust is None:
+        return ""
+    return (
+        f"epoch {trust.epoch}, root {trust.root}, timestamp {trust.timestamp}, "
+        f"snapshot {trust.snapshot}, targets {trust.targets}"
+    )
+
+
+def _certificate(device: Device) -> str:
+    if device.revoked_at is not None:
+        again = f"`wherry token create {device.id}` lets it back in"
+        return f"revoked {show.moment(device.revoked_at)}: {again}"
+    if device.certificate_ends_at is None:
+        return f"none yet: `wherry token create {device.id}` lets it enrol"
+    return f"until {show.moment(device.certificate_ends_at)}"
+
+
+def _flagged(device: Device) -> str:
+    if device.flagged is None:
+        return ""
+    return f"{device.flagged}: revoke it with `wherry device revoke {device.id}` and enrol it again"
 
 
 def _told(event: Event) -> str:
@@ -157,16 +260,14 @@ def _serving(device: Device) -> str:
     return ", ".join(f"{alias}={show.short(slot.active)}" for alias, slot in slots.items())
 
 
-def _write_keys(enrolment: Enrolment, folder: Path) -> None:
-    make_folder(folder)
-    write_whole(folder / DIRECTOR, enrolment.director_pem.encode())
-    write_whole(folder / BUNDLES, enrolment.bundles_pem.encode())
-
-
-def _say_how(enrolment: Enrolment, keys: Path) -> None:
-    show.line(f"Copy {keys} to it, and run there:")
-    show.line(
-        f"wherry-agent enrol --id {enrolment.id} --profile {enrolment.profile} "
-        f"--broker {enrolment.broker} "
-        f"--director-key {keys / DIRECTOR} --bundles-key {keys / BUNDLES}"
-    )
+def _facts_of(key: PendingKey) -> list[tuple[str, str]]:
+    facts = key.facts
+    return [
+        ("fingerprint", key.fingerprint),
+        ("asks as", f"{key.device or ''} {key.profile or ''}".strip()),
+        ("from", key.address),
+        ("since", show.moment(key.asked_at)),
+        ("last asked", show.moment(key.seen_at)),
+        ("machine", f"{facts.model} {facts.arch}".strip() if facts else ""),
+        ("memory", show.size(facts.memory_bytes) if facts and facts.memory_bytes else ""),
+    ]

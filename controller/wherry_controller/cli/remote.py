@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -76,18 +76,39 @@ class Remote:
             parts = [part("card", card), *(part("files", file) for file in files)]
             return self._answer(self._client.build_request("POST", self._at(path), files=parts))
 
+    def send(self, path: str, parts: Sequence[tuple[str, tuple[str, IO[bytes]]]]) -> bytes:
+        """Send named parts, each with its file's name and content."""
+        return self._answer(self._client.build_request("POST", self._at(path), files=parts))
+
+    def fetch(self, path: str, sink: IO[bytes]) -> None:
+        """Write what is at `path` to `sink`, piece by piece."""
+        request = self._client.build_request("GET", self._at(path))
+        with self._reaching():
+            response = self._client.send(request, stream=True)
+            with closing(response):
+                if not response.is_success:
+                    response.read()
+                    raise Ended(of_status(response.status_code), self._problem(response))
+                for piece in response.iter_bytes():
+                    sink.write(piece)
+
     def _at(self, path: str) -> str:
         return f"{self._url}{PREFIX}{path}"
 
-    def _answer(self, request: httpx.Request) -> bytes:
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
         try:
-            response = self._client.send(request)
+            yield
         except httpx.TransportError as error:
             raise Ended(
                 Exit.UNAVAILABLE,
                 f"no controller answers at {self._url} ({error}): "
                 "start it with `wherry serve`, or correct the address with `wherry login`.",
             ) from error
+
+    def _answer(self, request: httpx.Request) -> bytes:
+        with self._reaching():
+            response = self._client.send(request)
         if response.is_success:
             return response.content
         raise Ended(of_status(response.status_code), self._problem(response))

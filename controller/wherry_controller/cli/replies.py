@@ -6,7 +6,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from wherry.messages import Event, Status
+from wherry.messages import Event, Status, TrustReport
+from wherry.profile import Facts
 from wherry_controller.cli.outcome import Ended, Exit
 from wherry_controller.core.rollout import RolloutStatus
 from wherry_controller.store.records import BuildStatus
@@ -51,6 +52,7 @@ class Variant(msgspec.Struct, frozen=True):
     size_bytes: int
     report: Report
     latency: Latency | None
+    releases: dict[str, int] = {}
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -127,6 +129,9 @@ class Slots(msgspec.Struct, frozen=True):
 class Reported(msgspec.Struct, frozen=True):
     slots: dict[str, Slots]
     versions: dict[str, str] = {}
+    generation: int = 0
+    trust: TrustReport | None = None
+    degraded: tuple[str, ...] = ()
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -136,22 +141,59 @@ class Device(msgspec.Struct, frozen=True):
     last_seen_at: float | None
     generation: int
     reported: Reported | None
+    order_ends_at: float | None = None
+    epoch: int = 0
+    flagged: str | None = None
+    certificate_ends_at: float | None = None
+    revoked_at: float | None = None
     deployments: tuple[Deployment, ...] = ()
 
 
-class Enrolment(msgspec.Struct, frozen=True):
-    """What a new device is told; `wherry-agent enrol` takes it."""
+class EnrolmentToken(msgspec.Struct, frozen=True):
+    """`token` is told once, when it is made."""
 
     id: str
-    profile: str
-    broker: str
-    director_pem: str
-    bundles_pem: str
+    device: str
+    state: str
+    created_at: float
+    expires_at: float
+    token: str = ""
+    controller: str = ""
 
 
-class Registered(msgspec.Struct, frozen=True):
-    device: Device
-    enrolment: Enrolment
+class PendingKey(msgspec.Struct, frozen=True):
+    fingerprint: str
+    device: str | None
+    profile: str | None
+    facts: Facts | None
+    address: str
+    asked_at: float
+    seen_at: float
+
+
+class Certificate(msgspec.Struct, frozen=True):
+    serial: str
+    epoch: int
+    not_before: float
+    not_after: float
+    revoked_at: float | None
+
+
+class Revoked(msgspec.Struct, frozen=True):
+    device: str
+    certificates: int
+
+
+class Authority(msgspec.Struct, frozen=True):
+    fingerprint: str
+    controller: str
+    crl_number: int | None
+    crl_ends_at: float | None
+
+
+class Health(msgspec.Struct, frozen=True):
+    version: str
+    warnings: tuple[str, ...] = ()
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -205,6 +247,8 @@ class Rollout(msgspec.Struct, frozen=True):
     stopped_by: str | None
     why: str
     created_at: float
+    release: int | None = None
+    needs: dict[str, int] = {}
     stages: tuple[Stage, ...] = ()
 
     @property
@@ -229,3 +273,35 @@ def reference(text: str) -> tuple[str, str]:
     if not (model and colon and version):
         raise Ended(Exit.USAGE, f"{text!r} names no version: write it MODEL:VERSION.")
     return model, version
+
+
+class RoleStanding(msgspec.Struct, frozen=True):
+    role: str
+    version: int
+    expires_at: float
+    sign_again_at: float
+    keyids: tuple[str, ...]
+    threshold: int
+    is_here: bool
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    role: str
+    version: int
+
+
+class Trust(msgspec.Struct, frozen=True):
+    roles: tuple[RoleStanding, ...]
+    waiting: tuple[Waiting, ...]
+
+
+class TrustFiles(msgspec.Struct, frozen=True):
+    files: dict[str, str]
+
+
+class PublishedFiles(msgspec.Struct, frozen=True):
+    names: tuple[str, ...]
+
+
+class Entries(msgspec.Struct, frozen=True):
+    entries: tuple[str, ...]

@@ -43,6 +43,14 @@ def create(
     ] = None,
     probation_s: Annotated[float | None, typer.Option("--probation-s", min=0)] = None,
     deadline_s: Annotated[float | None, typer.Option("--deadline-s", min=0)] = None,
+    needs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--needs",
+            metavar="ALIAS=RELEASE",
+            help="The least release of another alias that a device must have; repeatable.",
+        ),
+    ] = None,
     start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,
     json: show.Json = False,
 ) -> None:
@@ -54,6 +62,7 @@ def create(
         "version": version_name,
         "alias": alias,
         "stages": [_stage(text) for text in stages],
+        "needs": dict(_need(text) for text in needs or []),
     }
     given = {"probation_s": probation_s, "deadline_s": deadline_s}
     wish |= {key: value for key, value in given.items() if value is not None}
@@ -144,6 +153,13 @@ def _stage(text: str) -> dict[str, str]:
     return {"name": name or group, "group": group}
 
 
+def _need(text: str) -> tuple[str, int]:
+    alias, _, release = text.partition("=")
+    if not (alias and release.isdecimal()):
+        raise Ended(Exit.USAGE, f"{text!r} names no release: write it ALIAS=RELEASE.")
+    return alias, int(release)
+
+
 def _read_gate(file: Path) -> dict[str, object]:
     try:
         return tables_in(read_file(file))
@@ -156,7 +172,8 @@ def _say(body: bytes, *, json: bool) -> None:
         show.raw(body)
     else:
         rollout = read(Rollout, body)
-        show.line(f"rollout {rollout.name} is {rollout.status}.")
+        why = f": {rollout.why}" if rollout.status is RolloutStatus.SCHEDULED else ""
+        show.line(f"rollout {rollout.name} is {rollout.status}{why}.")
 
 
 def _show(rollout: Rollout) -> None:
@@ -164,6 +181,8 @@ def _show(rollout: Rollout) -> None:
         [
             ("rollout", rollout.name),
             ("version", f"{rollout.model}:{rollout.version} as {rollout.alias}"),
+            ("release", "" if rollout.release is None else str(rollout.release)),
+            ("needs", ", ".join(f"{alias}={least}" for alias, least in rollout.needs.items())),
             ("status", rollout.status),
             ("stopped by", rollout.stopped_by or ""),
             ("why", rollout.why),

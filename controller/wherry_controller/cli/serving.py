@@ -11,11 +11,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from wherry import signing
 from wherry_controller.api.application import make_api
 from wherry_controller.api.context import Context
 from wherry_controller.app import Controller, open_controller
+from wherry_controller.authority import ca_fingerprint, certificate_pem
 from wherry_controller.cli.outcome import Ended, Exit
+from wherry_controller.core.bucket import Rate
+from wherry_controller.door.enrolment import DoorContext
+from wherry_controller.door.serving import Doors
 from wherry_controller.foundation import read_token_digest
 from wherry_controller.settings import Settings
 
@@ -32,9 +35,9 @@ def serve_forever(settings: Settings) -> None:
     with listen(settings.http.host, settings.http.port) as listener:
         controller = open_controller(settings)
         controller.start()
-        api = make_api(
-            context_of(controller), token_sha256=token_sha256, lifespan=_closing(controller)
-        )
+        doors = open_doors(controller)
+        lifespan = _closing(controller, doors)
+        api = make_api(context_of(controller), token_sha256=token_sha256, lifespan=lifespan)
         config = uvicorn.Config(api, log_config=None, access_log=False, lifespan="on")
         log.info("controller.serves", extra={"http": address_of(listener)})
         with contextlib.suppress(KeyboardInterrupt):  # It has shut down in order by then.
@@ -42,18 +45,35 @@ def serve_forever(settings: Settings) -> None:
 
 
 def context_of(controller: Controller) -> Context:
-    keys = controller.keys
     return Context(
         store=controller.store,
         blobs=controller.blobs,
         builds=controller.builds,
+        trust=controller.trust,
         decide=controller.decide,
         traffic=controller.traffic,
         clock=controller.clock,
-        broker_url="mqtt://{}:{}".format(*controller.settings.broker_address),
-        director_pem=signing.public_pem(keys.director.public_key()).decode(),
-        bundles_pem=signing.public_pem(keys.bundles.public_key()).decode(),
+        broker_url=controller.settings.broker_url,
+        door_url=controller.settings.door.url,
+        ca=ca_fingerprint(controller.authority),
+        revocations=controller.revocations,
     )
+
+
+def open_doors(controller: Controller) -> Doors:
+    """Open the doors for devices; whoever closes them does so before the controller."""
+    door, folder = controller.settings.door, controller.settings.authority_folder
+    context = DoorContext(
+        decide=controller.decide,
+        clock=controller.clock,
+        ca_pem=certificate_pem(controller.authority),
+        rate=Rate(door.per_second, door.burst),
+    )
+    controller.revocations.ensure(controller.clock())
+    doors = Doors(door, controller.authority, folder, context=context, blobs=controller.blobs)
+    controller.revocations.tell(doors.refresh)
+    doors.start()
+    return doors
 
 
 def address_of(listener: socket.socket) -> str:
@@ -76,13 +96,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _closing(
-    controller: Controller,
+    controller: Controller, doors: Doors
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Return the lifespan that closes the controller: a signal ends the process right after it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        doors.close()
         controller.close()
 
     return lifespan

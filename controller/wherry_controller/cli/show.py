@@ -38,13 +38,13 @@ def raw(body: bytes) -> None:
 
 
 def line(text: str) -> None:
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+    Console(highlight=False, soft_wrap=True).print(_harmless(text, keep="\n"), markup=False)
 
 
 def text(body: bytes) -> None:
     """Print a log as it came, without what would steer a terminal."""
     plain = body.decode(errors="replace").rstrip("\n")
-    shown = "".join(c for c in plain if c in "\n\t" or c.isprintable())
+    shown = _harmless(plain, keep="\n\t")
     sys.stdout.write(shown + "\n" if shown else "")
 
 
@@ -69,7 +69,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in known), default=0)
     console = Console(highlight=False, soft_wrap=True)
     for name, value in known:
-        console.print(Text.assemble((name.ljust(width), "bold"), "  ", value))
+        console.print(Text.assemble((name.ljust(width), "bold"), "  ", _harmless(value)))
 
 
 def moment(at: float | None) -> str:
@@ -95,4 +95,9 @@ def short(digest: str | None) -> str:
 
 def _plain(text: str) -> str:
     # A cell is data: brackets in it are no markup.
-    return text.replace("[", r"\[")
+    return _harmless(text, keep="\n").replace("[", r"\[")
+
+
+def _harmless(text: str, *, keep: str = "") -> str:
+    """Return `text` without what steers a terminal: strangers name their own machines."""
+    return "".join(c for c in text if c in keep or c.isprintable())

@@ -1,13 +1,18 @@
 """What the controller wants of one device, and how it reads what the device says.
 
-The generation rises with every change of the desired state and with nothing else, so a repeated
-order is the same order. What a device says is numbered within its store; a new store id is a
-device that was made anew, and its numbers begin again.
+The generation rises with every change of the desired state, and with every renewal of what it
+says; so a repeated order is the same order, byte for byte. A change is made first, and issued
+(`issue`) before it is signed: for the one enrolment that is live, and to an end.
+
+What a device says is numbered within its store; a new store id is a device that was made anew, and
+its numbers begin again. A store never comes back once another has spoken under the same
+enrolment: where one does, two devices live with one identity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,6 +20,7 @@ from wherry.messages import Order, Trial, Wanted
 from wherry.names import AliasName, DeviceId, Digest, StoreId, TrialId
 
 MOST_REVOKED = 32  # The newest; a device keeps two bundles, so older ones are long gone.
+MOST_STORES = 8  # The newest; a device is made anew a few times in one enrolment at most.
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -24,9 +30,13 @@ class Position(msgspec.Struct, frozen=True):
     seq: int
 
 
-def is_news(known: Position | None, said: Position) -> bool:
-    """Say whether `said` is later than what is known of the device."""
-    return known is None or known.store_id != said.store_id or said.seq > known.seq
+def is_news(
+    known: Position | None, said: Position, earlier: Mapping[StoreId, int] | None = None
+) -> bool:
+    """Say whether `said` is later than what is known of its store, `earlier` ones among them."""
+    if known is not None and known.store_id == said.store_id:
+        return said.seq > known.seq
+    return said.seq > (earlier or {}).get(said.store_id, -1)
 
 
 def contiguous(acked: int, stored: frozenset[int]) -> int:
@@ -76,12 +86,65 @@ def outrun(order: Order, generation: int) -> Order:
     """
     if generation <= order.generation:
         return order
-    return msgspec.structs.replace(order, generation=generation + 1)
+    return _next(msgspec.structs.replace(order, generation=generation), order.aliases)
+
+
+class Term(NamedTuple):
+    """Which generation of a device's orders one is, for which enrolment, and from when to when.
+
+    It expires at 0 as long as it was not issued since it was changed. `snapshot` is the version of
+    TUF's snapshot at that time.
+    """
+
+    generation: int
+    epoch: int
+    issued: int
+    expires: int
+    snapshot: int = 0
+
+
+def is_due(term: Term, epoch: int, *, now: float) -> bool:
+    """Say whether an order must be issued.
+
+    It was changed, half of its life is over, or its device was enrolled again.
+    """
+    half = (term.issued + term.expires) / 2
+    return term.generation > 0 and (term.expires == 0 or term.epoch != epoch or now >= half)
+
+
+def issue(term: Term, epoch: int, *, lifetime_s: float, now: float, snapshot: int) -> Term:
+    """Return the term in which an order is signed now, for the enrolment that is live.
+
+    What was issued before stays as it is until it is due: then the next generation says the same,
+    under the same deployment ids.
+    """
+    if not is_due(term, epoch, now=now):
+        return term
+    generation = term.generation if term.expires == 0 else term.generation + 1
+    return Term(generation, epoch, int(now), int(now + lifetime_s), snapshot)
 
 
 def first_order(device: DeviceId) -> Order:
-    """Return the order of a device of which nothing is wanted yet."""
-    return Order(device=device, generation=0, aliases={})
+    """Return the order of a device of which nothing is wanted yet: it was never issued."""
+    return Order(device=device, epoch=0, generation=0, issued=0, expires=0, aliases={})
+
+
+def is_twin(earlier: Mapping[StoreId, int], said: Position) -> bool:
+    """Say whether a store has news though another one has spoken since: two devices live.
+
+    What comes late of a store that is gone is numbered as before, and is no news.
+    """
+    return said.seq > earlier.get(said.store_id, said.seq)
+
+
+def earlier_after(
+    earlier: Mapping[StoreId, int], known: Position | None, said: Position
+) -> dict[StoreId, int]:
+    """Return how far the stores came that spoke before the one of `said`, the newest last."""
+    if known is None or known.store_id == said.store_id:
+        return dict(earlier)
+    others = [(store, seq) for store, seq in earlier.items() if store != said.store_id]
+    return dict([*others, (known.store_id, known.seq)][-MOST_STORES:])
 
 
 def is_silent(last_seen_s: float | None, now_s: float, deadline_s: float) -> bool:
@@ -96,4 +159,6 @@ def _with_trials(order: Order, trials: tuple[Trial, ...]) -> Order:
 
 
 def _next(order: Order, aliases: dict[AliasName, Wanted]) -> Order:
-    return msgspec.structs.replace(order, generation=order.generation + 1, aliases=aliases)
+    return msgspec.structs.replace(
+        order, generation=order.generation + 1, aliases=aliases, issued=0, expires=0
+    )

@@ -5,14 +5,16 @@ The service saves both in one write, performs the effects and strikes them off; 
 be performed twice. Evidence is judged by `gate`; here the verdict is an event.
 
     Draft --Started--> Running(stage) --promote--> Running(next) --> Succeeded
+    Draft --Scheduled--> Scheduled --Started--> Running
                        Running --halt--> Reverting --all back--> Reverted
                        Running --Paused/Resumed-- Paused;  Canceled;  RevertOrdered
 
-A stage orders its devices at once, each under a deployment id of its own. On a halt no further
-stage begins, and every device that was ordered is ordered back to what it served before: a
-canary may well have confirmed the sick version. The way back is a new deployment, which revokes
-the bundle that it leaves; the old one keeps its outcome. A device that served nothing before has
-its order withdrawn.
+What is not released yet (its signature is made on another machine) is scheduled, and starts by
+itself once it is. A stage orders its devices at once, each under a deployment id of its own. On a
+halt no further stage begins, and every device that was ordered is ordered back to what it served
+before: a canary may well have confirmed the sick version. The way back is a new deployment, which
+revokes the bundle that it leaves; the old one keeps its outcome. A device that served nothing
+before has its order withdrawn.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ Serving: TypeAlias = Mapping[DeviceId, Digest | None]
 
 class RolloutStatus(StrEnum):
     DRAFT = "draft"
+    SCHEDULED = "scheduled"
     RUNNING = "running"
     PAUSED = "paused"
     HALTED = "halted"
@@ -50,6 +53,7 @@ class RolloutStatus(StrEnum):
 
 _OPEN = (
     RolloutStatus.DRAFT,
+    RolloutStatus.SCHEDULED,
     RolloutStatus.RUNNING,
     RolloutStatus.PAUSED,
     RolloutStatus.REVERTING,
@@ -90,13 +94,17 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator asked for; it does not change once the rollout exists."""
+    """What an operator asked for; it does not change once the rollout exists.
+
+    `needs` is the least release of other aliases that a device must have.
+    """
 
     name: RolloutName
     alias: AliasName
     stages: tuple[Stage, ...]
     probation_s: float = 60.0
     deadline_s: float = 3600.0
+    needs: dict[AliasName, int] = {}
 
 
 class Journey(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +145,12 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # Events: what happened
+
+
+class Scheduled(msgspec.Struct, frozen=True, tag=True):
+    """It shall start as soon as it can; `why` says what it waits for."""
+
+    why: str
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
@@ -183,7 +197,15 @@ class Tick(msgspec.Struct, frozen=True, tag=True):
 
 
 Event: TypeAlias = (
-    Started | DeviceReported | Judged | Paused | Resumed | Canceled | RevertOrdered | Tick
+    Scheduled
+    | Started
+    | DeviceReported
+    | Judged
+    | Paused
+    | Resumed
+    | Canceled
+    | RevertOrdered
+    | Tick
 )
 
 
@@ -219,9 +241,13 @@ def step(state: Rollout, event: Event) -> tuple[Rollout, Effects]:
     Raises `NotNow` where an operator's wish does not fit the status.
     """
     match event:
-        case Started(at_s, serving):
+        case Scheduled(why):
             _allow(state, "started", RolloutStatus.DRAFT)
-            return _begin_stage(replace(state, status=RolloutStatus.RUNNING), at_s, serving)
+            return replace(state, status=RolloutStatus.SCHEDULED, why=why), ()
+        case Started(at_s, serving):
+            _allow(state, "started", RolloutStatus.DRAFT, RolloutStatus.SCHEDULED)
+            running = replace(state, status=RolloutStatus.RUNNING, why="")
+            return _begin_stage(running, at_s, serving)
         case DeviceReported():
             return _note(state, event), ()
         case Judged(stage, verdict, at_s, serving):
@@ -324,7 +350,14 @@ def _devices_decided(state: Rollout, verdict: Verdict) -> bool:
 
 def _cancel(state: Rollout, at_s: float) -> tuple[Rollout, Effects]:
     """End it where it stands: devices in progress go back, confirmed ones keep the version."""
-    _allow(state, "canceled", RolloutStatus.DRAFT, RolloutStatus.RUNNING, RolloutStatus.PAUSED)
+    _allow(
+        state,
+        "canceled",
+        RolloutStatus.DRAFT,
+        RolloutStatus.SCHEDULED,
+        RolloutStatus.RUNNING,
+        RolloutStatus.PAUSED,
+    )
     under_way = {d: j for d, j in state.journeys.items() if not j.status.is_final}
     ways_back = _ways_back(under_way)
     ended = replace(

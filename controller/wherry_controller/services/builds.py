@@ -36,18 +36,18 @@ from wherry_controller.core.choice import DeviceFigures
 from wherry_controller.core.fault import BuildReason, BuildRefused
 from wherry_controller.services.bench import OUTPUT, Bench
 from wherry_controller.services.child import BuildCanceled, Builder, BuildStopped
-from wherry_controller.services.harvest import keep_reference, keep_report, keep_variant
+from wherry_controller.services.harvest import Vouch, keep_reference, keep_report, keep_variant
 from wherry_controller.services.measuring import Measuring
 from wherry_controller.services.missing import UnknownBuild
 from wherry_controller.services.models import (
-    sound_version_of,
-    sound_versions_of,
+    buildable_version_of,
+    buildable_versions_of,
     version_of,
     wanted_profiles,
 )
 from wherry_controller.services.request import lay_out
 from wherry_controller.services.told import advanced, sentence_of, where_log, why_failed
-from wherry_controller.services.trials import Trials, check_place, withdraw_all
+from wherry_controller.services.trials import BundleKeyApart, Trials, check_place, withdraw_all
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store, Transaction
@@ -104,6 +104,8 @@ class Builds:
         blobs: BlobFolder,
         key: Ed25519PrivateKey,
         *,
+        vouch: Vouch,
+        vouches_at_once: Callable[[Transaction], bool],
         builder: Builder,
         executor: Executor,
         bench: Bench,
@@ -114,14 +116,23 @@ class Builds:
         self._store = store
         self._blobs = blobs
         self._key = key
+        self._vouch = vouch
+        self._vouches_at_once = vouches_at_once
         self._builder = builder
         self._executor = executor
         self._bench = bench
         self._trials = trials
-        self._measuring = Measuring(
-            store, blobs, key, builder=builder, trials=trials, advance=self._advance
-        )
         self._clock = clock
+        self._measuring = Measuring(
+            store,
+            blobs,
+            key,
+            vouch=vouch,
+            builder=builder,
+            trials=trials,
+            advance=self._advance,
+            clock=clock,
+        )
         self._limits = limits
 
     def start(self) -> None:
@@ -154,10 +165,11 @@ class Builds:
         """Queue a build for profiles, all that are declared where none is named.
 
         The devices of the group or the device `measure_on` measure its candidates. Raises
-        `UnknownVersion`, `UnknownProfile`, `NoProfile`, `UnknownPlace` or `RefusedVersion` at once.
+        `UnknownVersion`, `UnknownProfile`, `NoProfile`, `UnknownPlace`, `BundleKeyApart` or
+        `RefusedVersion` at once.
         """
         with self._store.transaction() as tx:
-            found = sound_version_of(tx, model, version)
+            found = buildable_version_of(tx, model, version)
             build = self._queue(tx, found, wanted_profiles(tx, profiles), measure_on)
         self._submit(build)
         return build
@@ -172,12 +184,13 @@ class Builds:
     ) -> Sequence[Build]:
         """Queue a build of each version that no build refused, of all models if none is named.
 
-        Raises `UnknownModel`, `UnknownProfile`, `NoProfile`, `UnknownPlace` or `NothingToBuild`.
+        Raises `UnknownModel`, `UnknownProfile`, `NoProfile`, `UnknownPlace`, `BundleKeyApart`
+        or `NothingToBuild`.
         """
         with self._store.transaction() as tx:
             wanted = wanted_profiles(tx, profiles)
             chosen = names or [model.name for model in models.list_models(tx)]
-            sound = [sound_versions_of(tx, name) for name in dict.fromkeys(chosen)]
+            sound = [buildable_versions_of(tx, name) for name in dict.fromkeys(chosen)]
             newest = [versions[-1:] for versions in sound]
             versions = newest if scope is Scope.NEWEST else sound
             builds = [self._queue(tx, one, wanted, measure_on) for some in versions for one in some]
@@ -223,6 +236,8 @@ class Builds:
     ) -> Build:
         if measure_on is not None:
             check_place(tx, measure_on)
+            if not self._vouches_at_once(tx):
+                raise BundleKeyApart
         build = Build(
             id=uuid.uuid4().hex[:12],
             model=version.model,
@@ -322,6 +337,7 @@ class Builds:
                     self._store,
                     self._blobs,
                     self._key,
+                    vouch=self._vouch,
                     build=build,
                     output=output,
                     built=message,

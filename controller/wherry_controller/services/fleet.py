@@ -6,13 +6,10 @@ what a kill left unpublished is published at the next connect.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from wherry import signing
 from wherry.errors import Unsuitable
-from wherry.messages import Order, Status, Trial, Wanted
+from wherry.messages import Delta, Status, Trial, Wanted
 from wherry.names import AliasName, DeviceId, Digest, GroupName, ProfileName, RolloutName, TrialId
 from wherry_controller.core import device as core
 from wherry_controller.services import machines
@@ -23,10 +20,14 @@ from wherry_controller.services.missing import (
     UnknownGroup,
     UnknownProfile,
 )
-from wherry_controller.services.publisher import Publisher, Shelved, SignedOrder, shelve
+from wherry_controller.services.orders import Orders, bundles_of, order_of, save_order
+from wherry_controller.services.publisher import Publisher, Shelved, shelve
 from wherry_controller.store import devices, models
 from wherry_controller.store.database import Store, Transaction
-from wherry_controller.store.records import Desired, Device, Group, Journey
+from wherry_controller.store.fetching import Ordered, fetching_devices, ordered_bundles
+from wherry_controller.store.records import Device, Group, Journey
+
+ShelveDeltas = Callable[[Collection[Delta]], Mapping[Digest, Shelved]]
 
 
 class InARollout(Unsuitable):
@@ -43,14 +44,25 @@ class InARollout(Unsuitable):
         )
 
 
+def no_deltas(_: Collection[Delta]) -> Mapping[Digest, Shelved]:
+    return {}
+
+
 class Fleet:
     """The devices of this controller; one thread calls it."""
 
-    def __init__(self, store: Store, publisher: Publisher, director: Ed25519PrivateKey) -> None:
+    def __init__(
+        self,
+        store: Store,
+        publisher: Publisher,
+        orders: Orders,
+        *,
+        deltas: ShelveDeltas = no_deltas,
+    ) -> None:
         self._store = store
         self._publisher = publisher
-        self._director = director
-        self._signed: dict[DeviceId, tuple[Order, SignedOrder]] = {}
+        self._orders = orders
+        self._deltas = deltas
         self._shelved: dict[Digest, Shelved] = {}
 
     def add_device(
@@ -98,12 +110,25 @@ class Fleet:
             devices.note_silent(tx, before)
 
     def publish(self, now: float) -> None:
-        """Have the broker retain every order, and every bundle that a device may need."""
+        """Have the broker retain trust metadata, every order, and the bundles devices may need."""
+        retained = self._orders.retained(now)
+        orders = retained.orders
         with self._store.reading() as tx:
-            desired = devices.list_desired(tx)
-            bundles = {digest: self.shelved(tx, digest) for digest in sorted(needed_bundles(tx))}
-        orders = {one.device: self._sign(order_of(one)) for one in desired}
-        self._publisher.want(orders, bundles, now)
+            ways_back = machines.bundles_of_ways_back(tx)
+            needed = ways_back.union(*(order.bundles for order in orders.values()))
+            newest = ordered_bundles(tx)
+            bundles = {digest: self.shelved(tx, digest) for digest in _in_order(needed, newest)}
+            fetching = fetching_devices(tx)
+        # A delta is the shorter way of who fetches: it is held as long as one does.
+        offered = {d for device in fetching & orders.keys() for d in orders[device].beside.deltas}
+        deltas = self._deltas(offered)
+        self._publisher.want(
+            orders,
+            {**bundles, **deltas},
+            now,
+            must=ways_back.union(_in_progress(needed, newest), deltas),
+            trust=retained.trust,
+        )
 
     def shelved(self, tx: Transaction, digest: Digest) -> Shelved:
         """Return what a bundle takes on the broker; raise `UnknownBundle`."""
@@ -114,21 +139,25 @@ class Fleet:
             self._shelved[digest] = shelve(envelope)
         return self._shelved[digest]
 
-    def _sign(self, order: Order) -> SignedOrder:
-        """Sign an order once: the same order has the same bytes."""
-        known = self._signed.get(order.device)
-        if known is not None and known[0] == order:
-            return known[1]
-        signed = SignedOrder(signing.sign(order, self._director), _named_by(order))
-        self._signed[order.device] = (order, signed)
-        return signed
-
 
 def needed_bundles(tx: Transaction) -> frozenset[Digest]:
-    """Return the bundles that some order names, or the way back of an open rollout."""
+    """Return what the broker must hold: of open deployments, trials and ways back.
+
+    The others that orders name are held as long as there is room.
+    """
     orders = (order_of(desired) for desired in devices.list_desired(tx))
-    named = frozenset[Digest]().union(*map(_named_by, orders))
-    return named | machines.bundles_of_ways_back(tx)
+    named = frozenset[Digest]().union(*map(bundles_of, orders))
+    return machines.bundles_of_ways_back(tx) | _in_progress(named, ordered_bundles(tx))
+
+
+def _in_progress(named: frozenset[Digest], newest: Mapping[Digest, Ordered]) -> frozenset[Digest]:
+    """Return the bundles of open deployments, and of trials, which are no deployments."""
+    return frozenset(one for one in named if one not in newest or newest[one].is_open)
+
+
+def _in_order(named: Iterable[Digest], newest: Mapping[Digest, Ordered]) -> Sequence[Digest]:
+    """Return bundles as they were ordered, the newest first."""
+    return sorted(named, key=lambda one: (-newest[one].ordered_at if one in newest else 0.0, one))
 
 
 def device_of(tx: Transaction, device: DeviceId) -> Device:
@@ -162,7 +191,7 @@ def order(
     after = core.want(before, alias, wanted, revoked=revoked)
     if after == before:
         return
-    _save_order(tx, after)
+    save_order(tx, after)
     if devices.get_journey(tx, wanted.deployment) is None:
         journey = Journey(
             id=wanted.deployment,
@@ -180,7 +209,7 @@ def withdraw(tx: Transaction, device: DeviceId, alias: AliasName) -> None:
     before = order_of(devices.get_desired(tx, device))
     after = core.withdraw(before, alias)
     if after != before:
-        _save_order(tx, after)
+        save_order(tx, after)
 
 
 def order_trials(tx: Transaction, device: DeviceId, trials: Collection[Trial]) -> None:
@@ -188,7 +217,7 @@ def order_trials(tx: Transaction, device: DeviceId, trials: Collection[Trial]) -
     before = order_of(devices.get_desired(tx, device))
     after = core.order_trials(before, trials)
     if after != before:
-        _save_order(tx, after)
+        save_order(tx, after)
 
 
 def end_trials(tx: Transaction, device: DeviceId, trials: Collection[TrialId]) -> None:
@@ -196,7 +225,7 @@ def end_trials(tx: Transaction, device: DeviceId, trials: Collection[TrialId]) -
     before = order_of(devices.get_desired(tx, device))
     after = core.end_trials(before, trials)
     if after != before:
-        _save_order(tx, after)
+        save_order(tx, after)
 
 
 def outrun(tx: Transaction, device: DeviceId, generation: int) -> bool:
@@ -204,7 +233,7 @@ def outrun(tx: Transaction, device: DeviceId, generation: int) -> bool:
     before = order_of(devices.get_desired(tx, device))
     after = core.outrun(before, generation)
     if after != before:
-        _save_order(tx, after)
+        save_order(tx, after)
     return after != before
 
 
@@ -230,31 +259,3 @@ def _serving(tx: Transaction, device: DeviceId, alias: AliasName) -> Digest | No
         if journey.alias == alias and journey.status is Status.SUCCEEDED:
             return journey.bundle
     return slots.active if slots else None
-
-
-def order_of(desired: Desired) -> Order:
-    return Order(
-        device=desired.device,
-        generation=desired.generation,
-        aliases=desired.aliases,
-        revoked=desired.revoked,
-        trials=desired.trials,
-    )
-
-
-def _named_by(order: Order) -> frozenset[Digest]:
-    """Return the bundles that a device needs for its order."""
-    wanted = (one.bundle for one in order.aliases.values())
-    tried = (one.bundle for one in order.trials)
-    return frozenset((*wanted, *tried))
-
-
-def _save_order(tx: Transaction, order: Order) -> None:
-    desired = Desired(
-        device=order.device,
-        generation=order.generation,
-        aliases=order.aliases,
-        revoked=order.revoked,
-        trials=order.trials,
-    )
-    devices.save_desired(tx, desired)

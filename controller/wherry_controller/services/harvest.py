@@ -1,7 +1,8 @@
 """What a build leaves behind: signed variants, reports, and the version's reference.
 
 The builder ran the user's code, so nothing of it is believed: every file is read under the name
-that its digest must prove, and the key is used here only.
+that its digest must prove, and the key is used here only. A bundle is vouched for in the write
+that keeps it, so that no device is ever told of one that its targets do not list.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import stat
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
@@ -27,8 +28,16 @@ from wherry_controller.core.choice import Latency, ProfileReport
 from wherry_controller.services.models import version_of
 from wherry_controller.store import models
 from wherry_controller.store.blobs import BlobFolder
-from wherry_controller.store.database import Store
+from wherry_controller.store.database import Store, Transaction
 from wherry_controller.store.records import Build, KeptReport, Variant
+
+
+class Vouch(Protocol):
+    """Has the controller vouch for a bundle to devices; see `services/trust.py`."""
+
+    def __call__(
+        self, tx: Transaction, manifest: Manifest, bundle: Digest, now: float, /
+    ) -> None: ...
 
 
 class NotForMeasuring(Malformed):
@@ -58,6 +67,7 @@ def keep_variant(
     blobs: BlobFolder,
     key: Ed25519PrivateKey,
     *,
+    vouch: Vouch,
     build: Build,
     output: Path,
     built: Built,
@@ -79,11 +89,19 @@ def keep_variant(
     )
     with store.transaction() as tx:
         models.save_variant(tx, variant, sealed.envelope)
+        vouch(tx, manifest, sealed.digest, now)
         models.save_report(tx, _kept(build, built.report, now))
 
 
 def keep_offer(
-    store: Store, blobs: BlobFolder, key: Ed25519PrivateKey, *, output: Path, offered: Offered
+    store: Store,
+    blobs: BlobFolder,
+    key: Ed25519PrivateKey,
+    *,
+    vouch: Vouch,
+    output: Path,
+    offered: Offered,
+    now: float,
 ) -> None:
     """Sign a candidate's manifest and keep its bundle for measuring.
 
@@ -96,6 +114,7 @@ def keep_offer(
     sealed = _seal(blobs, key, output, manifest)
     with store.transaction() as tx:
         models.save_bundle(tx, sealed.digest, sealed.envelope)
+        vouch(tx, manifest, sealed.digest, now)
 
 
 def keep_report(store: Store, *, build: Build, report: ProfileReport, now: float) -> None:

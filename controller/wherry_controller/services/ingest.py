@@ -3,7 +3,8 @@
 `reported` is news if it is numbered later than what is known of the same store; events and
 windows are rows under (device, store, seq). What is malformed, or of a device that nobody added,
 is dropped and counted. An event is acknowledged after its transaction has ended, so what a
-device deletes stands in the database.
+device deletes stands in the database. What a device refused goes into the audit log, once, as does
+the first sign of two devices that live with one identity.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from wherry.messages import (
     Ack,
     Deployment,
     Event,
+    EventKind,
     Phase,
     Presence,
     Reason,
@@ -38,19 +40,24 @@ from wherry.topics import (
     BundleTopic,
     DesiredTopic,
     EventsTopic,
+    MetadataTopic,
     PresenceTopic,
     ReportedTopic,
     TelemetryTopic,
+    TimestampTopic,
     Topic,
     WantsTopic,
     parse_topic,
 )
-from wherry_controller.core.device import Position, is_news
+from wherry_controller.core.audit import Kind
+from wherry_controller.core.device import Position, earlier_after, is_news, is_twin
+from wherry_controller.services import audit
 from wherry_controller.services.fleet import outrun
+from wherry_controller.services.publisher import ReadBack
 from wherry_controller.services.telemetry import window_of
 from wherry_controller.store import devices, telemetry, trials
 from wherry_controller.store.database import Store, Transaction
-from wherry_controller.store.records import Device, EventRecord, Journey, Window
+from wherry_controller.store.records import Device, EventRecord, Flag, Journey, Window
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +80,7 @@ class Drop(Enum):
 
     MALFORMED = "malformed"
     UNKNOWN_DEVICE = "unknown_device"
+    EARLIER_ENROLMENT = "earlier_enrolment"
     WANTS_REFUSED = "wants_refused"
 
 
@@ -105,9 +113,7 @@ class Ingest:
         self._store = store
         self.dropped: Counter[Drop] = Counter()
 
-    def read(
-        self, topic: str, payload: bytes, *, retained: bool
-    ) -> Message | DesiredTopic | BundleTopic | None:
+    def read(self, topic: str, payload: bytes, *, retained: bool) -> Message | ReadBack | None:
         """Return what a device says, or the topic of what the controller said itself.
 
         None, and counted, where a payload is not what its topic promises.
@@ -139,7 +145,10 @@ class Ingest:
                         telemetry.begin_at(tx, message.device, reported.store_id, oldest)
                         taken.has_outrun |= outrun(tx, message.device, reported.generation)
                     case Event() as event:
-                        events.append(_record(message.device, event, now))
+                        record = _record(message.device, event, now)
+                        if event.kind is EventKind.REFUSAL and _is_new(tx, record, events):
+                            _note_refusal(tx, message.device, event, now)
+                        events.append(record)
                         if event.trial is not None:
                             trials.take_result(tx, message.device, event.trial, now)
                         if event.deployment is not None:
@@ -158,23 +167,23 @@ class Ingest:
         return taken
 
     def _known(self, tx: Transaction, messages: Iterable[Message]) -> Sequence[Message]:
-        there = devices.known_devices(tx)
+        live = devices.live_epochs(tx)
         known: list[Message] = []
         for message in messages:
-            if message.device in there:
-                known.append(message)
-            else:
+            if message.device not in live:
                 self.drop(Drop.UNKNOWN_DEVICE, message.device, "nobody has added this device")
+            elif _is_of_the_past(message.said, live[message.device]):
+                self.drop(Drop.EARLIER_ENROLMENT, message.device, "it was enrolled again since")
+            else:
+                known.append(message)
         return known
 
 
-def _read(
-    topic: str, payload: bytes, *, retained: bool
-) -> Message | DesiredTopic | BundleTopic | None:
+def _read(topic: str, payload: bytes, *, retained: bool) -> Message | ReadBack | None:
     """Parse at the door; raise a `Malformed`. A topic that was cleared says nothing."""
     parsed = parse_topic(topic)
     match parsed:
-        case DesiredTopic() | BundleTopic():
+        case DesiredTopic() | BundleTopic() | TimestampTopic() | MetadataTopic():
             return parsed
         case BlobTopic() | AcksTopic():
             return None
@@ -183,6 +192,25 @@ def _read(
         case _:
             said = codec.decode(_KINDS[type(parsed)], payload, limit_bytes=LARGEST_MESSAGE_BYTES)
             return Message(parsed.device, said, live=not retained)
+
+
+def _is_of_the_past(said: Said, live_epoch: int) -> bool:
+    """Say whether a device speaks with an identity that a later enrolment has ended."""
+    trust = said.trust if isinstance(said, Reported) else None
+    return trust is not None and 0 < trust.epoch < live_epoch
+
+
+def _is_new(tx: Transaction, record: EventRecord, batch: Iterable[EventRecord]) -> bool:
+    """Say whether neither the database nor the batch before it has an event."""
+    key = (record.device, record.store_id, record.seq)
+    known = ((one.device, one.store_id, one.seq) for one in batch)
+    return key not in known and not telemetry.has_event(tx, *key)
+
+
+def _note_refusal(tx: Transaction, device: DeviceId, event: Event, now: float) -> None:
+    reason = event.reason.value if event.reason else "unknown"
+    facts = {"by": device, "reason": reason, "detail": event.detail}
+    audit.note(tx, Kind.REFUSED, facts, now)
 
 
 def _note_sign_of_life(tx: Transaction, messages: Iterable[Message], now: float) -> None:
@@ -210,9 +238,8 @@ def _take_reported(
     tx: Transaction, device: DeviceId, reported: Reported, now: float
 ) -> frozenset[RolloutName]:
     record = devices.get_device(tx, device)
-    if record is None or not is_news(
-        _position(record), Position(reported.store_id, reported.report_seq)
-    ):
+    said = Position(reported.store_id, reported.report_seq)
+    if record is None or not is_news(_position(record), said, record.earlier):
         return frozenset()
     news = replace(
         record,
@@ -220,12 +247,30 @@ def _take_reported(
         report_seq=reported.report_seq,
         generation=reported.generation,
         reported=reported,
+        root=reported.trust.root if reported.trust is not None else 0,
+        flagged=_flag(tx, record, said, now),
+        earlier=earlier_after(record.earlier, _position(record), said),
     )
     devices.save_device(tx, news)
     moved: frozenset[RolloutName] = frozenset()
     for deployment in (*reported.deployments.values(), *_forgotten(tx, device, reported)):
         moved |= _move(tx, device, deployment, now)
     return moved
+
+
+def _flag(tx: Transaction, device: Device, said: Position, now: float) -> Flag | None:
+    """Return what is wrong with a device's identity, noted when it is first seen."""
+    if device.flagged is not None or not is_twin(device.earlier, said):
+        return device.flagged
+    facts = {
+        "device": device.id,
+        "flag": Flag.TWO_LIVE.value,
+        "epoch": device.epoch,
+        "stores": f"{device.store_id}, {said.store_id}",
+    }
+    audit.note(tx, Kind.FLAGGED, facts, now)
+    log.warning("device.flagged", extra=facts)
+    return Flag.TWO_LIVE
 
 
 def _forgotten(tx: Transaction, device: DeviceId, reported: Reported) -> list[Deployment]:

@@ -19,7 +19,7 @@ from wherry_controller.core import build as said
 from wherry_controller.core.build import BuildRequest, Offered
 from wherry_controller.core.choice import DeviceFigures
 from wherry_controller.services.child import BuildCanceled, Builder
-from wherry_controller.services.harvest import keep_offer
+from wherry_controller.services.harvest import Vouch, keep_offer
 from wherry_controller.services.told import unmeasured
 from wherry_controller.services.trials import Trials
 from wherry_controller.store import models
@@ -40,16 +40,20 @@ class Measuring:
         blobs: BlobFolder,
         key: Ed25519PrivateKey,
         *,
+        vouch: Vouch,
         builder: Builder,
         trials: Trials,
         advance: Advance,
+        clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._blobs = blobs
         self._key = key
+        self._vouch = vouch
         self._builder = builder
         self._trials = trials
         self._advance = advance
+        self._clock = clock
 
     def figures(self, build: Build, request: BuildRequest, place: str) -> tuple[DeviceFigures, ...]:
         """Return what idle devices in the group or of the device `place` found of a build.
@@ -94,7 +98,15 @@ class Measuring:
 
     def _keep(self, request: BuildRequest, offered: Offered) -> None:
         output = Path(request.output)
-        keep_offer(self._store, self._blobs, self._key, output=output, offered=offered)
+        keep_offer(
+            self._store,
+            self._blobs,
+            self._key,
+            vouch=self._vouch,
+            output=output,
+            offered=offered,
+            now=self._clock(),
+        )
 
     def _turn(self, build: Build, before: BuildStatus, after: BuildStatus) -> None:
         """Note that a build goes on otherwise; raise `BuildCanceled` where it was canceled."""

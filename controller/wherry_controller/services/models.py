@@ -65,6 +65,20 @@ class RefusedVersion(Unsuitable):
         return f"{self.version} was refused ({self.reason}): register and build a corrected one."
 
 
+class ImportedVersion(Unsuitable):
+    """A version whose files stayed where it was made."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(version)
+        self.version = version
+
+    def __str__(self) -> str:
+        return (
+            f"{self.version} was imported without its files: add them with `wherry model add`, "
+            "or import its other variants."
+        )
+
+
 class NoProfile(Unsuitable):
     """Nothing to build for."""
 
@@ -102,6 +116,9 @@ def register(
                 models.save_model(tx, Model(version.model, now))
             models.save_version(tx, version, kept)
             return version
+        if known.lineage == version.lineage and known.status is VersionStatus.IMPORTED:
+            models.save_version(tx, version, kept)  # Now it can be built here, too.
+            return version
     if known.lineage != version.lineage:
         raise Taken("version", f"{version.model}:{version.name}")
     return known
@@ -123,12 +140,20 @@ def sound_version_of(tx: Transaction, model: ModelName, name: VersionName) -> Ve
     return version
 
 
-def sound_versions_of(tx: Transaction, model: ModelName) -> Sequence[Version]:
-    """Return the versions that no build has refused, the oldest first; raise `UnknownModel`."""
+def buildable_version_of(tx: Transaction, model: ModelName, name: VersionName) -> Version:
+    """Return a sound version whose files are here; raise `ImportedVersion` too."""
+    version = sound_version_of(tx, model, name)
+    if version.status is VersionStatus.IMPORTED:
+        raise ImportedVersion(f"{model}:{name}")
+    return version
+
+
+def buildable_versions_of(tx: Transaction, model: ModelName) -> Sequence[Version]:
+    """Return the sound versions whose files are here, the oldest first; raise `UnknownModel`."""
     if models.get_model(tx, model) is None:
         raise UnknownModel(model)
     versions = models.list_versions(tx, model)
-    return [one for one in versions if one.status is not VersionStatus.REFUSED]
+    return [one for one in versions if one.status is VersionStatus.REGISTERED]
 
 
 def card_of(version: Version) -> Card:

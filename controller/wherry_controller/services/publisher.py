@@ -1,49 +1,67 @@
 """What the broker shall retain, and the repair of what it lacks: the broker is a cache.
 
 The publisher is told the whole of what is wanted (every device's order, every bundle that one
-of them needs) and sends only the difference to what it believes the broker has. After each
-connect, and at intervals, it reads orders and manifests back to correct that belief.
+of them needs, and which of these must be there) and sends only the difference to what it believes
+the broker has. Within a budget it holds the rest of the bundles too, and on a lease what a device
+wants of one that was cleared: all of it at once, whoever else wants it next. After each
+connect, and at intervals, it reads trust, orders and manifests back to correct that belief.
 
     Disconnected --connected--> collecting --quiet for collect_s--> repairing --reconcile_s--+
                                     ^--------------------------------------------------------+
 
-Orders go first, for a halt must not wait behind a large bundle. A bundle's chunks go before its
-manifest, so a manifest that is there says that its chunks were sent; chunks are not read back
-(that would cost their length each time), a device that misses one says so. Each chunk goes once,
-whichever bundles share it, and few at a time, so that memory does not grow with the bundle.
+Trust metadata goes first: what a timestamp vouches for, the timestamp, then the orders that need
+it. Orders go before bundles, for a halt must not wait behind a large one. A bundle's chunks go
+before its manifest, so a manifest that is there says that its chunks were sent; chunks are not
+read back (that would cost their length each time), a device that misses one says so. Each chunk
+goes once, whichever bundles share it, and few at a time, so that memory does not grow with the
+bundle.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from types import MappingProxyType
+from typing import Protocol, TypeAlias
 
-from wherry import codec, signing
+import msgspec
+
+from wherry import codec, messages
 from wherry.blobs import check_digest, digest_of
 from wherry.errors import REFUSALS
-from wherry.manifest import LARGEST_MANIFEST_BYTES, Manifest, blobs_of
+from wherry.messages import Delta, Desired
 from wherry.names import DeviceId, Digest
 from wherry.topics import (
     AcksTopic,
     BlobTopic,
     BundleTopic,
     DesiredTopic,
+    MetadataTopic,
     PresenceTopic,
     ReportedTopic,
+    TimestampTopic,
     Topic,
     filter_of,
     text,
 )
+from wherry_controller.core.holding import hold
+from wherry_controller.services.shelving import Place, chunks_named_by
+from wherry_controller.services.shelving import Shelved as Shelved
+from wherry_controller.services.shelving import shelve as shelve
+from wherry_controller.services.shelving import shelve_delta as shelve_delta
+from wherry_controller.services.shelving import size_of_all as size_of_all
 from wherry_controller.store.blobs import BlobFolder
 
 log = logging.getLogger(__name__)
 
+TrustTopic: TypeAlias = TimestampTopic | MetadataTopic
+ReadBack: TypeAlias = DesiredTopic | BundleTopic | TrustTopic
+
 CLEARED = b""
-READ_BACK = (filter_of(DesiredTopic), filter_of(BundleTopic))
+READ_BACK = tuple(map(filter_of, (TimestampTopic, MetadataTopic, DesiredTopic, BundleTopic)))
 
 
 class Broker(Protocol):
@@ -61,54 +79,44 @@ class Broker(Protocol):
     def unsubscribe(self, filters: Sequence[str]) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a chunk's bytes stand: in a blob of the folder."""
+class Beside(msgspec.Struct, frozen=True, kw_only=True):
+    """What travels beside an order; see `Desired`."""
 
-    blob: Digest
-    start: int
-    end: int
+    packet: str = ""
+    deltas: tuple[Delta, ...] = ()
+    sources: tuple[str, ...] = ()
+    pace: messages.Pace = messages.Pace()
+
+
+NOTHING_BESIDE = Beside()
 
 
 @dataclass(frozen=True, slots=True)
 class SignedOrder:
-    """An order as the broker retains it, and the bundles that it names."""
+    """An order as the broker retains it, and the bundles that it names.
+
+    The message is put together when it is sent: what lies beside is shared by many devices.
+    """
 
     envelope: bytes
     bundles: frozenset[Digest]
+    beside: Beside = NOTHING_BESIDE
+    digest: Digest = field(init=False)
 
-
-@dataclass(frozen=True, slots=True)
-class Shelved:
-    """A bundle as the broker retains it: its signed manifest and its chunks."""
-
-    envelope: bytes
-    chunks: Mapping[Digest, Place]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", digest_of(self.message))
 
     @property
-    def size_bytes(self) -> int:
-        return len(self.envelope) + sum(place.end - place.start for place in self.chunks.values())
-
-
-def shelve(envelope: bytes) -> Shelved:
-    """Return what the bundle of a signed manifest takes on the broker; raise a `Malformed`."""
-    opened = codec.decode(signing.Envelope, envelope, limit_bytes=2 * LARGEST_MANIFEST_BYTES)
-    manifest = codec.decode(Manifest, bytes(opened.signed), limit_bytes=LARGEST_MANIFEST_BYTES)
-    chunks: dict[Digest, Place] = {}
-    for blob in blobs_of(manifest):
-        for number, chunk in enumerate(blob.chunks):
-            start = number * blob.chunk_bytes
-            end = min(start + blob.chunk_bytes, blob.size_bytes)
-            chunks.setdefault(chunk, Place(blob.digest, start, end))
-    return Shelved(envelope, chunks)
-
-
-def size_of_all(bundles: Iterable[Shelved]) -> int:
-    """Return the bytes that bundles take on the broker together, a shared chunk once."""
-    shelved = list(bundles)
-    chunks = {digest: place for bundle in shelved for digest, place in bundle.chunks.items()}
-    manifests = sum(len(bundle.envelope) for bundle in shelved)
-    return manifests + sum(place.end - place.start for place in chunks.values())
+    def message(self) -> bytes:
+        beside = self.beside
+        desired = Desired(
+            order=msgspec.Raw(self.envelope),
+            packet=beside.packet,
+            deltas=beside.deltas,
+            sources=beside.sources,
+            pace=beside.pace,
+        )
+        return codec.encode(desired)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +127,8 @@ class Pace:
     reconcile_s: float = 60.0
     collect_s: float = 1.0
     want_again_s: float = 30.0
+    lease_s: float = 600.0
+    budget_bytes: int = 256 * 1024 * 1024
 
 
 class _State(Enum):
@@ -145,6 +155,10 @@ class Publisher:
         self._state = _State.DISCONNECTED
         self._orders: Mapping[DeviceId, SignedOrder] = {}
         self._bundles: Mapping[Digest, Shelved] = {}
+        self._must: Collection[Digest] = ()
+        self._held: Mapping[Digest, Shelved] = {}
+        self._leases: dict[Digest, float] = {}
+        self._trust: Mapping[TrustTopic, bytes] = {}
         self._places: dict[Digest, Place] = {}
         self._belief = _Belief()
         self._seen: dict[Topic, bytes] = {}
@@ -161,11 +175,23 @@ class Publisher:
         return self._state is _State.REPAIRING and not self._todo and self._broker.backlog == 0
 
     def want(
-        self, orders: Mapping[DeviceId, SignedOrder], bundles: Mapping[Digest, Shelved], now: float
+        self,
+        orders: Mapping[DeviceId, SignedOrder],
+        bundles: Mapping[Digest, Shelved],
+        now: float,
+        *,
+        must: Collection[Digest] | None = None,
+        trust: Mapping[TrustTopic, bytes] = MappingProxyType({}),
     ) -> None:
-        """Take the whole of what shall be retained, and send what is missing of it."""
-        self._orders, self._bundles = orders, bundles
-        self._places = {d: place for one in bundles.values() for d, place in one.chunks.items()}
+        """Take the whole of what shall be retained, and send what is missing of it.
+
+        `bundles` are in the order in which they are held while the budget lasts, `must` (None: all
+        of them) names those that are held in any case. Deltas are among them, by their indexes.
+        `trust` is the current metadata of every role, and every root.
+        """
+        self._orders, self._bundles, self._trust = orders, bundles, trust
+        self._must = bundles.keys() if must is None else must
+        self._hold(now)
         self._repair(now)
 
     def say(self, topic: Topic, payload: bytes) -> None:
@@ -181,11 +207,16 @@ class Publisher:
     def say_again(self, device: DeviceId, digests: Iterable[Digest], now: float) -> int:
         """Publish again what a device misses of its own bundles; return how many were refused.
 
-        Refused is what its order does not name, and what was published less than `want_again_s`
-        ago: it is on its way.
+        Refused is what its order does not name, what finds no room, and what was published less
+        than `want_again_s` ago: it is on its way. A bundle that was cleared comes back whole, and
+        what it brings is not published twice.
         """
         refused = 0
+        digests = tuple(digests)
+        restored = self._lease(device, digests, now)
         for digest in digests:
+            if digest in restored:
+                continue
             topic = self._topic_for(device, digest)
             recent = now - self._published_at.get(digest, -self._pace.want_again_s)
             is_ready = self._state is _State.REPAIRING
@@ -196,6 +227,37 @@ class Publisher:
                 self._todo.appendleft(topic)
         self._send_some(now)
         return refused
+
+    def _lease(self, device: DeviceId, digests: Iterable[Digest], now: float) -> frozenset[Digest]:
+        """Bring bundles back that were cleared; return which of the digests came back so."""
+        cleared: dict[Digest, Digest] = {}
+        for digest in digests:
+            for bundle in self._bundles_with(device, digest):
+                if bundle not in self._must:
+                    self._leases[bundle] = now + self._pace.lease_s
+                if bundle not in self._held:
+                    cleared[digest] = bundle
+        if cleared:
+            self._hold(now)
+            self._repair(now)
+        return frozenset(digest for digest, bundle in cleared.items() if bundle in self._held)
+
+    def _hold(self, now: float) -> None:
+        """Decide anew which bundles the broker shall have."""
+        self._leases = {
+            bundle: until
+            for bundle, until in self._leases.items()
+            if until > now and bundle in self._bundles
+        }
+        held = hold(
+            self._bundles,
+            {digest: bundle.sizes(digest) for digest, bundle in self._bundles.items()},
+            must=self._must,
+            leased=self._leases,
+            budget_bytes=self._pace.budget_bytes,
+        )
+        self._held = {digest: one for digest, one in self._bundles.items() if digest in held}
+        self._places = {d: at for one in self._held.values() for d, at in one.chunks.items()}
 
     def on_connected(self, now: float) -> None:
         self._published_at.clear()
@@ -214,13 +276,16 @@ class Publisher:
             self._is_granted = True
             self._quiet_since = now
 
-    def on_read_back(self, topic: DesiredTopic | BundleTopic, payload: bytes, now: float) -> None:
-        """Take an order or a manifest that the broker has."""
+    def on_read_back(self, topic: ReadBack, payload: bytes, now: float) -> None:
+        """Take an order, a manifest or trust metadata that the broker has."""
         if self._state is _State.COLLECTING:
             self._seen[topic] = payload
             self._quiet_since = now
 
     def tick(self, now: float) -> None:
+        if any(until <= now for until in self._leases.values()):
+            self._hold(now)
+            self._repair(now)
         quiet_s = now - self._quiet_since
         if (
             self._state is _State.COLLECTING
@@ -257,18 +322,30 @@ class Publisher:
     def _differences(self) -> Iterator[Topic]:
         """Yield what to publish or to clear, the most urgent first."""
         believed = self._belief
+        yield from self._trust_to_say()
         for device, order in self._orders.items():
-            if believed.documents.get(DesiredTopic(device)) != digest_of(order.envelope):
+            if believed.documents.get(DesiredTopic(device)) != order.digest:
                 yield DesiredTopic(device)
         planned: set[Digest] = set()
-        for digest, bundle in self._bundles.items():
+        for digest, bundle in self._held.items():
             missing = [c for c in bundle.chunks if c not in believed.chunks and c not in planned]
             planned.update(missing)
             yield from map(BlobTopic, missing)
             if believed.documents.get(BundleTopic(digest)) != digest_of(bundle.envelope):
                 yield BundleTopic(digest)
-        yield from (topic for topic in believed.documents if self._payload(topic) == CLEARED)
+        # Before the manifests that vouch for them: what a kill leaves is found again.
         yield from map(BlobTopic, believed.chunks - self._places.keys())
+        yield from (topic for topic in believed.documents if self._payload(topic) == CLEARED)
+
+    def _trust_to_say(self) -> Iterator[TrustTopic]:
+        """Yield the metadata that the broker lacks, the timestamp after what it vouches for."""
+        missing = [
+            topic
+            for topic, data in self._trust.items()
+            if self._belief.documents.get(topic) != digest_of(data)
+        ]
+        yield from (topic for topic in missing if topic != TimestampTopic())
+        yield from (topic for topic in missing if topic == TimestampTopic())
 
     def _send_some(self, now: float) -> None:
         while (
@@ -299,10 +376,12 @@ class Publisher:
         match topic:
             case DesiredTopic(device):
                 order = self._orders.get(device)
-                return CLEARED if order is None else order.envelope
+                return CLEARED if order is None else order.message
             case BundleTopic(digest):
-                bundle = self._bundles.get(digest)
+                bundle = self._held.get(digest)
                 return CLEARED if bundle is None else bundle.envelope
+            case TimestampTopic() | MetadataTopic():
+                return self._trust.get(topic, CLEARED)
             case BlobTopic(digest) if digest in self._places:
                 place = self._places[digest]
                 return check_digest(self._blobs.part(place.blob, place.start, place.end), digest)
@@ -310,13 +389,21 @@ class Publisher:
                 return CLEARED
 
     def _topic_for(self, device: DeviceId, digest: Digest) -> Topic | None:
-        order = self._orders.get(device)
-        for bundle in order.bundles if order is not None else ():
-            if bundle in self._bundles and digest == bundle:
-                return BundleTopic(digest)
-            if bundle in self._bundles and digest in self._bundles[bundle].chunks:
-                return BlobTopic(digest)
+        for bundle in self._bundles_with(device, digest):
+            if bundle in self._held:
+                return BundleTopic(digest) if digest == bundle else BlobTopic(digest)
         return None
+
+    def _bundles_with(self, device: DeviceId, digest: Digest) -> Iterator[Digest]:
+        """Yield what a device's order names, deltas too, and a digest is or is a part of."""
+        order = self._orders.get(device)
+        if order is None:
+            return
+        deltas = (delta.index for delta in order.beside.deltas if delta.index is not None)
+        for bundle in (*order.bundles, *deltas):
+            shelved = self._bundles.get(bundle)
+            if shelved is not None and (digest in shelved.chunks or digest == bundle):
+                yield bundle
 
     def _chunks_there(self) -> Iterator[Digest]:
         """Yield the chunks of manifests that were read back and are not in a wanted one's place."""
@@ -324,13 +411,6 @@ class Publisher:
             if isinstance(topic, BundleTopic) and data:
                 wanted = self._bundles.get(topic.digest)
                 if wanted is None:
-                    yield from _chunks_named_by(data)
+                    yield from chunks_named_by(data)
                 elif wanted.envelope == data:
                     yield from wanted.chunks
-
-
-def _chunks_named_by(envelope: bytes) -> Iterable[Digest]:
-    try:
-        return shelve(envelope).chunks
-    except REFUSALS:
-        return ()  # A stranger's bytes: its topic is cleared, and it vouches for no chunk.

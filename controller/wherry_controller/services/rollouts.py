@@ -9,26 +9,17 @@ in the database, so nothing that was taken in is lost on the way to the machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import assert_never
-
-import msgspec
 
 from wherry.errors import Unsuitable
 from wherry.messages import Wanted
 from wherry.names import (
-    AliasName,
     DeviceId,
-    Digest,
-    GroupName,
-    ModelName,
-    ProfileName,
     RolloutName,
-    VersionName,
 )
 from wherry_controller.core import rollout as core
-from wherry_controller.core.gate import Evidence, Gate, judge
-from wherry_controller.core.group import devices_of_stages
+from wherry_controller.core.gate import Evidence, judge
 from wherry_controller.core.rollout import (
     Canceled,
     DeviceReported,
@@ -42,7 +33,7 @@ from wherry_controller.core.rollout import (
     RevertOrdered,
     Rollout,
     RolloutStatus,
-    Stage,
+    Scheduled,
     Started,
     Tick,
     Withdraw,
@@ -50,7 +41,7 @@ from wherry_controller.core.rollout import (
     stage_devices,
 )
 from wherry_controller.services import fleet
-from wherry_controller.services.fleet import Fleet, InARollout, device_of, group_of
+from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.machines import (
     effects_of,
     open_machines,
@@ -59,27 +50,14 @@ from wherry_controller.services.machines import (
 )
 from wherry_controller.services.missing import Taken, UnknownRollout
 from wherry_controller.services.models import sound_version_of
+from wherry_controller.services.plan import Wish, bundles_of, check_free, plan_of
 from wherry_controller.services.publisher import size_of_all
+from wherry_controller.services.releases import WAITS_FOR_SIGNATURE, Releasing, release
 from wherry_controller.services.telemetry import Sides
 from wherry_controller.services.trials import withdraw_all
-from wherry_controller.store import devices, models, rollouts
+from wherry_controller.store import devices, rollouts
 from wherry_controller.store.database import Store, Transaction
-from wherry_controller.store.records import RolloutRecord, Version
-
-
-class NoVariant(Unsuitable):
-    """Devices whose profile the version was not built for."""
-
-    def __init__(self, version: str, profiles: Sequence[ProfileName], waiting: int) -> None:
-        super().__init__(version, profiles, waiting)
-        self.version, self.profiles, self.waiting = version, tuple(profiles), waiting
-
-    def __str__(self) -> str:
-        return (
-            f"{self.version} has no variant for {', '.join(self.profiles)}, "
-            f"and {self.waiting} devices of the groups need one: "
-            f"build it with `wherry build {self.version}`, or take the devices out of the groups."
-        )
+from wherry_controller.store.records import RolloutRecord
 
 
 class OverBudget(Unsuitable):
@@ -96,52 +74,39 @@ class OverBudget(Unsuitable):
         )
 
 
-class StageWish(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage as an operator wishes it; without a gate of its own it has the rollout's."""
-
-    name: str
-    group: GroupName
-    gate: Gate | None = None
-
-
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """A rollout as an operator wishes it."""
-
-    name: RolloutName
-    model: ModelName
-    version: VersionName
-    alias: AliasName
-    stages: tuple[StageWish, ...]
-    gate: Gate = Gate()
-    probation_s: float = 60.0
-    deadline_s: float = 3600.0
-
-
 class Rollouts:
     """The rollouts of this controller; one thread calls it."""
 
     def __init__(
-        self, store: Store, the_fleet: Fleet, *, incumbent_span_s: float, budget_bytes: int
+        self,
+        store: Store,
+        the_fleet: Fleet,
+        trust: Releasing,
+        *,
+        incumbent_span_s: float,
+        budget_bytes: int,
     ) -> None:
         self._store = store
         self._fleet = the_fleet
+        self._trust = trust
         self._incumbent_span_s = incumbent_span_s
         self._budget_bytes = budget_bytes
         self._sides = Sides()
 
     def create(self, wish: Wish, now: float) -> RolloutRecord:
-        """Create a rollout that has not started.
+        """Create a rollout that has not started, and make its version a release of the alias.
 
         Raises `Taken`, `UnknownVersion`, `RefusedVersion`, `UnknownGroup`, `EmptyStage`,
-        `NoVariant`, `OverBudget`, or `InARollout` where a device is in an open one.
+        `NoVariant`, `OverBudget`, `NeedsNothing`, or `InARollout` where a device is in an open one.
         """
         with self._store.transaction() as tx:
             if rollouts.get_rollout(tx, wish.name) is not None:
                 raise Taken("rollout", wish.name)
             version = sound_version_of(tx, wish.model, wish.version)
-            plan = _plan(tx, wish, version)
-            _check_free(tx, devices_of(plan), but=wish.name)
+            plan = plan_of(tx, wish, version)
+            check_free(tx, devices_of(plan), but=wish.name)
             self._find_room(tx, plan, now)
+            release(tx, self._trust, version, plan, now)
             record = RolloutRecord(
                 name=wish.name,
                 model=wish.model,
@@ -158,11 +123,14 @@ class Rollouts:
         return record
 
     def start(self, name: RolloutName, now: float) -> RolloutRecord:
-        """Begin the first stage; raise `UnknownRollout` or `NotNow`, as the others do."""
+        """Begin the first stage, or wait for the release's signature and begin then.
+
+        Raises `UnknownRollout` or `NotNow`, as the others do.
+        """
         with self._store.reading() as tx:
             plan = state_of(rollout_of(tx, name)).plan
-            serving = fleet.serving(tx, sorted(devices_of(plan)), plan.alias)
-        return self._step(name, Started(now, serving), now)
+            start = self._started(tx, plan, now)
+        return self._step(name, start or Scheduled(WAITS_FOR_SIGNATURE), now)
 
     def pause(self, name: RolloutName, now: float) -> RolloutRecord:
         return self._step(name, Paused(), now)
@@ -177,7 +145,7 @@ class Rollouts:
         """Order every device back; raises `InARollout` where a newer one has begun on a device."""
         with self._store.reading() as tx:
             plan = state_of(rollout_of(tx, name)).plan
-            _check_free(tx, devices_of(plan), but=name)
+            check_free(tx, devices_of(plan), but=name)
         return self._step(name, RevertOrdered(now), now)
 
     def resume_all(self, now: float) -> None:
@@ -205,7 +173,21 @@ class Rollouts:
             self._sides.forget()
         self.follow(machines, now)
         for name in machines:
-            self._step(name, self._verdict(name, now) or Tick(now), now)
+            start = self._start_now(name, now)
+            self._step(name, start or self._verdict(name, now) or Tick(now), now)
+
+    def _start_now(self, name: RolloutName, now: float) -> Started | None:
+        """Return the start of a rollout that waits for its release no more."""
+        with self._store.reading() as tx:
+            state = state_of(rollout_of(tx, name))
+            is_waiting = state.status is RolloutStatus.SCHEDULED
+            return self._started(tx, state.plan, now) if is_waiting else None
+
+    def _started(self, tx: Transaction, plan: Plan, now: float) -> Started | None:
+        """Return the start of a rollout whose devices would take its release."""
+        if self._trust.unpublished(tx, plan.alias, bundles_of(plan)):
+            return None
+        return Started(now, fleet.serving(tx, sorted(devices_of(plan)), plan.alias))
 
     def _verdict(self, name: RolloutName, now: float) -> Judged | None:
         """Judge the stage that runs, if one does."""
@@ -279,8 +261,7 @@ class Rollouts:
             raise OverBudget(size_bytes, self._budget_bytes)
 
     def _size_with(self, tx: Transaction, plan: Plan) -> int:
-        bundles = {digest for stage in plan.stages for digest in stage.bundles.values()}
-        needed = bundles | fleet.needed_bundles(tx)
+        needed = bundles_of(plan) | fleet.needed_bundles(tx)
         return size_of_all(self._fleet.shelved(tx, digest) for digest in needed)
 
 
@@ -290,49 +271,6 @@ def rollout_of(tx: Transaction, name: RolloutName) -> RolloutRecord:
     if record is None:
         raise UnknownRollout(name)
     return record
-
-
-def _plan(tx: Transaction, wish: Wish, version: Version) -> Plan:
-    groups = [stage.group for stage in wish.stages]
-    members = {group: group_of(tx, group).devices for group in groups}
-    parts = devices_of_stages(groups, members)
-    bundles = _bundles(tx, version, [device for part in parts for device in part])
-    stages = tuple(
-        Stage(
-            name=stage.name,
-            bundles={device: bundles[device] for device in part},
-            gate=stage.gate or wish.gate,
-        )
-        for stage, part in zip(wish.stages, parts, strict=True)
-    )
-    return Plan(
-        name=wish.name,
-        alias=wish.alias,
-        stages=stages,
-        probation_s=wish.probation_s,
-        deadline_s=wish.deadline_s,
-    )
-
-
-def _bundles(
-    tx: Transaction, version: Version, members: Sequence[DeviceId]
-) -> dict[DeviceId, Digest]:
-    """Return each device's bundle of a version; raise `NoVariant`."""
-    variants = models.list_variants(tx, version.model, version.name)
-    built = {variant.profile: variant.bundle for variant in variants}
-    profiles = {device: device_of(tx, device).profile for device in members}
-    waiting = [device for device, profile in profiles.items() if profile not in built]
-    if waiting:
-        missing = sorted({profiles[device] for device in waiting})
-        raise NoVariant(f"{version.model}:{version.name}", missing, len(waiting))
-    return {device: built[profile] for device, profile in profiles.items()}
-
-
-def _check_free(tx: Transaction, wanted: frozenset[DeviceId], *, but: RolloutName) -> None:
-    for name, state in open_machines(tx).items():
-        taken = wanted & devices_of(state.plan)
-        if taken and name != but:
-            raise InARollout(min(taken), name)
 
 
 def _news(tx: Transaction, state: Rollout, now: float) -> list[DeviceReported]:

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from wherry.errors import Malformed
+from wherry.errors import Malformed, Unsuitable
 from wherry.messages import Reason, Trial, TrialResult
 from wherry.names import (
     DeviceId,
@@ -59,6 +59,16 @@ class AtDesk(Protocol):
     """Has the deciding thread do something with the fleet, and waits for it."""
 
     def __call__(self, work: Callable[[Fleet], None], /) -> None: ...
+
+
+class BundleKeyApart(Unsuitable):
+    """Candidates that no device would measure before a person has signed for them elsewhere."""
+
+    def __str__(self) -> str:
+        return (
+            "the bundle key is kept apart, so devices would refuse the candidates of a build: "
+            "build without --measure-on, and try the version out on a first stage of its rollout."
+        )
 
 
 @dataclass(frozen=True, slots=True)

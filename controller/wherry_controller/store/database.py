@@ -17,7 +17,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -114,6 +114,15 @@ def upgrade(connection: Connection) -> None:
     if current is not None and current not in known:
         raise NewerDatabase(current)
     command.upgrade(config, "head")
+
+
+def take_turn(tx: Transaction, name: str) -> None:
+    """Wait until no other transaction that wrote has this turn; it ends with the transaction.
+
+    SQLite lets one write at a time anyhow, and a transaction that only reads takes no turn there.
+    """
+    if tx.get_bind().dialect.name == "postgresql":
+        tx.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": name})
 
 
 def _set_up_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

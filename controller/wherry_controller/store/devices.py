@@ -5,21 +5,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from sqlalchemy import select as select_columns
 from sqlmodel import col, delete, or_, select, update
 
-from wherry.names import DeploymentId, DeviceId, GroupName, RolloutName
+from wherry.names import DeploymentId, DeviceId, Digest, GroupName, RolloutName
+from wherry_controller.core.device import Term
 from wherry_controller.store.convert import get, save, to_record
 from wherry_controller.store.database import Transaction
-from wherry_controller.store.records import Desired, Device, Group, Journey
+from wherry_controller.store.records import (
+    Desired,
+    Device,
+    Enclosure,
+    Group,
+    Journey,
+    Outline,
+)
 from wherry_controller.store.tables import (
     DeploymentRow,
     DesiredRow,
     DeviceRow,
+    EnclosureRow,
     GroupRow,
     MemberRow,
 )
+
+AT_ONCE = 500  # Names in one statement: databases bound how many it may hold.
 
 
 def get_device(tx: Transaction, device: DeviceId) -> Device | None:
@@ -35,8 +47,10 @@ def remove_device(tx: Transaction, device: DeviceId) -> None:
     tx.exec(delete(DeviceRow).where(col(DeviceRow.id) == device))
 
 
-def known_devices(tx: Transaction) -> frozenset[DeviceId]:
-    return frozenset(DeviceId(device) for device in tx.exec(select(DeviceRow.id)))
+def live_epochs(tx: Transaction) -> Mapping[DeviceId, int]:
+    """Return every device that was added, and which enrolment of it is live."""
+    rows = tx.exec(select(DeviceRow.id, DeviceRow.epoch))
+    return {DeviceId(device): epoch for device, epoch in rows}
 
 
 def note_alive(tx: Transaction, devices: Collection[DeviceId], now: float) -> None:
@@ -99,8 +113,75 @@ def list_desired(tx: Transaction) -> Sequence[Desired]:
     return [to_record(row, Desired) for row in rows]
 
 
+def some_desired(tx: Transaction, members: Sequence[DeviceId]) -> Sequence[Desired]:
+    """Return what is wanted of these devices, of those that were ever ordered anything."""
+    found: list[Desired] = []
+    for at in range(0, len(members), AT_ONCE):
+        some = col(DesiredRow.device).in_(members[at : at + AT_ONCE])
+        found += [to_record(row, Desired) for row in tx.exec(select(DesiredRow).where(some))]
+    return found
+
+
 def save_desired(tx: Transaction, desired: Desired) -> None:
     save(tx, DesiredRow, desired)
+
+
+def list_outlines(tx: Transaction) -> Sequence[Outline]:
+    """Return the outline of every order, in the order of their devices."""
+    rows = tx.connection().execute(
+        select_columns(
+            col(DesiredRow.device),
+            col(DesiredRow.generation),
+            col(DesiredRow.epoch),
+            col(DesiredRow.issued_at),
+            col(DesiredRow.expires_at),
+            col(DesiredRow.snapshot),
+            col(DesiredRow.enclosure),
+            col(DeviceRow.epoch),
+            col(DeviceRow.generation),
+            col(DeviceRow.root),
+        )
+        .join(DeviceRow, col(DeviceRow.id) == col(DesiredRow.device))
+        .order_by(col(DesiredRow.device))
+    )
+    return [Outline._make(row) for row in rows]
+
+
+def enclose(tx: Transaction, members: Sequence[DeviceId], enclosure: Enclosure) -> None:
+    """Have the orders of these devices travel with `enclosure` from now on."""
+    save(tx, EnclosureRow, enclosure)
+    for at in range(0, len(members), AT_ONCE):
+        tx.exec(
+            update(DesiredRow)
+            .where(col(DesiredRow.device).in_(members[at : at + AT_ONCE]))
+            .values(enclosure=enclosure.digest)
+        )
+
+
+def issue_orders(tx: Transaction, terms: Mapping[DeviceId, Term]) -> None:
+    """Give orders their terms."""
+    rows = [
+        {
+            "device": device,
+            "generation": term.generation,
+            "epoch": term.epoch,
+            "issued_at": term.issued,
+            "expires_at": term.expires,
+            "snapshot": term.snapshot,
+        }
+        for device, term in terms.items()
+    ]
+    tx.execute(update(DesiredRow), rows)
+
+
+def get_enclosure(tx: Transaction, digest: Digest) -> Enclosure | None:
+    return get(tx, EnclosureRow, digest, Enclosure)
+
+
+def drop_loose_enclosures(tx: Transaction) -> None:
+    """Remove what no order travels with any more."""
+    used = select(DesiredRow.enclosure).where(col(DesiredRow.enclosure).is_not(None))
+    tx.exec(delete(EnclosureRow).where(col(EnclosureRow.digest).not_in(used)))
 
 
 def get_journey(tx: Transaction, deployment: DeploymentId) -> Journey | None:

@@ -6,6 +6,7 @@ Times are UNIX seconds by the controller's clock.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -30,7 +31,10 @@ from wherry_controller.core.choice import Latency, ProfileReport
 
 
 class VersionStatus(StrEnum):
+    """An imported version came as bundles: its files are elsewhere."""
+
     REGISTERED = "registered"
+    IMPORTED = "imported"
     REFUSED = "refused"
 
 
@@ -159,8 +163,19 @@ class ProfileRecord(msgspec.Struct, frozen=True):
     document: Profile
 
 
+class Flag(StrEnum):
+    """What is wrong with a device's identity until it is enrolled again."""
+
+    TWO_LIVE = "two_live"
+
+
 class Device(msgspec.Struct, frozen=True, kw_only=True):
-    """`profile` is what the operator declared; what the device says of itself is `reported`."""
+    """`profile` is what the operator declared; what the device says of itself is `reported`.
+
+    `epoch` counts its enrolments: 0 before the first; `root` is the version that it trusts, 0
+    before it has said so. `earlier` says how far the stores came that
+    it had before `store_id` in this enrolment, and `flagged` what is wrong with its identity.
+    """
 
     id: DeviceId
     profile: ProfileName
@@ -172,6 +187,10 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     online: bool = False
     last_seen_at: float | None = None
     reported: Reported | None = None
+    epoch: int = 0
+    root: int = 0
+    flagged: Flag | None = None
+    earlier: dict[StoreId, int] = {}
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -180,13 +199,47 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):
-    """What the controller wants of a device: the order before it is signed."""
+    """What the controller wants of a device: the order before it is signed.
+
+    `enclosure` names what travels beside it.
+    """
 
     device: DeviceId
     generation: int = 0
     aliases: dict[AliasName, Wanted] = {}
     revoked: tuple[Digest, ...] = ()
     trials: tuple[Trial, ...] = ()
+    epoch: int = 0
+    issued_at: int = 0
+    expires_at: int = 0
+    snapshot: int = 0
+    enclosure: Digest | None = None
+
+
+class Enclosure(msgspec.Struct, frozen=True):
+    """What travels beside an order, as JSON; the same for all devices that it helps alike."""
+
+    digest: Digest
+    body: bytes
+
+
+class Outline(NamedTuple):
+    """What decides whether an order must be issued, signed, or told with something else beside it.
+
+    The first seven are of the order, the others of its device: its enrolment, and how far it has
+    followed.
+    """
+
+    device: DeviceId
+    generation: int
+    epoch: int
+    issued_at: int
+    expires_at: int
+    snapshot: int
+    enclosure: Digest | None
+    live_epoch: int
+    followed: int
+    root: int
 
 
 class TrialRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -275,3 +328,14 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
     right: int = 0
     latency: Histogram = Histogram()
     compute: Histogram = Histogram()
+
+
+class KeptDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """The delta from a blob to another, by its index; None: of no use, for `problem`."""
+
+    base: Digest
+    blob: Digest
+    index: Digest | None
+    size_bytes: int
+    problem: str = ""
+    made_at: float

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sqlalchemy import JSON, Column, ForeignKeyConstraint, LargeBinary, MetaData, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    ForeignKeyConstraint,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+)
 from sqlmodel import Field, SQLModel
 
 
@@ -145,6 +154,10 @@ class DeviceRow(Row, table=True):
     online: bool = False
     last_seen_at: float | None = None
     reported: object = Field(default=None, sa_column=_optional_document())
+    epoch: int = 0
+    root: int = 0
+    flagged: str | None = None
+    earlier: object = Field(sa_column=_document())
 
 
 class GroupRow(Row, table=True):
@@ -186,6 +199,20 @@ class DesiredRow(Row, table=True):
     aliases: object = Field(sa_column=_document())
     revoked: object = Field(sa_column=_document())
     trials: object = Field(sa_column=_document())
+    epoch: int = 0
+    issued_at: int = Field(default=0, sa_type=BigInteger)
+    expires_at: int = Field(default=0, sa_type=BigInteger)
+    snapshot: int = 0
+    enclosure: str | None = Field(default=None, foreign_key="enclosure.digest", index=True)
+
+
+class EnclosureRow(Row, table=True):
+    """What travels beside orders, once for all that it is the same for."""
+
+    __tablename__ = "enclosure"
+
+    digest: str = Field(primary_key=True)
+    body: bytes = Field(sa_type=LargeBinary)
 
 
 class TrialRow(Row, table=True):
@@ -258,3 +285,101 @@ class WindowRow(Row, table=True):
     sent_bytes: int
     received_bytes: int
     host: object = Field(sa_column=_document())
+
+
+class MetadataRow(Row, table=True):
+    """One version of a role of TUF metadata; what has no `published_at` waits for a signature."""
+
+    __tablename__ = "trust_metadata"
+
+    role: str = Field(primary_key=True)
+    version: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    data: bytes = Field(sa_type=LargeBinary)
+    made_at: float
+    published_at: float | None = None
+
+
+class ReleaseRow(Row, table=True):
+    """Which release of an alias a version is; no two have one counter."""
+
+    __tablename__ = "release"
+    __table_args__ = (_of_a_version(column="version"), UniqueConstraint("alias", "counter"))
+
+    alias: str = Field(primary_key=True)
+    model: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    counter: int
+    released_at: float
+
+
+class AuditRow(Row, table=True):
+    """One entry of the audit log; the database refuses to change or to remove it."""
+
+    __tablename__ = "audit"
+
+    seq: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    kind: str = Field(index=True)
+    body: str = Field(sa_type=Text)
+    digest: str
+
+
+class TokenRow(Row, table=True):
+    __tablename__ = "token"
+
+    id: str = Field(primary_key=True)
+    digest: str = Field(unique=True)
+    device: str = Field(foreign_key="device.id", ondelete="CASCADE", index=True)
+    created_at: float
+    expires_at: float
+    used_at: float | None = None
+    csr: str | None = None
+    revoked_at: float | None = None
+
+
+class IdentityRow(Row, table=True):
+    """A certificate outlives the device's row: its revocation must be told until it has ended."""
+
+    __tablename__ = "identity"
+
+    serial: str = Field(primary_key=True)
+    device: str = Field(index=True)
+    epoch: int
+    csr: str = Field(index=True)
+    fingerprint: str
+    pem: str = Field(sa_type=Text)
+    not_before: float
+    not_after: float
+    issued_at: float
+    renews: str | None = None
+    revoked_at: float | None = Field(default=None, index=True)
+
+
+class PendingRow(Row, table=True):
+    __tablename__ = "pending"
+
+    fingerprint: str = Field(primary_key=True)
+    csr: str
+    device: str | None = None
+    profile: str | None = None
+    facts: object = Field(default=None, sa_column=_optional_document())
+    address: str
+    asked_at: float
+    seen_at: float
+    decision: str
+    decided_at: float | None = None
+
+
+class DeltaRow(Row, table=True):
+    """A delta that was tried; one without an index is of no use, for the reason that stands there.
+
+    Digests of blobs and of the index's bytes, all in the blob folder.
+    """
+
+    __tablename__ = "delta"
+
+    base: str = Field(primary_key=True)
+    blob: str = Field(primary_key=True)
+    index: str | None = None
+    size_bytes: int
+    problem: str = Field(default="", sa_type=Text)
+    made_at: float

@@ -42,6 +42,10 @@ def add_events(tx: Transaction, events: Iterable[EventRecord]) -> dict[DeviceId,
     return acks
 
 
+def has_event(tx: Transaction, device: DeviceId, store_id: StoreId, seq: int) -> bool:
+    return tx.get(EventRow, (device, store_id, seq)) is not None
+
+
 def begin_at(tx: Transaction, device: DeviceId, store_id: StoreId, oldest: int) -> None:
     """Count what is below `oldest` as covered: the device has it no more, and never sends it."""
     if covered(tx, device, store_id).seq < oldest - 1:

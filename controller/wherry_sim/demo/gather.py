@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from wherry.blobs import Blob
 from wherry.histogram import merge, quantile_ms
 from wherry_sim.demo.operator import Operator, Rollout, Stage, Variant
-from wherry_sim.demo.processes import Agent
+from wherry_sim.demo.processes import Agent, LogLine
 from wherry_sim.demo.report import (
     Bytes,
+    Deltas,
     KillRow,
     Requests,
     Resume,
@@ -108,11 +109,10 @@ def _was_cut(at: float, device: str, kills: Sequence[Kill]) -> bool:
 def swap(agents: Sequence[Agent], seen: Mapping[str, Seen]) -> Swap:
     """Count at each flip the requests that the local program had sent and no answer had come to."""
     in_flight = [
-        _under_way(spans, line.at)
+        _under_way(spans, at)
         for agent in agents
         for spans in [np.load(agent.spans)]
-        for line in agent.lines
-        if line.event == "bundle.flipped" and line.fields["replaced"] != "None"
+        for at in _flips_of(agent)
     ]
     return Swap(
         flips=len(in_flight),
@@ -120,6 +120,17 @@ def swap(agents: Sequence[Agent], seen: Mapping[str, Seen]) -> Swap:
         steady_p99_ms=quantile_ms(merge(one.steady for one in seen.values()), 0.99),
         during_p99_ms=quantile_ms(merge(one.burst for one in seen.values()), 0.99),
     )
+
+
+def _flips_of(agent: Agent) -> Iterator[float]:
+    """Yield when a bundle that had just been loaded took the place of another."""
+    loaded = ""
+    for line in agent.lines:
+        if line.fields.get("phase") == "loading":
+            loaded = line.fields["bundle"]
+        is_swap = line.event == "bundle.flipped" and line.fields["replaced"] != "None"
+        if is_swap and line.fields["bundle"] == loaded:
+            yield line.at
 
 
 def _under_way(spans: NDArray[np.float64], at: float) -> int:
@@ -145,12 +156,34 @@ def touched(field: Sequence[Agent], seen: Mapping[str, Seen], sick: set[str]) ->
 
 
 def traffic(
-    operator: Operator, agents: Sequence[Agent], *, blobs: set[Blob], envelopes_bytes: int
+    operator: Operator,
+    agents: Sequence[Agent],
+    *,
+    blobs: set[Blob],
+    envelopes_bytes: int,
+    deltas_bytes: int,
 ) -> Bytes:
     return Bytes(
         bundles=sum(blob.size_bytes for blob in blobs) + envelopes_bytes,
+        deltas=deltas_bytes,
         controller_sent=operator.broker().sent_bytes,
         received_total=sum(operator.received_bytes(agent.id) for agent in agents),
+    )
+
+
+def deltas(agents: Sequence[Agent], told: Iterable[LogLine], models: Mapping[str, Blob]) -> Deltas:
+    """Add up the models that devices made of others; `told` is what the controller logged."""
+    made = {line.fields["blob"]: int(line.fields["bytes"]) for line in told}
+    rebuilt = [
+        line.fields["blob"]
+        for agent in agents
+        for line in agent.lines
+        if line.event == "blob.rebuilt" and line.fields["blob"] in models
+    ]
+    return Deltas(
+        rebuilt=len(rebuilt),
+        delta_bytes=sum(made[blob] for blob in rebuilt),
+        whole_bytes=sum(models[blob].size_bytes for blob in rebuilt),
     )
 
 

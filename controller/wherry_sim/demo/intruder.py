@@ -1,4 +1,4 @@
-"""What somebody with access to the broker, but without keys, tries in the demo."""
+"""What somebody with access to the broker tries in the demo, in the end with a stolen key."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from wherry import codec, signing, topics
 from wherry.blobs import digest_of
 from wherry.errors import Unavailable
-from wherry.manifest import MODEL_FILE, Manifest
-from wherry.messages import Order, Wanted
+from wherry.manifest import Manifest
+from wherry.messages import Desired, Order, Wanted
 from wherry.names import (
     AliasName,
     DeviceId,
@@ -53,8 +53,8 @@ class Intruder:
             raise NoBroker
 
     def alter_chunk(self, manifest: Manifest, blobs: BlobFolder) -> Digest:
-        """Put altered bytes in the place of the model's first chunk; return its digest."""
-        blob = manifest.files[MODEL_FILE]
+        """Put altered bytes in the place of the golden outputs, which come by no delta."""
+        blob = manifest.golden.outputs[0].blob
         data = bytearray(blobs.get(blob.digest)[: blob.chunk_bytes])
         data[len(data) // 2] ^= 0xFF
         self._publish(topics.BlobTopic(blob.chunks[0]), bytes(data))
@@ -70,9 +70,21 @@ class Intruder:
 
     def order(self, device: DeviceId, bundle: Digest, director: Ed25519PrivateKey) -> None:
         """Order a device as its director would: the worst case, a stolen director key."""
-        wanted = Wanted(deployment=parse_deployment_id(f"foreign:{device}"), bundle=bundle)
-        order = Order(device=device, generation=1, aliases={AliasName(ALIAS): wanted})
-        self._publish(topics.DesiredTopic(device), signing.sign(order, director))
+        now = int(time.time())
+        order = Order(
+            device=device,
+            epoch=1,
+            generation=1,
+            issued=now,
+            expires=now + 3600,
+            aliases={
+                AliasName(ALIAS): Wanted(
+                    deployment=parse_deployment_id(f"foreign:{device}"), bundle=bundle
+                )
+            },
+        )
+        desired = Desired(order=msgspec.Raw(signing.sign(order, director)))
+        self._publish(topics.DesiredTopic(device), codec.encode(desired))
 
     def close(self) -> None:
         self._connection.close()

@@ -120,8 +120,10 @@ class Operator:
 
         return wait_for(f"the build of {version}", ended)
 
-    def add_device(self, device: str, profile: str) -> None:
-        self._remote.post("/devices", {"id": device, "profile": profile})
+    def give_token(self, device: str, profile: str) -> str:
+        """Add a device, and return the token that it enrols with once."""
+        told = self._remote.post("/tokens", {"device": device, "profile": profile})
+        return msgspec.json.decode(told, type=_Given).token
 
     def put_group(self, group: str, devices: Sequence[str]) -> None:
         self._remote.put(f"/groups/{group}", {"devices": list(devices)})
@@ -157,6 +159,10 @@ class Operator:
 
 def _opened(file: Path) -> IO[bytes]:
     return file.open("rb")
+
+
+class _Given(msgspec.Struct, frozen=True):
+    token: str
 
 
 class _Received(msgspec.Struct, frozen=True):

@@ -61,15 +61,22 @@ class Controller:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.broker_port, http_port = free_ports(2)
+        self.broker_port, self.door_port, blob_port, http_port = free_ports(4)
         founded = foundation.found(folder, broker="embedded")
-        (folder / "wherry.toml").write_text(_settings(http_port, self.broker_port))
+        assert founded.token  # The folder is new.
+        settings = _settings(http_port, self.broker_port, self.door_port, blob_port)
+        (folder / "wherry.toml").write_text(settings)
         self.login = Login(url=f"http://127.0.0.1:{http_port}", token=founded.token)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def log(self) -> Path:
         return self.folder / "controller.log"
+
+    @property
+    def door(self) -> str:
+        """Where devices enrol."""
+        return f"https://127.0.0.1:{self.door_port}"
 
     def start(self) -> Remote:
         """Start it and return its HTTP API."""
@@ -78,6 +85,11 @@ class Controller:
             self._process = subprocess.Popen(words, stdout=log, stderr=log)
         _wait_for_port(self.login.url.rpartition(":")[2], "the controller", self.log)
         return Remote(self.login)
+
+    def told(self, event: str) -> list[LogLine]:
+        """Return what it has logged of one kind."""
+        lines = (_parse_line(text) for text in self.log.read_text(errors="replace").splitlines())
+        return [line for line in lines if line is not None and line.event == event]
 
     def stop(self) -> None:
         if self._process:
@@ -99,14 +111,13 @@ class Agent:
     lines: list[LogLine] = field(default_factory=list)
     _read_bytes: int = 0
 
-    def enrol(self, *, broker: str, director_key: Path, bundles_key: Path) -> None:
-        words = ["enrol", "--id", self.id, "--profile", self.profile, "--broker", broker]
-        words += ["--director-key", str(director_key), "--bundles-key", str(bundles_key)]
-        words += ["--window-s", "1"]
+    def enrol(self, *, door: str, token: str) -> None:
+        words = ["enrol", "--controller", door, "--token", token, "--window-s", "1"]
         if self.max_bytes_per_s:
             words += ["--max-bytes-per-s", str(self.max_bytes_per_s)]
         self.home.mkdir(parents=True, exist_ok=True)
-        subprocess.run(self._words(*words), check=True, stdout=subprocess.DEVNULL)
+        with self.log.open("ab") as log:
+            subprocess.run(self._words(*words), check=True, stdout=log, stderr=log)
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -215,10 +226,14 @@ def _wait_for_port(port: str, name: str, log: Path) -> None:
     raise DidNotStart(name, log)
 
 
-def _settings(http_port: int, broker_port: int) -> str:
+def _settings(http_port: int, broker_port: int, door_port: int, blob_port: int) -> str:
     return f"""\
 [http]
 port = {http_port}
+
+[door]
+port = {door_port}
+blob_port = {blob_port}
 
 [broker]
 url = "embedded"

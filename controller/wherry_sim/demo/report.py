@@ -51,7 +51,7 @@ class Requests(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Swap(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the flips that replace a bundle; `in_flight_at_flips` is the smallest of all."""
+    """Of the flips to a bundle that was loaded for it; `in_flight_at_flips` is the smallest."""
 
     flips: int
     in_flight_at_flips: int
@@ -60,9 +60,10 @@ class Swap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bytes(msgspec.Struct, frozen=True, kw_only=True):
-    """`bundles` counts each published bundle once; the others are counted at the sockets."""
+    """What was published, each bundle and delta once; the others are counted at the sockets."""
 
     bundles: int
+    deltas: int
     controller_sent: int
     received_total: int
 
@@ -77,6 +78,14 @@ class KillRow(msgspec.Struct, frozen=True, kw_only=True):
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
     chunks_before_kill: int
     chunks_fetched_again: int
+
+
+class Deltas(msgspec.Struct, frozen=True, kw_only=True):
+    """Blobs of v2 that devices made of v1's: what came for them, and what each is in whole."""
+
+    rebuilt: int
+    delta_bytes: int
+    whole_bytes: int
 
 
 class RefusalRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +110,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     reverted_devices: list[str]
     field_devices_touched_by_sick_versions: int
     bytes: Bytes
+    deltas: Deltas
     resume: Resume
     kills: list[KillRow]
     refusals: list[RefusalRow]
@@ -118,6 +128,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     reverted_devices: list[str]
     field_devices_touched_by_sick_versions: int
     bytes: Bytes
+    deltas: Deltas
     resume: Resume
     kills: list[KillRow]
     refusals: list[RefusalRow]
@@ -127,6 +138,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 FEWEST_REQUESTS = 5000
 LARGEST_EGRESS = 1.3
 LARGEST_DROP = 0.01
+KILLED_IN_DOWNLOAD = 1  # It fetches whole what it had begun, if the kill took its advice away.
 
 
 def judge(facts: Facts) -> Report:
@@ -173,8 +185,8 @@ def _of_rollouts(facts: Facts) -> Sequence[Claim]:
             str(facts.field_devices_touched_by_sick_versions),
         ),
         _claim(
-            "the damaged version, the foreign signature and the altered chunk were refused by name",
-            set(refused) >= {"v5", "foreign key", "chunk"} and all(refused.values()),
+            "the damaged version, the foreign bundle and the altered chunk were refused by name",
+            set(refused) >= {"v5", "foreign bundle", "chunk"} and all(refused.values()),
             ", ".join(f"{what}: {reason}" for what, reason in refused.items()),
         ),
     ]
@@ -215,12 +227,19 @@ def _of_answers(facts: Facts) -> Sequence[Claim]:
 
 def _of_the_way(facts: Facts) -> Sequence[Claim]:
     """Check what bundles cost on the wire, and what kills cost."""
-    egress = facts.bytes.controller_sent / max(facts.bytes.bundles, 1)
+    egress = facts.bytes.controller_sent / max(facts.bytes.bundles + facts.bytes.deltas, 1)
+    share = facts.deltas.delta_bytes / max(facts.deltas.whole_bytes, 1)
     return [
         _claim(
-            f"the controller sent at most {LARGEST_EGRESS} times the bundles' size",
+            f"the controller sent at most {LARGEST_EGRESS} times what it published",
             0 < egress <= LARGEST_EGRESS,
             f"{egress:.2f} times, to 8 agents",
+        ),
+        _claim(
+            "every device but one that was killed made v2 of v1 and a smaller delta",
+            facts.deltas.rebuilt >= len(facts.devices_back_on) - KILLED_IN_DOWNLOAD
+            and facts.deltas.delta_bytes < facts.deltas.whole_bytes,
+            f"{facts.deltas.rebuilt} devices, {share:.0%} of the bytes",
         ),
         _claim(
             "the agent that was killed in mid-download fetched no chunk again",

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 from rich.live import Live
 from rich.progress import Progress as Bar
@@ -17,7 +16,8 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from wherry import codec, signing
-from wherry.manifest import Manifest, blobs_of
+from wherry.blobs import Blob
+from wherry.manifest import MODEL_FILE, Manifest, blobs_of
 from wherry.names import Digest, parse_device_id
 from wherry_agent.settings import Broker
 from wherry_controller.core.rollout import RolloutStatus
@@ -111,7 +111,7 @@ class Story:
         self._note_altered_chunk()
         rollouts.append(self._roll_out(operator, "v3", "labels shifted by one: only life can tell"))
         rollouts.append(self._roll_out(operator, "v4", "right answers, and far too slow"))
-        self._offer_foreign_bundle()
+        self._offer_foreign_bundle(operator)
         return self._end(operator, rollouts)
 
     # 1 and 2: versions and variants
@@ -169,18 +169,9 @@ class Story:
             f"Starting {len(self._agents)} agents, each asked by a local program "
             f"{STEADY_RATE:.0f} times a second (labels follow after {LABEL_DELAY_S} s)"
         )
-        keys = read_keys(read_settings(self._controller.folder, {}))
-        trust = self._folder / "trust"
-        trust.mkdir()
-        (trust / "director.pem").write_bytes(signing.public_pem(keys.director.public_key()))
-        (trust / "bundles.pem").write_bytes(signing.public_pem(keys.bundles.public_key()))
         for agent in self._agents:
-            operator.add_device(agent.id, agent.profile)
-            agent.enrol(
-                broker=f"mqtt://127.0.0.1:{self._controller.broker_port}",
-                director_key=trust / "director.pem",
-                bundles_key=trust / "bundles.pem",
-            )
+            token = operator.give_token(agent.id, agent.profile)
+            agent.enrol(door=self._controller.door, token=token)
         for group in ("canary", "field"):
             operator.put_group(group, [a.id for a in self._agents if a.group == group])
         for agent in self._agents:
@@ -244,19 +235,13 @@ class Story:
                     self._console.print(f"  {agent.id} refused a chunk: {line.fields['why']}")
                     return
 
-    # 9: a bundle signed by another key
+    # 9: a bundle that nobody vouches for
 
-    def _offer_foreign_bundle(self) -> None:
-        self._say("Offering a ninth agent a bundle that another key has signed")
+    def _offer_foreign_bundle(self, operator: Operator) -> None:
+        self._say("Ordering a ninth agent, by the stolen director key, a bundle nobody vouches for")
         guest = Agent("guest", INT8, "", self._folder / "agents" / "guest")
-        director = Ed25519PrivateKey.generate()
-        key = self._folder / "trust" / "guest-director.pem"
-        key.write_bytes(signing.public_pem(director.public_key()))
-        guest.enrol(
-            broker=f"mqtt://127.0.0.1:{self._controller.broker_port}",
-            director_key=key,
-            bundles_key=self._folder / "trust" / "bundles.pem",
-        )
+        guest.enrol(door=self._controller.door, token=operator.give_token(guest.id, guest.profile))
+        director = read_keys(read_settings(self._controller.folder, {})).director
         guest.start()
         intruder = self._intruder()
         try:
@@ -267,7 +252,7 @@ class Story:
             intruder.close()
             guest.stop()
         reason, why = refused
-        self._refusals.append(RefusalRow(what="foreign key", by="guest", reason=reason))
+        self._refusals.append(RefusalRow(what="foreign bundle", by="guest", reason=reason))
         self._console.print(f"  guest refused it: {why}")
 
     # The end
@@ -296,6 +281,14 @@ class Story:
                 envelopes_bytes=sum(
                     (self._answers / f"{bundle}.json").stat().st_size for bundle in manifests
                 ),
+                deltas_bytes=sum(
+                    int(line.fields["bytes"]) for line in self._controller.told("delta.made")
+                ),
+            ),
+            deltas=gather.deltas(
+                self._agents,
+                self._controller.told("delta.made"),
+                {blob.digest: blob for blob in self._models_of("v2")},
             ),
             resume=gather.resume(
                 self._agent(KILLED_IN_DOWNLOAD), self._bundle("v2", FP32), self._watch.kills
@@ -333,6 +326,14 @@ class Story:
             (self._answers / f"{bundle}.json").read_bytes(), type=signing.Envelope
         )
         return codec.decode(Manifest, bytes(envelope.signed))
+
+    def _models_of(self, version: str) -> list[Blob]:
+        """Return the model file of each of a version's variants."""
+        return [
+            self._manifest(bundle).files[MODEL_FILE]
+            for bundle, variant in self._variants.items()
+            if variant.version == version
+        ]
 
     def _intruder(self) -> Intruder:
         return Intruder(Broker("127.0.0.1", self._controller.broker_port))

@@ -67,9 +67,9 @@ class Watch:
             case "deployment.in_progress" if line.fields.get("phase") == "fetching":
                 self._fetching[agent.id] = line.fields["bundle"]
                 self._stored[agent.id] = 0
+                self._burst(agent)
             case "deployment.in_progress":
-                self._calm_at.pop(agent.id, None)
-                agent.tell_program("burst")
+                self._burst(agent)
             case "chunk.stored":
                 self._stored[agent.id] = self._stored.get(agent.id, 0) + 1
                 if self._is_mid_download(agent):
@@ -83,6 +83,11 @@ class Watch:
             case _:
                 pass
 
+    def _burst(self, agent: Agent) -> None:
+        """Have the program ask all the time; a delta comes soon, and what is fetched is loaded."""
+        self._calm_at.pop(agent.id, None)
+        agent.tell_program("burst")
+
     def _is_mid_download(self, agent: Agent) -> bool:
         wanted = self.kill_in_download.get(agent.id)
         return (
@@ -95,8 +100,7 @@ class Watch:
         if any(kill.agent == agent.id for kill in self.kills):
             return
         self.kills.append(Kill(agent.id, agent.kill()))
-        time.sleep(RESTART_AFTER_S)
-        agent.start()
+        threading.Timer(RESTART_AFTER_S, agent.start).start()  # The others are watched meanwhile.
 
     def _note_serving(self, agent: Agent) -> None:
         for kill in self.kills:

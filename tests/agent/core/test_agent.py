@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tests.builders import (
     a_digest,
     a_histogram,
+    a_target,
     a_trial,
     a_wanted,
     an_alias,
@@ -21,7 +23,8 @@ from tests.builders import (
 )
 from tests.laws import tried
 from wherry.messages import Deployment, Order, Phase, Reason, Status, Trial, TrialResult
-from wherry.names import AliasName, Digest
+from wherry.names import AliasName, Digest, TrialId
+from wherry.trust.verdict import Denied, Verdict
 from wherry_agent.core import download, install, session, trial
 from wherry_agent.core.agent import (
     RECENT_WINDOWS,
@@ -40,6 +43,7 @@ from wherry_agent.core.agent import (
     Measured,
     OpenFetch,
     OrderCame,
+    Reenrolled,
     Saved,
     Tell,
     Tick,
@@ -74,11 +78,21 @@ def an_order_for(
     return an_order(generation=generation, aliases=aliases, trials=trials)
 
 
+def came(order: Order, verdicts: Mapping[AliasName, Verdict] | None = None) -> OrderCame:
+    """Return an accepted order; the targets allow what no verdict of a test denies."""
+    allowed: dict[AliasName, Verdict] = {
+        alias: a_target(releases={alias: 1}) for alias in order.aliases
+    }
+    targets: dict[TrialId, Verdict] = {one.trial: a_target(measuring=True) for one in order.trials}
+    return OrderCame(order, {**allowed, **(verdicts or {})}, targets)
+
+
 @dataclass
 class Device:
     """Performs what the agent orders, and is killed before each effect that `kills` numbers.
 
-    The state and what it tells go to disk in one write; the broker keeps the newest order.
+    The state, the generation that it follows and what it tells go to disk in one write; the broker
+    keeps the newest order.
     `deaf` names effects that get no answer; bundles in `for_measuring` are never served.
     """
 
@@ -90,6 +104,7 @@ class Device:
     chunks: set[Digest] = field(default_factory=set)
     outbox: list[tuple[AliasName, Deployment]] = field(default_factory=list)
     broker: Order | None = None
+    followed: int = 0
     agent: Agent = field(init=False)
     serving: dict[AliasName, Digest | None] = field(default_factory=dict)
     performed: list[Effect] = field(default_factory=list)
@@ -112,6 +127,8 @@ class Device:
         self.answers += _answers(effects)
         if must_save(before, self.agent):
             self.disk = saved_of(self.agent)
+        if isinstance(event, OrderCame):
+            self.followed = event.order.generation
         return effects
 
     def _wake(self) -> Effects:
@@ -142,7 +159,8 @@ class Device:
     def _perform(self, effect: Effect) -> list[Event]:
         match effect:
             case session.Connect():
-                orders = [OrderCame(self.broker)] if self.broker else []
+                is_new = self.broker and self.broker.generation > self.followed
+                orders = [came(self.broker)] if self.broker and is_new else []
                 return [session.Connected(self.now_s), *orders]
             case OpenFetch() | CloseFetch():
                 return [FetchLink(isinstance(effect, OpenFetch))]
@@ -166,9 +184,9 @@ class Device:
             case _:
                 return []
 
-    def order(self, order: Order) -> Effects:
+    def order(self, order: Order, verdicts: Mapping[AliasName, Verdict] | None = None) -> Effects:
         self.broker = order
-        return self.hear(OrderCame(order))
+        return self.hear(came(order, verdicts))
 
     def tick(self, seconds: float = 1.0) -> Effects:
         self.now_s += seconds
@@ -248,24 +266,12 @@ def test_a_device_serves_what_it_had_before_it_has_a_connection() -> None:
     assert device.serving == {DEFAULT: OLD}
 
 
-def test_an_order_is_announced_and_the_same_one_again_is_not() -> None:
+def test_a_renewed_order_is_announced_and_changes_nothing_in_flight() -> None:
     device = on_probation()
     before = device.agent
-    order = an_order_for(1, {DEFAULT: NEW})
-    assert device.hear(OrderCame(order)) == ()
-    assert device.agent == before
     renewed = an_order_for(2, {DEFAULT: NEW})
-    assert device.hear(OrderCame(renewed)) == (session.Announce(),)
+    assert device.order(renewed) == (session.Announce(),)
     assert device.agent.aliases == before.aliases
-
-
-def test_an_order_of_an_older_generation_is_refused() -> None:
-    device = on_probation()
-    device.order(an_order_for(5, {DEFAULT: NEW}))
-    before = device.agent
-    old = an_order_for(4, {DEFAULT: OTHER})
-    assert device.hear(OrderCame(old)) == (session.RefuseOrder(4),)
-    assert device.agent == before
 
 
 def test_an_alias_that_the_order_names_no_more_is_withdrawn() -> None:
@@ -462,14 +468,12 @@ def test_measured_windows_alone_are_not_worth_a_write() -> None:
     assert before != device.agent
     assert not must_save(before, device.agent)
     assert must_save(before, msgspec.structs.replace(before, aliases={}))
-    other = msgspec.structs.replace(before.session, generation=99)
-    assert must_save(before, msgspec.structs.replace(before, session=other))
+    assert must_save(before, msgspec.structs.replace(before, releases={DEFAULT: {NEW: 2}}))
 
 
 def test_what_is_saved_survives_the_disk() -> None:
     device = on_probation()
     saved = saved_of(device.agent)
-    assert saved.generation == 1
     assert msgspec.json.decode(msgspec.json.encode(saved), type=Saved) == saved
 
 
@@ -478,12 +482,12 @@ def test_a_woken_agent_remembers_its_incumbents_windows_and_its_outbox() -> None
     agent, _ = wake(device.disk, 0.0, outbox_first=4, outbox_last=9, limit_bytes_per_s=10.0)
     assert agent.recent == device.disk.recent
     assert (agent.session.acked, agent.session.last) == (3, 9)
-    assert (agent.session.generation, agent.limit_bytes_per_s) == (1, 10.0)
+    assert (agent.releases, agent.limit_bytes_per_s) == ({DEFAULT: {NEW: 1}}, 10.0)
 
 
 def test_the_limit_reaches_the_download() -> None:
     agent, _ = wake(Saved(), 0.0, outbox_first=1, outbox_last=0, limit_bytes_per_s=7.0)
-    agent, _ = step(agent, OrderCame(an_order_for(1, {DEFAULT: NEW})), 1.0)
+    agent, _ = step(agent, came(an_order_for(1, {DEFAULT: NEW})), 1.0)
     assert agent.download is not None and agent.download.limit_bytes_per_s == 7.0
 
 
@@ -522,6 +526,138 @@ def test_a_kill_of_a_device_with_two_aliases_changes_nothing_but_the_time() -> N
         assert device.serving == {DEFAULT: NEW, DETECTOR: OTHER}, kill
         assert sorted(device.outcomes()) == [Status.SUCCEEDED] * 2, kill
         assert len(device.received) == len(set(device.received)), kill
+
+
+# What the targets say
+
+
+def a_release(number: int, alias: AliasName = DEFAULT, **needs: int) -> Verdict:
+    return a_target(
+        releases={alias: number}, needs={an_alias(name): least for name, least in needs.items()}
+    )
+
+
+def reason_told(device: Device, alias: AliasName) -> tuple[Status, Reason | None]:
+    told = [outcome for name, outcome in device.outbox if name == alias][-1]
+    return told.status, told.reason
+
+
+def test_a_denied_bundle_is_rejected_once_and_the_rest_of_the_order_is_followed() -> None:
+    device = online()
+    denied = {DEFAULT: Denied(Reason.BELOW_MIN_RELEASE, "it is release 2 and 3 is the least")}
+    device.order(an_order_for(1, {DEFAULT: NEW, DETECTOR: OTHER}), denied)
+    device.order(an_order_for(2, {DEFAULT: NEW, DETECTOR: OTHER}), denied)
+    device.tick(PROBATION_S)
+    assert reason_told(device, DEFAULT) == (Status.REJECTED, Reason.BELOW_MIN_RELEASE)
+    assert len(device.told(DEFAULT)) == 1
+    assert device.serving == {DEFAULT: OLD, DETECTOR: OTHER}
+    assert chunks_of(NEW).keys().isdisjoint(device.received)
+
+
+def test_a_denied_trial_is_answered_with_the_reason() -> None:
+    device = online(for_measuring=MEASURING)
+    order = an_order_for(1, {}, trials=(TRIAL,))
+    denied = Denied(Reason.NOT_IN_TARGETS, "the director names it and targets do not")
+    for _ in range(2):
+        device.hear(OrderCame(order, {}, {TRIAL.trial: denied}))
+    assert [one.reason for one in device.answers] == [Reason.NOT_IN_TARGETS]
+    assert device.received == []
+
+
+def test_a_trial_under_way_whose_bundle_is_denied_is_stopped_and_answered() -> None:
+    device = on_trial(deaf=(trial.Run,))
+    order = an_order_for(2, {}, trials=(TRIAL,))
+    effects = device.hear(OrderCame(order, {}, {TRIAL.trial: Denied(Reason.REVOKED, "it is")}))
+    assert trial.Stop() in effects
+    assert [one.reason for one in device.answers] == [Reason.REVOKED]
+
+
+def test_a_bundle_that_needs_a_release_waits_for_no_other_order() -> None:
+    device = online()
+    order = an_order_for(1, {DEFAULT: NEW})
+    device.order(order, {DEFAULT: a_release(5, detector=2)})
+    assert reason_told(device, DEFAULT) == (Status.REJECTED, Reason.MISSING_DEPENDENCY)
+    assert "release 2 of detector" in device.outbox[-1][1].detail
+    assert device.serving == {DEFAULT: OLD}
+
+
+def test_what_a_bundle_needs_may_come_with_the_same_order() -> None:
+    device = online()
+    needing = {DEFAULT: a_release(5, detector=2), DETECTOR: a_release(2, DETECTOR)}
+    device.order(an_order_for(1, {DEFAULT: NEW, DETECTOR: OTHER}), needing)
+    settle(device)
+    assert device.serving == {DEFAULT: NEW, DETECTOR: OTHER}
+
+
+def test_what_a_bundle_needs_may_serve_already_also_after_a_restart() -> None:
+    device = online()
+    device.order(an_order_for(1, {DETECTOR: OTHER}), {DETECTOR: a_release(2, DETECTOR)})
+    settle(device)
+    device.agent, _ = wake(device.disk, device.now_s, outbox_first=1, outbox_last=0)
+    denied = Denied(Reason.REVOKED, "the order that wants it revokes it")
+    both = an_order_for(2, {DETECTOR: NEW, DEFAULT: NEW}, round_of="second")
+    device.order(both, {DEFAULT: a_release(5, detector=2), DETECTOR: denied})
+    settle(device)
+    assert device.serving == {DEFAULT: NEW, DETECTOR: OTHER}
+
+
+def test_a_release_that_failed_here_is_none_that_others_can_need() -> None:
+    device = online(deaf=(download.AskManifest,))
+    first = an_order_for(1, {DETECTOR: OTHER})
+    device.order(first, {DETECTOR: a_release(2, DETECTOR)})
+    device.hear(BundleRefused(OTHER, Reason.MISSING_RUNTIME, "none"))
+    needing = {DEFAULT: a_release(5, detector=2), DETECTOR: a_release(2, DETECTOR)}
+    device.order(an_order_for(2, {DEFAULT: NEW, DETECTOR: OTHER}), needing)
+    assert reason_told(device, DEFAULT) == (Status.REJECTED, Reason.MISSING_DEPENDENCY)
+
+
+def test_a_release_that_is_on_its_way_since_an_earlier_order_counts() -> None:
+    device = online(deaf=(download.AskManifest,))
+    coming = {DETECTOR: a_release(2, DETECTOR)}
+    device.order(an_order_for(1, {DETECTOR: OTHER}), coming)
+    both = an_order_for(2, {DETECTOR: OTHER, DEFAULT: NEW})
+    device.order(both, {**coming, DEFAULT: a_release(5, detector=2)})
+    assert isinstance(device.state(), install.Fetching)
+
+
+def test_a_release_that_came_and_was_lost_again_does_not_count() -> None:
+    device = online()
+    came_first = {DETECTOR: a_release(2, DETECTOR)}
+    device.order(an_order_for(1, {DETECTOR: OTHER}), came_first)
+    settle(device)
+    device.hear(Installed(DETECTOR, install.Unservable(OTHER)))
+    both = an_order_for(2, {DETECTOR: OTHER, DEFAULT: NEW})
+    device.order(both, {**came_first, DEFAULT: a_release(5, detector=2)})
+    assert reason_told(device, DEFAULT) == (Status.REJECTED, Reason.MISSING_DEPENDENCY)
+
+
+def test_an_order_that_takes_a_needed_release_away_does_not_disturb_what_serves() -> None:
+    device = online()
+    needing = {DEFAULT: a_release(5, detector=2), DETECTOR: a_release(2, DETECTOR)}
+    device.order(an_order_for(1, {DEFAULT: NEW, DETECTOR: OTHER}), needing)
+    settle(device)
+    lower = {**needing, DETECTOR: a_release(1, DETECTOR)}
+    device.order(an_order_for(2, {DEFAULT: NEW, DETECTOR: NEW}), lower)
+    settle(device)
+    assert device.serving == {DEFAULT: NEW, DETECTOR: NEW}
+
+
+def test_a_new_enrolment_ends_what_the_last_one_ordered_and_serving_goes_on() -> None:
+    device = on_probation()
+    device.hear(Reenrolled())
+    assert reason_told(device, DEFAULT) == (Status.CANCELED, Reason.WITHDRAWN)
+    assert device.serving == {DEFAULT: OLD}
+    trying = on_trial(deaf=(trial.Run,))
+    assert trial.Stop() in trying.hear(Reenrolled())
+
+
+def test_what_was_revoked_stays_so_until_the_new_enrolments_first_order() -> None:
+    device = online()
+    device.order(msgspec.structs.replace(an_order_for(1, {}), revoked=(OLD,)))
+    device.hear(Reenrolled())
+    assert install.serves_revoked(device.state())
+    device.order(an_order_for(2, {}))
+    assert not install.serves_revoked(device.state())
 
 
 CANDIDATE = a_digest("candidate")

@@ -22,8 +22,11 @@ from wherry_agent.core.download import (
     STALL_FACTOR,
     STALL_S,
     WINDOW,
+    Advised,
     AskChunks,
     AskManifest,
+    AskSource,
+    Awaits,
     ChunkCame,
     ChunkSpoiled,
     Complete,
@@ -35,12 +38,19 @@ from wherry_agent.core.download import (
     Effects,
     Event,
     GiveUp,
+    LookAgain,
     ManifestCame,
+    SourceFailed,
+    SourceLacked,
+    SourceLied,
+    StillMissing,
     Tick,
     Want,
+    is_held_up,
     stall_s,
     step,
 )
+from wherry_agent.core.sources import LEAVE_S, patience_s
 
 BUNDLE = a_digest("bundle")
 CHUNKS = tuple(a_digest(f"chunk {number}") for number in range(12))
@@ -90,6 +100,8 @@ class Link:
                     self.complete = True
                 case GiveUp(chunk):
                     self.given_up = chunk
+                case AskSource(_, chunk):
+                    assert chunk not in self.came, "asked of a source for what is on disk"
         assert self.subscribed == set(self.state.asked)
         assert len(self.subscribed) <= WINDOW
         return effects
@@ -343,3 +355,158 @@ def test_the_limit_lets_one_chunk_of_any_size_through() -> None:
     link = a_link(sizes={CHUNKS[0]: 5000}, limit=100.0)
     assert link.tick(49.0) == ()
     assert link.tick(1.0) == (AskChunks((CHUNKS[0],)),)
+
+
+# Steps
+
+
+def test_what_is_still_missing_is_asked_for_next() -> None:
+    link = a_link(sizes={CHUNKS[0]: 5})
+    assert link.deliver(CHUNKS[0])[-1] == Complete()
+    more = {CHUNKS[1]: 7, CHUNKS[2]: 7}
+    link.sizes |= more
+    assert link.hear(StillMissing(more, link.now_s)) == (AskChunks(CHUNKS[1:3]),)
+    link.deliver(CHUNKS[1])
+    assert link.deliver(CHUNKS[2])[-1] == Complete()
+
+
+def test_a_delta_that_is_being_made_is_waited_for_until_its_time_is_over() -> None:
+    link = a_link(sizes={})
+    assert link.hear(Awaits(link.now_s + 60.0, link.now_s)) == ()
+    assert link.tick(59.0) == ()
+    assert link.tick(1.0) == (Complete(),)
+    assert link.tick(100.0) == ()
+
+
+def test_news_of_a_delta_ends_the_wait_and_disturbs_nothing_else() -> None:
+    link = a_link(sizes={})
+    assert link.hear(LookAgain(link.now_s)) == ()
+    link.hear(Awaits(link.now_s + 60.0, link.now_s))
+    assert link.hear(LookAgain(link.now_s)) == (Complete(),)
+    busy = a_link()
+    assert busy.hear(LookAgain(busy.now_s)) == ()
+
+
+# The day's budget
+
+
+def test_no_more_is_asked_for_than_the_day_has_room_for() -> None:
+    link = Link()
+    link.hear(Connected(link.now_s))
+    link.hear(Advised(None, 2500, ()))
+    assert link.hear(ManifestCame(SIZES, link.now_s))[-1] == AskChunks(CHUNKS[:2])
+    assert link.deliver(CHUNKS[0]) == (DropChunks((CHUNKS[0],)),)
+    link.deliver(CHUNKS[1])
+    assert link.state.left_bytes == 500
+    assert is_held_up(link.state)
+    assert link.tick(1000.0) == ()
+    assert link.wanted == []
+    link.hear(Advised(None, 1000, ()))
+    assert link.tick(1.0) == (AskChunks(CHUNKS[2:3]),)
+    assert not is_held_up(link.state)
+
+
+def test_bytes_that_were_spoiled_are_spent_too() -> None:
+    link = a_link()
+    link.hear(Advised(None, 100_000, ()))
+    link.spoil(CHUNKS[0])
+    assert link.state.left_bytes == 99_000
+
+
+# Sources
+
+URL, OTHER_URL = "http://one/blobs", "http://two/blobs"
+
+
+def a_stalled_link(*urls: str, limit: float | None = None) -> tuple[Link, Effects]:
+    """Return a link whose broker brings nothing, and what it asked for then."""
+    link = a_link(limit=limit)
+    link.hear(Advised(limit, None, urls))
+    return link, link.tick(10_000.0)
+
+
+def asked_of_sources(effects: Effects) -> list[tuple[str, Digest]]:
+    return [(one.source, one.chunk) for one in effects if isinstance(one, AskSource)]
+
+
+def test_a_source_is_asked_for_one_chunk_at_a_time_while_the_broker_is_stalled() -> None:
+    link, effects = a_stalled_link(URL)
+    ((source, chunk),) = asked_of_sources(effects)
+    assert source == URL
+    assert chunk not in link.subscribed
+    next_asked = asked_of_sources(link.deliver(chunk))
+    assert len(next_asked) == 1 and next_asked[0][1] != chunk
+
+
+def test_a_source_gets_the_time_that_the_slowest_would_need() -> None:
+    _, effects = a_stalled_link(URL)
+    (ask,) = (one for one in effects if isinstance(one, AskSource))
+    assert (ask.size_bytes, ask.within_s) == (1000, patience_s(1000))
+    assert patience_s(1 << 20) == 256.0
+
+
+def test_once_the_broker_brings_chunks_again_it_alone_is_asked() -> None:
+    link, effects = a_stalled_link(URL)
+    ((_, chunk),) = asked_of_sources(effects)
+    link.deliver(next(iter(link.subscribed)))
+    assert asked_of_sources(link.deliver(chunk)) == []
+
+
+def test_a_source_is_asked_while_the_broker_is_away() -> None:
+    link = a_link()
+    link.hear(Advised(None, None, (URL,)))
+    link.hear(Disconnected())
+    assert link.tick(STALL_S - 1) == ()
+    assert asked_of_sources(link.tick(2.0)) == [(URL, CHUNKS[0])]
+
+
+def test_a_spoiled_chunk_is_asked_of_a_source_at_once() -> None:
+    link = a_link()
+    link.hear(Advised(None, None, (URL,)))
+    assert asked_of_sources(link.spoil(CHUNKS[3])) == [(URL, CHUNKS[3])]
+
+
+def test_a_source_that_failed_is_left_for_a_while_and_the_next_is_asked() -> None:
+    link, effects = a_stalled_link(URL, OTHER_URL)
+    ((_, chunk),) = asked_of_sources(effects)
+    after = link.hear(SourceFailed(URL, chunk, link.now_s))
+    assert asked_of_sources(after) == [(OTHER_URL, chunk)]
+    link.hear(SourceFailed(OTHER_URL, chunk, link.now_s))
+    assert link.state.sources.asked is None
+    assert [source for source, _ in asked_of_sources(link.tick(LEAVE_S + 1))] == [URL]
+
+
+def test_a_source_that_lied_is_left_for_good() -> None:
+    link, effects = a_stalled_link(URL)
+    ((_, chunk),) = asked_of_sources(effects)
+    assert asked_of_sources(link.hear(SourceLied(URL, chunk, link.now_s))) == []
+    assert asked_of_sources(link.tick(1e9)) == []
+
+
+def test_a_chunk_that_a_source_lacks_is_not_asked_of_it_again_but_others_are() -> None:
+    link, effects = a_stalled_link(URL)
+    ((_, chunk),) = asked_of_sources(effects)
+    ((_, other),) = asked_of_sources(link.hear(SourceLacked(URL, chunk, link.now_s)))
+    assert other != chunk
+
+
+def test_an_answer_that_nobody_awaits_changes_nothing() -> None:
+    link, effects = a_stalled_link(URL)
+    ((_, chunk),) = asked_of_sources(effects)
+    before = link.state
+    assert link.hear(SourceLied("http://else", chunk, link.now_s)) == ()
+    assert link.state == before
+
+
+def test_what_a_source_is_asked_for_counts_against_the_rate() -> None:
+    _, effects = a_stalled_link(URL, limit=1000.0)
+    asked = sum(one.size_bytes for one in effects if isinstance(one, AskSource))
+    asked += sum(SIZES[c] for one in effects if isinstance(one, AskChunks) for c in one.chunks)
+    assert asked <= 2000
+
+
+def test_a_new_step_awaits_no_answer_of_the_last() -> None:
+    link, effects = a_stalled_link(URL)
+    assert asked_of_sources(effects)
+    after = link.hear(StillMissing({CHUNKS[5]: 9}, link.now_s))
+    assert asked_of_sources(after) or CHUNKS[5] in link.subscribed

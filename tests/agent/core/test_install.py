@@ -19,6 +19,7 @@ from wherry.names import Digest
 from wherry_agent.core.install import (
     KEPT_BUNDLES,
     MAX_RESTARTS,
+    Denied,
     Effect,
     Effects,
     Event,
@@ -44,6 +45,7 @@ from wherry_agent.core.install import (
     Withdrawn,
     deployment_of,
     phase_of,
+    serves_revoked,
     slots_of,
     step,
 )
@@ -83,6 +85,7 @@ wishes = st.builds(
 )
 events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Ordered, wishes, times, st.frozensets(digests, max_size=2)),
+    st.builds(Denied, wishes, st.just(Reason.REVOKED), revoked=st.frozensets(digests, max_size=2)),
     st.builds(Fetched, ids),
     st.builds(Refused, ids, st.just(Reason.UNSUITABLE_PROFILE)),
     st.builds(Loaded, ids, times),
@@ -90,7 +93,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Tick, times),
     st.builds(Unservable, digests),
     st.builds(Restarted, times),
-    st.just(Withdrawn()),
+    st.builds(Withdrawn, st.frozensets(digests, max_size=2)),
 )
 stories = st.lists(events, max_size=30)
 
@@ -211,7 +214,8 @@ def test_a_deployment_that_fails_falls_back_to_no_revoked_bundle(story: list[Eve
     for turn in tell(story, Idle((OLD, OTHER))):
         if not has_ended(turn) or isinstance(turn.before, Idle):
             continue
-        revoked = turn.event.revoked if isinstance(turn.event, Ordered) else turn.before.revoked
+        says = turn.event if isinstance(turn.event, Ordered | Denied | Withdrawn) else turn.before
+        revoked = says.revoked
         if turn.told()[0].status is not Status.SUCCEEDED and set(turn.after.confirmed) - revoked:
             assert turn.after.confirmed[0] not in revoked
 
@@ -225,7 +229,8 @@ def test_an_order_repeated_or_renewed_changes_nothing(story: list[Event]) -> Non
             renewed = Wanted(
                 deployment=current.deployment, bundle=current.bundle, probation_s=1, deadline_s=1
             )
-            assert step(turn.after, Ordered(renewed, 999.0)) == (turn.after, ())
+            again = Ordered(renewed, 999.0, turn.after.revoked)
+            assert step(turn.after, again) == (turn.after, ())
 
 
 @tried
@@ -375,6 +380,110 @@ def test_a_way_back_never_falls_back_to_the_revoked_bundle() -> None:
 def test_a_revoked_bundle_serves_rather_than_nothing() -> None:
     story: list[Event] = [an_order_for(OTHER, revoked=(OLD,)), Restarted(0.0), Withdrawn()]
     assert end_of(story).serving == OLD
+
+
+# What an order denies or revokes
+
+
+def a_denial(
+    bundle: Digest = NEW, *, deployment: str = "", revoked: tuple[Digest, ...] = ()
+) -> Denied:
+    why = "ask its operator"
+    wish = a_wish(bundle, deployment=deployment)
+    return Denied(wish, Reason.NOT_IN_TARGETS, why, frozenset(revoked))
+
+
+@tried
+@given(stories)
+def test_a_denied_deployment_is_never_under_way(story: list[Event]) -> None:
+    for turn in tell(story):
+        if isinstance(turn.event, Denied):
+            assert isinstance(turn.after, Idle)
+            assert step(turn.after, turn.event) == (turn.after, ())
+
+
+@tried
+@given(stories)
+def test_at_rest_what_is_revoked_serves_only_where_nothing_else_can(story: list[Event]) -> None:
+    for turn in tell(story, Idle((OLD, OTHER))):
+        told_of = isinstance(turn.event, Denied | Withdrawn)
+        if told_of and serves_revoked(turn.after):
+            assert set(turn.after.confirmed) <= turn.after.revoked
+
+
+def test_a_denied_bundle_is_rejected_with_its_reason_and_what_serves_goes_on() -> None:
+    turn = end_of([a_denial()])
+    assert turn.effects == (Report(turn.told()[0]),)
+    assert turn.after == Idle((OLD,), turn.told()[0])
+    assert turn.told()[0] == Deployment(
+        deployment=a_wish().deployment,
+        bundle=NEW,
+        status=Status.REJECTED,
+        reason=Reason.NOT_IN_TARGETS,
+        detail="ask its operator",
+    )
+
+
+@pytest.mark.parametrize(
+    ("length", "status"), [(1, Status.REJECTED), (2, Status.REJECTED), (3, Status.REVERTED)]
+)
+def test_a_deployment_that_is_denied_under_way_ends_and_the_old_bundle_serves(
+    length: int, status: Status
+) -> None:
+    turn = end_of([*TO_PROBATION[:length], a_denial(deployment="1")])
+    assert [(told.status, told.reason) for told in turn.told()] == [(status, Reason.NOT_IN_TARGETS)]
+    assert turn.effects[:3] == (Serve(OLD), Retire(), Keep((OLD,)))
+
+
+def test_a_denied_order_ends_what_an_earlier_one_began() -> None:
+    turn = end_of([*TO_PROBATION, a_denial(OTHER)])
+    assert [told.status for told in turn.told()] == [Status.SUPERSEDED, Status.REJECTED]
+    assert turn.serving == OLD
+
+
+def test_a_settled_deployment_stays_settled_when_its_bundle_is_denied_later() -> None:
+    turn = end_of([*TO_PROBATION, Tick(15.0), a_denial(deployment="1")])
+    assert turn.effects == ()
+    assert turn.after.confirmed == (NEW, OLD)
+
+
+def test_a_revoked_bundle_that_serves_gives_way_to_the_one_before_at_once() -> None:
+    serving = [*TO_PROBATION, Tick(15.0)]
+    turn = end_of([*serving, a_denial(deployment="1", revoked=(NEW,))])
+    assert turn.effects == (Serve(OLD), Retire())
+    assert turn.after.confirmed == (OLD, NEW)
+    for order in (an_order_for(OTHER, revoked=(NEW,)), Withdrawn(frozenset({NEW}))):
+        assert end_of([*serving, order]).serving == OLD
+
+
+def test_a_loading_candidate_survives_the_revocation_of_what_serves() -> None:
+    renewed = Ordered(a_wish(deployment="1"), 3.0, frozenset({OLD}))
+    turn = end_of([*TO_PROBATION[:2], renewed], Idle((OLD, OTHER)))
+    assert turn.effects == (Serve(OTHER),)
+    assert isinstance(turn.after, Loading)
+
+
+def test_a_candidate_that_serves_is_not_disturbed_by_the_revocation_of_what_was_before() -> None:
+    renewed = Ordered(a_wish(deployment="1"), 12.0, frozenset({OLD}))
+    turn = end_of([*TO_PROBATION, renewed], Idle((OLD, OTHER)))
+    assert turn.effects == ()
+    assert slots_of(turn.after) == Slots(active=NEW, previous=OTHER)
+
+
+def test_with_active_and_previous_revoked_the_device_serves_on_and_says_so() -> None:
+    both = Withdrawn(frozenset({OLD, OTHER}))
+    turn = end_of([both], Idle((OLD, OTHER)))
+    assert (turn.effects, turn.serving) == ((), OLD)
+    assert serves_revoked(turn.after)
+    assert end_of([both, Restarted(0.0)], Idle((OLD, OTHER))).serving == OLD
+    assert not serves_revoked(end_of([Withdrawn()], turn.after).after)
+
+
+def test_a_revoked_bundle_is_forgotten_when_another_is_confirmed() -> None:
+    order = Ordered(a_wish(deployment="1"), 0.0, frozenset({OLD}))
+    turn = end_of([order, *TO_PROBATION[1:], Tick(15.0)])
+    assert turn.after.confirmed == (NEW,)
+    assert not serves_revoked(turn.after)
 
 
 def test_a_new_order_for_the_same_bundle_keeps_what_was_fetched() -> None:

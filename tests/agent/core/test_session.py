@@ -1,4 +1,4 @@
-"""Laws of the session machine: orders only forward, and no event forgotten before its ack."""
+"""Laws of the session machine: no event is forgotten before its ack, and none is left behind."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from wherry_agent.core.session import (
     Event,
     Forget,
     Lost,
-    OrderCame,
-    RefuseOrder,
     Send,
     Session,
     Stored,
@@ -110,22 +108,6 @@ def test_every_event_passes_and_is_forgotten_only_after_its_ack(
         line.ack(max(line.passed))
         line.tick(RESEND_S)
     assert line.passed == set(range(1, stored + 1))
-
-
-@tried
-@given(st.lists(st.integers(0, 9), max_size=20))
-def test_the_generation_only_rises(generations: list[int]) -> None:
-    state, highest = Session(), 0
-    for generation in generations:
-        state, effects = step(state, OrderCame(generation))
-        assert effects == ((RefuseOrder(generation),) if generation < highest else ())
-        highest = max(highest, generation)
-        assert state.generation == highest
-
-
-def test_the_same_order_again_is_ignored_silently() -> None:
-    state = Session(generation=3)
-    assert step(state, OrderCame(3)) == (state, ())
 
 
 def test_a_connection_says_what_the_device_has_and_sends_what_is_not_acked() -> None:

@@ -7,9 +7,12 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from tests.builders import (
+    A_TIME,
     a_device_id,
+    a_key,
     a_profile,
     a_reported,
     a_telemetry,
@@ -28,15 +31,18 @@ from tests.controller.scripted import (
 )
 from tests.controller.served import Served
 from wherry.blobs import digest_of
-from wherry.bundle import open_manifest
+from wherry.bundle import open_signed_manifest
+from wherry.enrolment import parse_token
 from wherry.messages import Reason, Status
 from wherry.names import parse_device_id, parse_digest
-from wherry.signing import keyring, parse_public_pem
+from wherry.signing import keyring
+from wherry.trust.making import DAY_S
 from wherry_controller.core.build import BuildMessage, BuildRequest, BuildStep, Progress
 from wherry_controller.core.fault import BuildReason
+from wherry_controller.services.fleet import device_of
 from wherry_controller.services.telemetry import window_of
-from wherry_controller.store import models, telemetry
-from wherry_controller.store.records import TrialRecord
+from wherry_controller.store import devices, models, telemetry
+from wherry_controller.store.records import Flag, TrialRecord
 from wherry_controller.store.trials import save_trials
 
 PROFILE = "x86-onnx-fp32"
@@ -177,8 +183,8 @@ def test_a_profile_has_one_name(api: httpx.Client) -> None:
 def test_a_build_leaves_bundles_whose_manifests_devices_can_trust(ready: httpx.Client) -> None:
     (bundle,) = ready.get("/bundles").json()["items"]
     envelope = ready.get(f"/bundles/{bundle['bundle']}/manifest").content
-    key = parse_public_pem(ready.get("/devices/pi-1/enrolment").json()["bundles_pem"].encode())
-    manifest = open_manifest(envelope, keyring(key), parse_digest(bundle["bundle"]))
+    trusted = keyring(a_key(2).public_key())
+    manifest = open_signed_manifest(envelope, trusted, parse_digest(bundle["bundle"]))
     assert manifest.profile.name == bundle["profile"] == PROFILE
 
 
@@ -228,14 +234,79 @@ def test_a_crashed_build_says_the_last_line(api: httpx.Client, served: Served) -
     assert "Segmentation fault" in shown["detail"]
 
 
-def test_a_new_device_is_told_what_its_agent_needs(api: httpx.Client) -> None:
+def test_a_new_device_gets_a_token_that_is_told_once(api: httpx.Client) -> None:
     declare(api)
     answer = add(api, "pi-1")
     assert (answer.status_code, answer.headers["Location"]) == (201, "/api/v1/devices/pi-1")
-    enrolment = answer.json()["enrolment"]
-    assert enrolment["broker"].startswith("mqtt://")
-    pems = (enrolment["director_pem"], enrolment["bundles_pem"])
-    assert len(keyring(*(parse_public_pem(pem.encode()) for pem in pems))) == 2
+    given = api.post("/tokens", json={"device": "pi-1"})
+    assert given.status_code == 201
+    token = given.json()
+    assert parse_token(token["token"]).ca == api.get("/authority").json()["fingerprint"]
+    assert token["expires_at"] == token["created_at"] + 3600
+    (listed,) = api.get("/tokens").json()
+    assert listed == {name: token[name] for name in listed}
+    assert "token" not in listed
+
+
+def test_a_token_adds_a_device_whose_profile_is_named(api: httpx.Client) -> None:
+    declare(api)
+    assert refusal(api.post("/tokens", json={"device": "pi-1"})) == (404, "unknown_device")
+    wish = {"device": "pi-1", "profile": PROFILE}
+    assert api.post("/tokens", json=wish).status_code == 201
+    assert api.post("/tokens", json=wish).status_code == 201
+    assert len(api.get("/devices").json()["items"]) == 1
+
+
+def test_a_token_lasts_as_long_as_one_may(api: httpx.Client) -> None:
+    declare(api)
+    wish = {"device": "pi-1", "profile": PROFILE, "lifetime_s": 40 * 86_400}
+    assert refusal(api.post("/tokens", json=wish)) == (422, "bad_lifetime")
+
+
+def test_a_token_is_revoked_by_its_name(api: httpx.Client) -> None:
+    declare(api)
+    token = api.post("/tokens", json={"device": "pi-1", "profile": PROFILE}).json()
+    assert api.delete(f"/tokens/{token['id']}").status_code == 204
+    assert api.get("/tokens").json()[0]["revoked_at"] is not None
+    assert refusal(api.delete("/tokens/none")) == (404, "unknown_enrolment_token")
+
+
+def test_a_device_without_an_identity_has_none_to_revoke(ready: httpx.Client) -> None:
+    assert refusal(ready.post("/devices/pi-1/revocation")) == (409, "never_enrolled")
+    assert ready.get("/devices/pi-1/certificates").json() == []
+
+
+def test_a_key_that_nobody_asked_with_is_neither_approved_nor_rejected(
+    ready: httpx.Client,
+) -> None:
+    assert ready.get("/pending").json() == []
+    approval = ready.post(f"/pending/{'a' * 64}/approval", json={"device": "pi-1"})
+    assert refusal(approval) == (404, "unknown_pending_key")
+    assert refusal(ready.delete(f"/pending/{'a' * 64}")) == (404, "unknown_pending_key")
+
+
+def test_health_warns_before_the_list_of_revoked_certificates_ends(
+    api: httpx.Client, served: Served
+) -> None:
+    assert api.get("/health").json()["warnings"] == []
+    served.now += 24 * 86_400
+    (warning,) = api.get("/health").json()["warnings"]
+    assert "every device is locked out" in warning
+    served.identities.tick(served.now)
+    assert api.get("/health").json()["warnings"] == []
+
+
+@pytest.mark.parametrize("role", ["root", "targets"])
+def test_health_warns_before_what_is_signed_offline_ends(
+    api: httpx.Client, served: Served, role: str
+) -> None:
+    served.now = A_TIME + 340 * DAY_S
+    served.identities.tick(served.now)
+    warnings = api.get("/health").json()["warnings"]
+    assert [one for one in warnings if one.startswith(f"{role} ends within a month")]
+    served.now = A_TIME + 330 * DAY_S
+    served.identities.tick(served.now)
+    assert api.get("/health").json()["warnings"] == []
 
 
 def test_a_device_is_added_once_and_of_a_known_profile(api: httpx.Client) -> None:
@@ -293,6 +364,42 @@ def test_a_device_shows_what_it_reported(ready: httpx.Client, served: Served) ->
     shown = ready.get("/devices/pi-1").json()
     assert shown["online"]
     assert shown["reported"]["format"] == "wherry.reported/1"
+
+
+def test_a_device_shows_how_far_its_order_and_its_identity_are(
+    ready: httpx.Client, served: Served
+) -> None:
+    before = ready.get("/devices/pi-1").json()
+    assert (before["generation"], before["order_ends_at"]) == (0, None)
+    assert (before["epoch"], before["flagged"]) == (0, None)
+    create(ready)
+    ready.post("/rollouts/r1/start")
+    with served.store.transaction() as tx:
+        device = device_of(tx, parse_device_id("pi-1"))
+        devices.save_device(tx, replace(device, epoch=2, flagged=Flag.TWO_LIVE))
+    shown = ready.get("/devices/pi-1").json()
+    assert (shown["generation"], shown["order_ends_at"]) == (1, served.now + 90 * 86_400)
+    assert (shown["epoch"], shown["flagged"]) == (2, "two_live")
+
+
+def test_a_rollout_and_its_bundles_show_the_release(ready: httpx.Client) -> None:
+    (bundle,) = ready.get("/bundles").json()["items"]
+    assert bundle["releases"] == {}
+    assert create(ready).json()["release"] == 1
+    (bundle,) = ready.get("/bundles").json()["items"]
+    assert bundle["releases"] == {"default": 1}
+    assert ready.get("/rollouts").json()["items"][0]["release"] == 1
+
+
+def test_a_rollout_says_what_its_release_needs(ready: httpx.Client) -> None:
+    stages = [{"name": "canary", "group": "canary"}]
+    wish = {"name": "r1", "model": "digits", "version": "v1", "stages": stages}
+    refused = ready.post("/rollouts", json={**wish, "needs": {"detector": 1}})
+    assert refusal(refused) == (409, "needs_nothing")
+    ready.post("/rollouts", json={**wish, "name": "r0", "alias": "detector"})
+    ready.post("/rollouts/r0/cancel")
+    made = ready.post("/rollouts", json={**wish, "needs": {"detector": 1}})
+    assert made.json()["needs"] == {"detector": 1}
 
 
 def test_a_removed_device_is_gone(ready: httpx.Client) -> None:

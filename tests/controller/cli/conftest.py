@@ -27,6 +27,12 @@ class Ran:
         return document
 
     @property
+    def listed(self) -> list[dict[str, object]]:
+        document = json.loads(self.out)
+        assert isinstance(document, list)
+        return document
+
+    @property
     def items(self) -> list[dict[str, object]]:
         items = self.json["items"]
         assert isinstance(items, list)

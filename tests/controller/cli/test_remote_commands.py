@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from tests.builders import a_profile, an_event
+from tests.builders import a_key, a_profile, a_reported, an_event
 from tests.controller.cli.conftest import Ran, Wherry
 from tests.controller.scripted import (
     Script,
@@ -23,15 +24,17 @@ from tests.controller.scripted import (
 from tests.controller.served import TOKEN, Served
 from tests.controller.stores import DIGITS
 from wherry import codec
-from wherry.messages import Reason, Status
-from wherry.names import parse_version_name
+from wherry.messages import Reason, Status, TrustReport
+from wherry.names import parse_device_id, parse_version_name
+from wherry.signing import public_pem
 from wherry_controller.cli.building import follow
 from wherry_controller.cli.outcome import Ended, Exit
 from wherry_controller.cli.remote import connect
 from wherry_controller.core.build import BuildMessage, BuildRequest
 from wherry_controller.core.fault import BuildReason
-from wherry_controller.store import models
-from wherry_controller.store.records import Build
+from wherry_controller.services.fleet import device_of
+from wherry_controller.store import devices, models
+from wherry_controller.store.records import Build, Flag
 
 V1 = parse_version_name("v1")
 
@@ -339,26 +342,65 @@ def test_a_reference_without_a_version_is_not_understood(online: Wherry) -> None
     ends(online("build", "digits", "-p", PROFILE), Exit.USAGE, "MODEL:VERSION")
 
 
-def test_a_new_device_gets_the_keys_that_its_agent_needs(ready: Wherry, tmp_path: Path) -> None:
-    added = ready("device", "add", "pi-3", "-p", PROFILE, "--keys", tmp_path / "keys")
-    assert "wherry-agent enrol --id pi-3" in added.out
-    keys = {key.name for key in (tmp_path / "keys").iterdir()}
-    assert keys == {"bundles.pub.pem", "director.pub.pem"}
+def test_a_new_device_gets_a_token_to_enrol_with(ready: Wherry) -> None:
+    added = ready("device", "add", "pi-3", "-p", PROFILE)
+    assert "wherry token create pi-3" in added.out
+    made = ready("token", "create", "pi-3")
+    assert "wherry-agent enrol --controller https://localhost:8322 --token wt1." in made.out
+    listed = ready("token", "list").out
+    assert "pi-3" in listed and "open" in listed and "wt1." not in listed
 
 
-def test_a_device_that_was_added_without_keys_gets_them_later(
-    ready: Wherry, tmp_path: Path
-) -> None:
-    added = ready("device", "add", "pi-3", "-p", PROFILE).out
-    assert "wherry device enrolment pi-3 --keys FOLDER" in added
-    again = ready("device", "enrolment", "pi-3", "--keys", tmp_path / "keys")
-    assert "wherry-agent enrol --id pi-3" in again.out
-    assert len(list((tmp_path / "keys").iterdir())) == 2
+def test_a_token_may_bring_its_device_along_and_be_revoked(ready: Wherry) -> None:
+    made = ready("token", "create", "pi-3", "--profile", PROFILE, "--json").json
+    assert ready("token", "revoke", str(made["id"])).status == 0
+    assert "revoked" in ready("token", "list").out
+    ends(ready("token", "revoke", "none"), Exit.MISSING, "there is no token 'none'")
+
+
+def test_the_ca_is_shown_for_who_enrols_without_a_token(ready: Wherry) -> None:
+    shown = ready("token", "ca").out
+    assert str(ready("token", "ca", "--json").json["fingerprint"]) in shown
+
+
+def test_keys_that_wait_are_listed_approved_and_rejected(ready: Wherry, served: Served) -> None:
+    assert "no key waits" in ready("device", "pending").out
+    for seed in (1, 2):
+        served.stranger_asks(seed)
+    first, second = ready("device", "pending", "--json").listed
+    shown = ready("device", "pending").out
+    assert str(first["fingerprint"]) in shown and "wherry device approve" in shown
+    prefix = str(first["fingerprint"])[:16]
+    assert ready("device", "approve", prefix, "--device", "pi-1").status == 0
+    assert ready("device", "reject", str(second["fingerprint"])).status == 0
+    assert "no key waits" in ready("device", "pending").out
+    served.stranger_asks(1)
+    (certificate,) = ready("device", "certificates", "pi-1", "--json").listed
+    assert str(certificate["serial"])[:16] in ready("device", "certificates", "pi-1").out
+    assert "pi-1 is revoked (1 certificate)." in ready("device", "revoke", "pi-1").out
+    shown = ready("device", "show", "pi-1").out
+    assert "certificate  revoked " in shown and "wherry token create pi-1" in shown
+    ends(ready("device", "revoke", "pi-2"), Exit.REFUSED, "no identity to revoke")
 
 
 def test_a_device_that_is_offline_is_shown_so(ready: Wherry) -> None:
     assert "offline" in ready("device", "show", "pi-1").out
     assert ready("device", "list").out.count("offline") == 2
+
+
+def test_a_device_is_shown_with_its_order_its_trust_and_what_is_wrong(
+    ready: Wherry, served: Served, tmp_path: Path
+) -> None:
+    create(ready, tmp_path, "r1", "--start")
+    trust = TrustReport(epoch=2, root=1, timestamp=7, snapshot=6, targets=3)
+    served.device_says("pi-1", replace(a_reported(generation=1), trust=trust))
+    with served.store.transaction() as tx:
+        device = device_of(tx, parse_device_id("pi-1"))
+        devices.save_device(tx, replace(device, flagged=Flag.TWO_LIVE))
+    shown = ready("device", "show", "pi-1").out
+    assert "generation 1 to " in shown and "it follows 1" in shown
+    assert "epoch 2, root 1, timestamp 7, snapshot 6, targets 3" in shown
+    assert "two_live: revoke it with `wherry device revoke pi-1`" in shown
 
 
 def test_what_happened_on_a_device_is_listed(ready: Wherry, served: Served) -> None:
@@ -383,6 +425,16 @@ def test_a_rollout_is_created_started_and_steered(ready: Wherry, tmp_path: Path)
     ):
         assert status in ready("rollout", action, "r1").out
     ends(ready("rollout", "start", "r1"), Exit.REFUSED, "canceled")
+
+
+def test_releases_are_shown_with_rollouts_and_bundles(ready: Wherry, tmp_path: Path) -> None:
+    create(ready, tmp_path)
+    assert "release  1" in ready("rollout", "status", "r1").out
+    assert "default=1" in ready("bundle", "list").out
+    ready("rollout", "cancel", "r1")
+    words = ("rollout", "create", "r2", "digits:v1", "-s", "field", "--needs")
+    ends(ready(*words, "detector"), Exit.USAGE, "write it ALIAS=RELEASE")
+    ends(ready(*words, "detector=2"), Exit.REFUSED, "no release 2 of 'detector'")
 
 
 def test_a_gate_that_no_number_could_fail_is_not_understood(ready: Wherry, tmp_path: Path) -> None:
@@ -432,8 +484,9 @@ def test_a_bundle_is_fetched_inspected_and_verified(ready: Wherry, tmp_path: Pat
     manifest = tmp_path / "manifest.json"
     assert ready("bundle", "get", digest, "-o", manifest).status == 0
     assert digest in ready("bundle", "inspect", manifest).out
-    ready("device", "add", "pi-3", "-p", PROFILE, "--keys", tmp_path)
     key, other = tmp_path / "bundles.pub.pem", tmp_path / "director.pub.pem"
+    for path, seed in ((other, 1), (key, 2)):
+        path.write_bytes(public_pem(a_key(seed).public_key()))
     verified = ready("bundle", "verify", manifest, "--key", key, "--blobs", tmp_path / "blobs")
     assert verified.status == 0 and digest in verified.out
     ends(ready("bundle", "verify", manifest, "--key", other), Exit.REFUSED, "signed by")

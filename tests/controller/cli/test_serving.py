@@ -73,6 +73,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def login(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """Serve a controller; return its address and token."""
     founded = found(tmp_path_factory.mktemp("controller") / "it", broker="mqtt://127.0.0.1:1")
+    assert founded.token
     settings = founded.folder / "wherry.toml"
     settings.write_text(settings.read_text().replace("port = 8321", "port = 0"))
     command = [sys.executable, "-m", "wherry_controller", "serve", str(founded.folder)]

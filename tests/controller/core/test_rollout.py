@@ -30,6 +30,7 @@ from wherry_controller.core.rollout import (
     RevertOrdered,
     Rollout,
     RolloutStatus,
+    Scheduled,
     Stage,
     Started,
     StoppedBy,
@@ -513,12 +514,17 @@ def test_a_pause_holds_the_gate_and_not_the_devices() -> None:
 
 AT = 1.0
 ALLOWED: dict[str, tuple[Event, set[RolloutStatus]]] = {
-    "started": (Started(AT, BEFORE), {RolloutStatus.DRAFT}),
+    "started": (Started(AT, BEFORE), {RolloutStatus.DRAFT, RolloutStatus.SCHEDULED}),
     "paused": (Paused(), {RolloutStatus.RUNNING}),
     "resumed": (Resumed(), {RolloutStatus.PAUSED}),
     "canceled": (
         Canceled(AT),
-        {RolloutStatus.DRAFT, RolloutStatus.RUNNING, RolloutStatus.PAUSED},
+        {
+            RolloutStatus.DRAFT,
+            RolloutStatus.SCHEDULED,
+            RolloutStatus.RUNNING,
+            RolloutStatus.PAUSED,
+        },
     ),
     "reverted": (
         RevertOrdered(AT),
@@ -530,6 +536,18 @@ ALLOWED: dict[str, tuple[Event, set[RolloutStatus]]] = {
         },
     ),
 }
+
+
+def test_what_cannot_start_yet_waits_and_orders_nothing() -> None:
+    scheduled, effects = step(Rollout(plan=a_plan()), Scheduled("its signature is missing"))
+    assert (scheduled.status, effects) == (RolloutStatus.SCHEDULED, ())
+    assert scheduled.why == "its signature is missing"
+    assert step(scheduled, Tick(AT)) == (scheduled, ())
+    running, effects = step(scheduled, Started(AT, BEFORE))
+    assert (running.status, running.why) == (RolloutStatus.RUNNING, "")
+    assert effects
+    with pytest.raises(NotNow):
+        step(scheduled, Scheduled("again"))
 
 
 @pytest.mark.parametrize("status", list(RolloutStatus))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wherry.topics import BundleTopic, DesiredTopic, parse_topic
+from wherry.topics import BundleTopic, DesiredTopic, MetadataTopic, TimestampTopic, parse_topic
 from wherry_controller.services.publisher import Publisher
 
 
@@ -45,7 +45,7 @@ class MemoryBroker:
             publisher.on_subscribed(self.requests, now)
             for topic, payload in list(self.retained.items()):
                 parsed = parse_topic(topic)
-                if isinstance(parsed, DesiredTopic | BundleTopic):
+                if isinstance(parsed, DesiredTopic | BundleTopic | TimestampTopic | MetadataTopic):
                     publisher.on_read_back(parsed, payload, now)
             now += 10.0
             publisher.tick(now)

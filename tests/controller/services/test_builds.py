@@ -34,8 +34,9 @@ from tests.controller.scripted import (
     the_files,
 )
 from tests.controller.stores import a_store
+from tests.controller.trusts import a_trust, target_of
 from wherry import codec
-from wherry.bundle import open_manifest
+from wherry.bundle import open_signed_manifest
 from wherry.manifest import LARGEST_MANIFEST_BYTES, MODEL_FILE, Manifest, blobs_of
 from wherry.names import parse_model_name, parse_profile_name, parse_version_name
 from wherry.signing import keyring
@@ -102,6 +103,7 @@ class Shop:
     executor: Executor = field(default_factory=AtOnce)
 
     def __post_init__(self) -> None:
+        self.trust = a_trust(self.store)
         self.builds = self.restarted()
 
     def restarted(self) -> Builds:
@@ -109,6 +111,8 @@ class Shop:
             self.store,
             self.blobs,
             a_key(),
+            vouch=self.trust.add_bundle,
+            vouches_at_once=self.trust.vouches_at_once,
             builder=self.builder,
             executor=self.executor,
             bench=a_bench(self.folder),
@@ -199,9 +203,22 @@ def test_a_build_leaves_a_signed_bundle_for_each_profile(shop: Shop) -> None:
         with shop.store.transaction() as tx:
             envelope = models.get_envelope(tx, variant.bundle)
         assert envelope is not None
-        manifest = open_manifest(envelope, keyring(a_key().public_key()), variant.bundle)
+        manifest = open_signed_manifest(envelope, keyring(a_key().public_key()), variant.bundle)
         assert manifest.profile.name == variant.profile
         assert all(shop.blobs.has(blob.digest) for blob in blobs_of(manifest))
+
+
+def test_what_a_build_leaves_is_among_the_targets_and_released_to_nobody(shop: Shop) -> None:
+    shop.register()
+    shop.build()
+    targets = {
+        one.profile: target_of(shop.store, shop.trust, one.bundle) for one in shop.variants()
+    }
+    assert {
+        profile: (target.version, target.profile, target.measuring, target.releases)
+        for profile, target in targets.items()
+        if target is not None
+    } == {profile: (V1, profile, False, {}) for profile in (FP32, OTHER)}
 
 
 def test_a_build_finds_the_files_under_their_names(shop: Shop) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.builders import (
     a_bundle_of,
@@ -24,12 +25,23 @@ from tests.builders import (
 )
 from tests.controller.stores import a_store, add_built_version, add_devices
 from wherry import codec
-from wherry.messages import Ack, Deployment, EventKind, Phase, Reason, Slots, Status
+from wherry.messages import (
+    Ack,
+    Deployment,
+    EventKind,
+    Phase,
+    Reason,
+    Slots,
+    Status,
+    TrustReport,
+)
 from wherry.names import DeviceId, Digest, parse_version_name
 from wherry.topics import EventsTopic, ReportedTopic, WantsTopic, text
+from wherry_controller.core.audit import Entry, Kind
 from wherry_controller.services import fleet
 from wherry_controller.services.ingest import Drop, Ingest, Message, Said, Taken
 from wherry_controller.store import devices, telemetry
+from wherry_controller.store.audit import list_entries
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
 from wherry_controller.store.records import Device, Journey
@@ -149,6 +161,53 @@ def test_events_that_a_lost_database_had_acknowledged_are_not_waited_for(tmp_pat
     ingest.take([said(document)], now=5.0)
     taken = ingest.take([event(71, under_way(Phase.LOADING))], now=6.0)
     assert taken.acks == {DEVICE: Ack(store_id=a_store_id(), seq=71)}
+
+
+def refusal(seq: int, reason: Reason = Reason.STALE_ORDER) -> Message:
+    return said(an_event(seq, EventKind.REFUSAL, reason=reason, detail="generation 3 after 4"))
+
+
+def audited(store: Store) -> list[Entry]:
+    with store.reading() as tx:
+        return [codec.decode(Entry, body.encode()) for body in list_entries(tx)]
+
+
+def test_what_a_device_refused_is_audited_once(tmp_path: Path) -> None:
+    store = a_fleet_of_one(tmp_path)
+    ingest = Ingest(store)
+    ingest.take([refusal(1), refusal(1)], now=5.0)
+    ingest.take([refusal(1), event(2, under_way(Phase.FETCHING))], now=6.0)
+    (entry,) = audited(store)
+    assert (entry.kind, entry.at) == (Kind.REFUSED, 5.0)
+    assert entry.facts == {
+        "by": DEVICE,
+        "reason": "stale_order",
+        "detail": "generation 3 after 4",
+    }
+
+
+def trusting(epoch: int, *, root: int = 1, seq: int = 1) -> Message:
+    trust = TrustReport(epoch=epoch, root=root, timestamp=3, snapshot=3, targets=1)
+    return said(replace(a_reported(report_seq=seq), trust=trust))
+
+
+def test_a_report_says_which_root_its_device_trusts(tmp_path: Path) -> None:
+    store = a_fleet_of_one(tmp_path)
+    Ingest(store).take([trusting(1, root=3)], now=5.0)
+    assert device_of(store).root == 3
+
+
+def test_what_an_ended_enrolment_says_is_dropped_and_counted(tmp_path: Path) -> None:
+    store = a_fleet_of_one(tmp_path)
+    with store.transaction() as tx:
+        devices.save_device(tx, replace(fleet.device_of(tx, DEVICE), epoch=2))
+    before = device_of(store)
+    ingest = Ingest(store)
+    ingest.take([trusting(1)], now=5.0)
+    assert device_of(store) == before
+    assert ingest.dropped[Drop.EARLIER_ENROLMENT] == 1
+    ingest.take([trusting(2)], now=6.0)
+    assert device_of(store).report_seq == 1
 
 
 def test_an_order_overtakes_the_generation_that_its_device_has_accepted(tmp_path: Path) -> None:

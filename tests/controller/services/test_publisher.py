@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from tests.builders import a_bundle_of, a_device_id, a_key, a_wanted, an_alias, an_order
+from tests.builders import a_bundle_of, a_device_id, a_digest, a_key, a_wanted, an_alias, an_order
 from tests.controller.services.brokers import MemoryBroker
-from wherry import signing
+from wherry import codec, signing
+from wherry.blobs import describe
 from wherry.bundle import Bundle
 from wherry.manifest import blobs_of
+from wherry.messages import Delta, DeltaIndex
 from wherry.names import DeviceId, Digest
 from wherry.topics import AcksTopic, BlobTopic, BundleTopic, DesiredTopic, text
 from wherry_controller.services.publisher import (
+    Beside,
     Pace,
     Publisher,
     SignedOrder,
     shelve,
+    shelve_delta,
     size_of_all,
 )
 from wherry_controller.store.blobs import BlobFolder
@@ -247,3 +251,121 @@ def test_bundles_together_take_a_shared_chunk_once(bench: Bench) -> None:
     apart = [shelve(bundle.envelope).size_bytes for bundle in (one, two)]
     together = size_of_all(shelve(bundle.envelope) for bundle in (one, two))
     assert sum(apart) - together >= len(SHARED)
+
+
+# The budget, and leases
+
+
+def a_tight_bench(tmp_path: Path) -> tuple[Bench, Bundle, Bundle]:
+    """Return a bench whose broker has room for the newer of two bundles that are ordered."""
+    bench = Bench(BlobFolder(tmp_path))
+    new, old = bench.add(numbers(0)), bench.add(numbers(5000))
+    room = shelve(new.envelope).size_bytes + 100
+    bench.publisher = Publisher(
+        bench.broker, bench.blobs, Pace(inflight=2, budget_bytes=room, lease_s=600.0)
+    )
+    bench.connect()
+    return bench, new, old
+
+
+def numbers(first: int) -> bytes:
+    """Return bytes whose chunks are no two alike."""
+    return b"".join(number.to_bytes(4, "big") for number in range(first, first + 2000))
+
+
+def want_both(bench: Bench, new: Bundle, old: Bundle, *must: Bundle) -> None:
+    other = a_device_id("pi-2")
+    orders = {DEVICE: an_order_to(DEVICE, old), other: an_order_to(other, new)}
+    shelved = {one.digest: shelve(one.envelope) for one in (new, old)}
+    bench.publisher.want(orders, shelved, bench.now, must={one.digest for one in must})
+    bench.answer()
+
+
+def an_order_to(device: DeviceId, bundle: Bundle) -> SignedOrder:
+    order = an_order(device=device, aliases={an_alias(): a_wanted(bundle=bundle.digest)})
+    return SignedOrder(signing.sign(order, a_key()), frozenset((bundle.digest,)))
+
+
+def holds(bench: Bench, bundle: Bundle) -> bool:
+    return topics_of(bundle) <= set(bench.broker.retained)
+
+
+def test_what_finds_no_room_is_cleared_whole_and_the_newest_stays(tmp_path: Path) -> None:
+    bench, new, old = a_tight_bench(tmp_path)
+    want_both(bench, new, old, old)
+    assert holds(bench, old) and not holds(bench, new)
+    want_both(bench, new, old)
+    assert holds(bench, new)
+    own = topics_of(old) - topics_of(new)
+    assert not own & set(bench.broker.retained)
+
+
+def test_a_chunk_that_was_cleared_brings_its_bundle_back_for_a_while(tmp_path: Path) -> None:
+    bench, new, old = a_tight_bench(tmp_path)
+    want_both(bench, new, old)
+    chunk = next(iter(shelve(old.envelope).chunks))
+    assert bench.publisher.say_again(DEVICE, (chunk,), bench.now) == 0
+    bench.answer()
+    assert holds(bench, old) and not holds(bench, new)
+    bench.now += 500.0
+    bench.publisher.tick(bench.now)
+    bench.answer()
+    assert holds(bench, old)
+    bench.now += 200.0
+    bench.publisher.tick(bench.now)
+    bench.answer()
+    assert holds(bench, new) and not holds(bench, old)
+
+
+def test_many_that_come_back_for_a_bundle_have_it_published_once(tmp_path: Path) -> None:
+    bench, new, old = a_tight_bench(tmp_path)
+    want_both(bench, new, old)
+    bench.broker.sent.clear()
+    chunks = list(shelve(old.envelope).chunks)
+    for number in range(100):
+        bench.now += 0.01
+        some = chunks[number % 5 : number % 5 + 3]
+        bench.publisher.say_again(DEVICE, (*some, old.digest), bench.now)
+        bench.answer()
+    sent = [topic for topic in bench.broker.sent if topic in topics_of(old)]
+    assert len(sent) == len(set(sent))
+
+
+def test_a_device_that_still_wants_prolongs_the_lease(tmp_path: Path) -> None:
+    bench, new, old = a_tight_bench(tmp_path)
+    want_both(bench, new, old)
+    chunk = next(iter(shelve(old.envelope).chunks))
+    for _ in range(3):
+        bench.publisher.say_again(DEVICE, (chunk,), bench.now)
+        bench.answer()
+        bench.now += 500.0
+        bench.publisher.tick(bench.now)
+        bench.answer()
+        assert holds(bench, old)
+
+
+def test_a_delta_is_retained_with_its_index_and_goes_with_its_offer(bench: Bench) -> None:
+    bundle, delta = bench.add(numbers(0)), numbers(9000)[:3000]
+    blob = describe(delta, 1024)
+    index = codec.encode(DeltaIndex(base=a_digest("base"), blob=a_digest("blob"), delta=blob))
+    bench.blobs.put(delta)
+    name = bench.blobs.put(index)
+    offered = Delta(blob=a_digest("blob"), base=a_digest("base"), index=name)
+    order = replace(an_order_to(DEVICE, bundle), beside=Beside(deltas=(offered,)))
+    shelved = {bundle.digest: shelve(bundle.envelope), name: shelve_delta(index)}
+    bench.connect()
+    bench.publisher.want({DEVICE: order}, shelved, bench.now)
+    bench.answer()
+    parts = {text(BlobTopic(chunk)) for chunk in (name, *blob.chunks)}
+    assert parts <= set(bench.broker.retained)
+    assert bench.broker.retained[text(BlobTopic(name))] == index
+    bench.wait(61.0)  # Read back: what its index names is believed to be there.
+    assert len([topic for topic in bench.broker.sent if topic in parts]) == len(parts)
+    bench.broker.lose(blob.chunks[1])
+    assert bench.publisher.say_again(DEVICE, (blob.chunks[1],), bench.now + 31.0) == 0
+    bench.answer()
+    assert parts <= set(bench.broker.retained)
+    stranger = bench.publisher.say_again(a_device_id("pi-2"), (name,), bench.now + 99.0)
+    assert stranger == 1
+    bench.want({DEVICE: bundle})
+    assert not parts & set(bench.broker.retained)

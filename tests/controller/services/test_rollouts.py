@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from tests.builders import (
     a_histogram,
-    a_key,
     a_reported,
     a_store_id,
     a_telemetry,
@@ -19,7 +19,8 @@ from tests.builders import (
 )
 from tests.controller.services.brokers import MemoryBroker
 from tests.controller.stores import DIGITS, a_store, add_built_version, add_devices, add_version
-from wherry import codec, signing
+from tests.controller.trusts import a_fleet, a_trust, order_in
+from tests.trusted import BUNDLE_KEY
 from wherry.bundle import Bundle
 from wherry.messages import Deployment, Feedback, Order, Reason, Slots, Status
 from wherry.names import (
@@ -37,7 +38,7 @@ from wherry.topics import BundleTopic, DesiredTopic, text
 from wherry_controller.core.gate import Gate, GateReason
 from wherry_controller.core.rollout import NotNow, Rollout, RolloutStatus, Started, StoppedBy, step
 from wherry_controller.services import fleet
-from wherry_controller.services.fleet import Fleet, InARollout, needed_bundles, order_trials
+from wherry_controller.services.fleet import InARollout, needed_bundles, order_trials
 from wherry_controller.services.ingest import Ingest, Message
 from wherry_controller.services.machines import state_of, written
 from wherry_controller.services.missing import (
@@ -47,14 +48,9 @@ from wherry_controller.services.missing import (
     UnknownVersion,
 )
 from wherry_controller.services.models import RefusedVersion
+from wherry_controller.services.plan import NoVariant, StageWish, Wish
 from wherry_controller.services.publisher import Pace, Publisher
-from wherry_controller.services.rollouts import (
-    NoVariant,
-    OverBudget,
-    Rollouts,
-    StageWish,
-    Wish,
-)
+from wherry_controller.services.rollouts import OverBudget, Rollouts
 from wherry_controller.store import devices, models, rollouts
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.records import Group, VersionStatus
@@ -68,11 +64,18 @@ ROLLOUT = parse_rollout_name("v1")
 class Bench:
     """A controller without threads: one device `pi-1` in `canary`, two in `field`."""
 
-    def __init__(self, folder: Path, *, budget_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        budget_bytes: int = 1 << 30,
+        bundle_key: Ed25519PrivateKey | None = BUNDLE_KEY,
+    ) -> None:
         self.now = 1000.0
         self.store = a_store(folder)
         self.blobs = BlobFolder(folder / "blobs")
         self.budget_bytes = budget_bytes
+        self.bundle_key = bundle_key
         self.seqs: dict[DeviceId, int] = {}
         with self.store.transaction() as tx:
             add_devices(tx, PI_1, PI_2, PI_3)
@@ -84,9 +87,14 @@ class Bench:
         """Begin anew on the same database, as a controller that was killed does."""
         self.broker = MemoryBroker()
         self.publisher = Publisher(self.broker, self.blobs, Pace())
-        self.fleet = Fleet(self.store, self.publisher, a_key())
+        self.trust = a_trust(self.store, bundle=self.bundle_key)
+        self.fleet = a_fleet(self.store, self.publisher, self.trust)
         self.rollouts = Rollouts(
-            self.store, self.fleet, incumbent_span_s=3600.0, budget_bytes=self.budget_bytes
+            self.store,
+            self.fleet,
+            self.trust,
+            incumbent_span_s=3600.0,
+            budget_bytes=self.budget_bytes,
         )
         self.rollouts.resume_all(self.now)
         self.fleet.publish(self.now)
@@ -113,8 +121,7 @@ class Bench:
         envelope = self.broker.retained.get(text(DesiredTopic(device)))
         if envelope is None:
             return None
-        trusted = signing.keyring(a_key().public_key())
-        return codec.decode(Order, signing.open_envelope(envelope, trusted))
+        return order_in(envelope)
 
     def manifests(self) -> set[str]:
         """Return the digests of the bundles that the broker retains."""

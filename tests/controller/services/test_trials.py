@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from tests.builders import (
@@ -33,23 +34,26 @@ from tests.controller.scripted import (
 from tests.controller.services.brokers import MemoryBroker
 from tests.controller.services.test_rollouts import CANARY, a_wish
 from tests.controller.stores import DIGITS, a_store, add_built_version, add_devices
-from wherry import codec, signing
-from wherry.bundle import open_manifest
+from tests.controller.trusts import a_fleet, a_trust, order_in, target_of
+from tests.trusted import BUNDLE_KEY
+from wherry import signing
+from wherry.bundle import open_signed_manifest
 from wherry.messages import Order, Reason, Status, Trial, TrialResult
 from wherry.names import DeviceId, Digest, parse_device_id, parse_group_name, parse_version_name
 from wherry.profile import Facts
 from wherry.topics import BundleTopic, DesiredTopic, text
 from wherry_controller.core.build import BuildMessage, BuildRequest, Limits
 from wherry_controller.core.choice import DeviceFigures
+from wherry_controller.core.device import first_order
 from wherry_controller.core.fault import BuildReason
-from wherry_controller.services.builds import Builds, build_of
+from wherry_controller.services.builds import Builds, Scope, build_of
 from wherry_controller.services.fleet import Fleet, needed_bundles
 from wherry_controller.services.ingest import Ingest, Message
 from wherry_controller.services.missing import UnknownPlace
 from wherry_controller.services.models import register
 from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rollouts import Rollouts
-from wherry_controller.services.trials import MOST_TIMES, Trials
+from wherry_controller.services.trials import MOST_TIMES, BundleKeyApart, Trials
 from wherry_controller.store import devices, models, trials
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.records import Build, BuildStatus, Device, Group, Journey, TrialRecord
@@ -102,13 +106,15 @@ class Lab:
     on_pause: list[Callable[[], None]] = field(default_factory=list)
     is_stopping: bool = False
     is_killed: bool = False
+    bundle_key: Ed25519PrivateKey | None = BUNDLE_KEY
 
     def __post_init__(self) -> None:
         self.store = a_store(self.folder)
         self.blobs = BlobFolder(self.folder / "blobs")
         self.broker = MemoryBroker()
         self.publisher = Publisher(self.broker, self.blobs, Pace())
-        self.fleet = Fleet(self.store, self.publisher, a_key())
+        self.trust = a_trust(self.store, bundle=self.bundle_key)
+        self.fleet = a_fleet(self.store, self.publisher, self.trust)
         self.ingest = Ingest(self.store)
         self.builder = ScriptedBuilder(offers("int8"))
         with self.store.transaction() as tx:
@@ -127,6 +133,8 @@ class Lab:
             self.store,
             self.blobs,
             a_key(),
+            vouch=self.trust.add_bundle,
+            vouches_at_once=self.trust.vouches_at_once,
             builder=self.builder,
             executor=AtOnce(),
             bench=a_bench(self.folder),
@@ -183,9 +191,8 @@ class Lab:
     def order_for(self, device: DeviceId) -> Order:
         envelope = self.broker.retained.get(text(DesiredTopic(device)))
         if envelope is None:
-            return Order(device=device, generation=0, aliases={})
-        trusted = signing.keyring(a_key().public_key())
-        return codec.decode(Order, signing.open_envelope(envelope, trusted))
+            return first_order(device)
+        return order_in(envelope)
 
     def retained(self, bundle: Digest) -> bool:
         return text(BundleTopic(bundle)) in self.broker.retained
@@ -246,7 +253,8 @@ def test_bundles_for_measuring_are_signed_kept_and_retained_while_they_are_wante
 
     def look() -> None:
         named = {trial.bundle for trial in lab.order_for(PI_1).trials}
-        assert len(named) == 2
+        targets = [target_of(lab.store, lab.trust, bundle) for bundle in named]
+        assert [target and target.measuring for target in targets] == [True, True]
         wanted.extend(lab.retained(bundle) for bundle in named)
 
     lab.on_pause.append(look)
@@ -258,7 +266,7 @@ def test_bundles_for_measuring_are_signed_kept_and_retained_while_they_are_wante
             envelope = models.get_envelope(tx, record.bundle)
         assert envelope is not None
         trusted = signing.keyring(a_key().public_key())
-        assert open_manifest(envelope, trusted, record.bundle).measuring
+        assert open_signed_manifest(envelope, trusted, record.bundle).measuring
 
 
 def test_answered_trials_leave_the_orders_and_what_was_found_stays(lab: Lab) -> None:
@@ -286,6 +294,18 @@ def test_an_unknown_place_is_refused_at_once(lab: Lab, place: str) -> None:
         lab.build(measure_on=place)
     with lab.store.reading() as tx:
         assert models.list_builds(tx) == []
+
+
+def test_candidates_are_not_measured_where_the_bundle_key_is_kept_apart(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, bundle_key=None)
+    with pytest.raises(BundleKeyApart, match="without --measure-on"):
+        lab.build(measure_on="lab")
+    with pytest.raises(BundleKeyApart, match="without --measure-on"):
+        lab.builds.order_all([], [], Scope.EVERY, measure_on="lab")
+    with lab.store.reading() as tx:
+        assert models.list_builds(tx) == []
+    assert lab.build(measure_on=None).status is BuildStatus.SUCCEEDED
+    lab.store.close()
 
 
 def test_a_build_without_a_place_asks_no_device(lab: Lab) -> None:
@@ -344,7 +364,9 @@ def test_a_device_that_an_open_rollout_reaches_is_not_asked(lab: Lab) -> None:
     with lab.store.transaction() as tx:
         add_built_version(tx, lab.blobs, "v0")
         devices.save_group(tx, Group(CANARY, (PI_2,)))
-    rollouts = Rollouts(lab.store, lab.fleet, incumbent_span_s=1.0, budget_bytes=1 << 30)
+    rollouts = Rollouts(
+        lab.store, lab.fleet, a_trust(lab.store), incumbent_span_s=1.0, budget_bytes=1 << 30
+    )
     rollouts.create(a_wish("v0", groups=(CANARY,)), lab.now)
     assert {one.device for one in lab.records(lab.build())} == {PI_1}
 

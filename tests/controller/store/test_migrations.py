@@ -1,4 +1,4 @@
-"""A database of release 0.1 after its upgrade: what stood in it, in the words of this release."""
+"""Databases of earlier releases after their upgrade, in the words of this release."""
 
 from __future__ import annotations
 
@@ -11,27 +11,37 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
+from tests.builders import A_TIME, an_alias
+from tests.controller.trusts import a_trust
 from wherry.names import parse_model_name, parse_version_name
+from wherry_controller.core.audit import verify
 from wherry_controller.core.card import SourceKind
+from wherry_controller.services.adoption import adopt
 from wherry_controller.services.models import card_of, version_of
-from wherry_controller.store import models
+from wherry_controller.store import audit, deltas, devices, identities, models
+from wherry_controller.store import trust as kept
 from wherry_controller.store.database import Transaction, open_store
 from wherry_controller.store.records import VersionStatus
 from wherry_controller.store.tables import Row
 
-OLD = Path(__file__).parents[2] / "vectors" / "controller-database-1.sql"
+VECTORS = Path(__file__).parents[2] / "vectors"
+OLD = tuple(f"controller-database-{number}.sql" for number in (1, 3, 4))
 DIGITS = parse_model_name("digits")
 V1 = parse_version_name("v1")
 
 
-@pytest.fixture
-def upgraded(tmp_path: Path) -> Path:
+def upgrade(tmp_path: Path, name: str) -> Path:
     path = tmp_path / "wherry.db"
     connection = sqlite3.connect(path)
-    connection.executescript(OLD.read_text())
+    connection.executescript((VECTORS / name).read_text())
     connection.close()
     open_store(f"sqlite:///{path}").close()
     return path
+
+
+@pytest.fixture
+def upgraded(tmp_path: Path) -> Path:
+    return upgrade(tmp_path, "controller-database-1.sql")
 
 
 @pytest.fixture
@@ -42,8 +52,9 @@ def tx(upgraded: Path) -> Iterator[Transaction]:
     store.close()
 
 
-def test_an_upgraded_database_has_the_schema_of_a_new_one(upgraded: Path) -> None:
-    engine = create_engine(f"sqlite:///{upgraded}")
+@pytest.mark.parametrize("name", OLD)
+def test_an_upgraded_database_has_the_schema_of_a_new_one(tmp_path: Path, name: str) -> None:
+    engine = create_engine(f"sqlite:///{upgrade(tmp_path, name)}")
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Row.metadata) == []
@@ -74,3 +85,36 @@ def test_a_version_that_was_refused_stays_so(tx: Transaction) -> None:
 def test_builds_of_an_earlier_release_are_listed(tx: Transaction) -> None:
     statuses = {build.version: build.status.value for build in models.list_builds(tx)}
     assert statuses == {"v1": "succeeded", "v2": "refused"}
+
+
+def test_what_an_earlier_release_served_is_vouched_for(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{upgrade(tmp_path, 'controller-database-3.sql')}")
+    trust = a_trust(store)
+    with store.transaction() as tx:
+        adopt(trust, tx, A_TIME)
+        counters = {one.version: one.counter for one in kept.list_releases(tx)}
+        bundles = [digest for digest, _ in kept.list_envelopes(tx)]
+        wanted = [one for order in devices.list_desired(tx) for one in order.aliases.values()]
+        assert trust.unpublished(tx, an_alias(), bundles) == ()
+    assert counters == {"v1": 1, "v2": 2}
+    assert wanted and {one.bundle for one in wanted} <= set(bundles)
+    store.close()
+
+
+def test_a_kept_database_has_its_fleet_its_trust_and_a_whole_log(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{upgrade(tmp_path, 'controller-database-4.sql')}")
+    with store.reading() as tx:
+        counters = {one.version: one.counter for one in kept.list_releases(tx)}
+        enrolled = identities.list_enrolled(tx)
+        certificates = [identities.certificates_of(tx, device) for device in enrolled]
+        waiting = [one.device for one in identities.list_pending(tx)]
+        deltas_kept = [one.size_bytes for one in deltas.list_deltas(tx)]
+        log = audit.list_entries(tx)
+        orders = {one.device: one.generation for one in devices.list_desired(tx)}
+    assert counters == {"v1": 1, "v2": 2}
+    assert (list(enrolled), waiting) == (["pi-1", "pi-2"], ["pi-4"])
+    assert [[one.epoch for one in each] for each in certificates] == [[1], [1]]
+    assert deltas_kept == [4096]
+    assert verify(log)[0] == len(log) > 4
+    assert orders == {"pi-1": 2, "pi-2": 1, "pi-3": 1}
+    store.close()

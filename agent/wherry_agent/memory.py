@@ -1,0 +1,164 @@
+"""The agent's two machines and what of them outlives the process: one write for each step.
+
+The state, what is trusted and what is told of both are saved together: after a kill an order that
+was accepted is wholly known, or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from wherry.messages import Deployment, Event, TrialResult
+from wherry.names import DeviceId, ProfileName
+from wherry.trust import device
+from wherry.trust.device import Trust
+from wherry_agent.core import acceptance, session, trial
+from wherry_agent.core import agent as machine
+from wherry_agent.core.acceptance import Acceptance
+from wherry_agent.outbox import Outbox
+from wherry_agent.store import Store
+from wherry_agent.telling import Teller
+
+log = logging.getLogger("wherry_agent")
+
+MOST_BEFORE_REFUSALS = 1000  # Events that wait: above it only what the device itself did is kept.
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """Who this device is, and the root of trust that it was given with it."""
+
+    device: DeviceId
+    profile: ProfileName
+    epoch: int
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """UNIX time, which may be wrong, and a clock that only passes; both in seconds."""
+
+    unix: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+
+
+class Memory:
+    """Used by the deciding thread only; `agent` and `acceptance` are the newest states."""
+
+    def __init__(
+        self,
+        store: Store,
+        outbox: Outbox,
+        teller: Teller,
+        enrolment: Enrolment,
+        clocks: Clocks | None = None,
+    ) -> None:
+        self._store, self._outbox, self._teller = store, outbox, teller
+        self._clocks = clocks or Clocks()
+        known = store.load_trust()
+        self._is_new = known is None or known.epoch != enrolment.epoch
+        if known is None or self._is_new:
+            # Enrolling again heals whatever went wrong: nothing of the last trust is kept.
+            known = device.begin(enrolment.root, epoch=enrolment.epoch)
+        self.agent = self._kept = machine.Agent(session=session.Session())
+        self._kept_trust: Trust | None = None
+        self.acceptance = Acceptance(
+            device=enrolment.device, profile=enrolment.profile, trust=known
+        )
+
+    def wake(self, *, limit_bytes_per_s: float | None) -> machine.Effects:
+        """Come up with what was saved; return what to do first."""
+        first, last = self._outbox.span()
+        self.agent, effects = machine.wake(
+            self._store.load(),
+            self._clocks.monotonic(),
+            outbox_first=first,
+            outbox_last=last,
+            limit_bytes_per_s=limit_bytes_per_s,
+        )
+        if self._is_new:
+            effects += self._step(machine.Reenrolled())
+        self._commit(effects)
+        return effects
+
+    def step(self, event: machine.Event) -> machine.Effects:
+        """Take an event; return what it orders, once that is saved."""
+        effects = self._step(event)
+        self._commit(effects)
+        return effects
+
+    def judge(self, event: acceptance.Event) -> tuple[acceptance.Effects, machine.Effects]:
+        """Hold what came against what is trusted; take an order that is accepted in one go."""
+        self.acceptance, effects = acceptance.step(self.acceptance, event, self._clocks.unix())
+        ordered: machine.Effects = ()
+        for effect in effects:
+            if isinstance(effect, acceptance.Accept):
+                came = machine.OrderCame(effect.order, effect.verdicts, effect.trials)
+                ordered = self._step(came)
+        self._commit(ordered)
+        return effects, ordered
+
+    def note(self, event: Event) -> machine.Event:
+        """Put an event in the outbox; return the news for the session."""
+        with self._store.transaction():
+            seq = self._outbox.add_event(event)
+        return session.Stored(seq, self._clocks.monotonic())
+
+    def note_refusal(self, event: Event) -> Iterator[machine.Event]:
+        """Put what was refused in the outbox while there is room: it costs its sender nothing."""
+        first, last = self._outbox.span()
+        if last - first + 1 < MOST_BEFORE_REFUSALS:
+            yield self.note(event)
+
+    def _step(self, event: machine.Event) -> machine.Effects:
+        self.agent, effects = machine.step(self.agent, event, self._clocks.monotonic())
+        return effects
+
+    def _commit(self, effects: machine.Effects) -> None:
+        """Save the state and the trust, with what is to be told of them, in one write."""
+        told = [one for one in effects if isinstance(one, machine.Tell | trial.Answer)]
+        trust, is_new = self.acceptance.trust, machine.must_save(self._kept, self.agent)
+        if not (told or is_new or trust is not self._kept_trust):
+            return
+        with self._store.transaction():
+            if trust is not self._kept_trust:
+                self._store.save_trust(trust)
+            if is_new:
+                self._store.save(machine.saved_of(self.agent))
+            for tell in told:
+                self._outbox.add_event(self._event_of(tell))
+        self._kept, self._kept_trust = self.agent, trust
+        for tell in told:
+            _log_told(tell)
+
+    def _event_of(self, told: machine.Tell | trial.Answer) -> Event:
+        if isinstance(told, trial.Answer):
+            return self._teller.trial(told.result, at=self._clocks.unix())
+        return self._teller.deployment(told.alias, told.deployment, at=self._clocks.unix())
+
+
+def _log_told(told: machine.Tell | trial.Answer) -> None:
+    if isinstance(told, trial.Answer):
+        log.info("trial.answered", extra=_fields_of_trial(told.result))
+    else:
+        name = "deployment." + told.deployment.status.value
+        log.info(name, extra=_fields(told.deployment))
+
+
+def _fields_of_trial(result: TrialResult) -> dict[str, str]:
+    fields = {"trial": result.trial, "bundle": result.bundle}
+    if result.reason:
+        fields |= {"reason": result.reason.value, "why": result.detail}
+    return fields
+
+
+def _fields(deployment: Deployment) -> dict[str, str]:
+    fields = {"deployment": deployment.deployment, "bundle": deployment.bundle}
+    if deployment.phase:
+        fields["phase"] = deployment.phase.value
+    if deployment.reason:
+        fields |= {"reason": deployment.reason.value, "why": deployment.detail}
+    return fields

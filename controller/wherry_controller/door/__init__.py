@@ -1,0 +1,1 @@
+"""The doors for devices: HTTPS by the controller's own CA, apart from the operators' API."""

@@ -1,0 +1,1 @@
+"""What lets the public TUF conformance suite drive the verifier that agents use."""

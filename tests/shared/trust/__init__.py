@@ -1,0 +1,1 @@
+"""The trust core, module by module: what it accepts, refuses and keeps."""
