@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,10 +109,11 @@ def _was_cut(at: float, device: str, kills: Sequence[Kill]) -> bool:
 def swap(agents: Sequence[Agent], seen: Mapping[str, Seen]) -> Swap:
     """Count at each flip the requests that the local program had sent and no answer had come to."""
     in_flight = [
-        _under_way(spans, at)
+        _under_way(spans, line.at)
         for agent in agents
         for spans in [np.load(agent.spans)]
-        for at in _flips_of(agent)
+        for line in agent.lines
+        if line.event == "bundle.flipped" and line.fields["replaced"] != "None"
     ]
     return Swap(
         flips=len(in_flight),
@@ -120,17 +121,6 @@ def swap(agents: Sequence[Agent], seen: Mapping[str, Seen]) -> Swap:
         steady_p99_ms=quantile_ms(merge(one.steady for one in seen.values()), 0.99),
         during_p99_ms=quantile_ms(merge(one.burst for one in seen.values()), 0.99),
     )
-
-
-def _flips_of(agent: Agent) -> Iterator[float]:
-    """Yield when a bundle that had just been loaded took the place of another."""
-    loaded = ""
-    for line in agent.lines:
-        if line.fields.get("phase") == "loading":
-            loaded = line.fields["bundle"]
-        is_swap = line.event == "bundle.flipped" and line.fields["replaced"] != "None"
-        if is_swap and line.fields["bundle"] == loaded:
-            yield line.at
 
 
 def _under_way(spans: NDArray[np.float64], at: float) -> int:

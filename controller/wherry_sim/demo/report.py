@@ -51,7 +51,7 @@ class Requests(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Swap(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the flips to a bundle that was loaded for it; `in_flight_at_flips` is the smallest."""
+    """Of the flips that replace a bundle; `in_flight_at_flips` is the smallest of all."""
 
     flips: int
     in_flight_at_flips: int

@@ -189,6 +189,7 @@ class Story:
         meanwhile: Callable[[Rollout], None] = lambda _rollout: None,
     ) -> Rollout:
         self._say(f"Rolling out {version}: {what}")
+        self._watch.restless = version in SICK_VERSIONS
         operator.start_rollout(version)
         with Live(console=self._console, refresh_per_second=4) as live:
 

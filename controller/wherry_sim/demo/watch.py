@@ -31,11 +31,16 @@ class Kill:
 
 @dataclass(slots=True)
 class Watch:
-    """`kill_in_download` and `kill_after_flip` map an agent's id to the bundle that sets it off."""
+    """`kill_in_download` and `kill_after_flip` map an agent's id to the bundle that sets it off.
+
+    While it is `restless`, programs that have begun to ask all the time go on: an order to go back
+    takes effect at once, with no loading that would announce it.
+    """
 
     agents: Sequence[Agent]
     kill_in_download: Mapping[str, str] = field(default_factory=dict)
     kill_after_flip: Mapping[str, str] = field(default_factory=dict)
+    restless: bool = False
     kills: list[Kill] = field(default_factory=list)
     _fetching: dict[str, str] = field(default_factory=dict)
     _stored: dict[str, int] = field(default_factory=dict)
@@ -57,7 +62,7 @@ class Watch:
             for agent in self.agents:
                 for line in agent.new_lines():
                     self._follow(agent, line)
-                if self._calm_at.get(agent.id, math.inf) < time.time():
+                if not self.restless and self._calm_at.get(agent.id, math.inf) < time.time():
                     del self._calm_at[agent.id]
                     agent.tell_program("steady")
             time.sleep(POLL_S)
