@@ -14,24 +14,18 @@ from wherry.blobs import Blob, describe, digest_of
 from wherry.bundle import Bundle, seal
 from wherry.histogram import Histogram, from_durations
 from wherry.manifest import MODEL_FILE, Binding, Golden, GoldenTensor, Manifest, Report
+from wherry.measures import Feedback, HostFacts, Traffic, TrialFigures
 from wherry.messages import (
     Ack,
     Deployment,
     Event,
     EventKind,
-    Feedback,
-    HostFacts,
     Order,
-    Phase,
     Presence,
-    Reason,
     Reported,
     Slots,
-    Status,
     Telemetry,
-    Traffic,
     Trial,
-    TrialFigures,
     TrialResult,
     Wanted,
     Wants,
@@ -55,6 +49,7 @@ from wherry.names import (
     parse_version_name,
 )
 from wherry.profile import Activation, Arch, Precision, Profile, Runtime
+from wherry.reasons import Phase, Reason, Status
 from wherry.signature import BATCH, Datatype, Signature, StatePair, Tensor
 from wherry.trust.target import Target
 

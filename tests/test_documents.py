@@ -19,8 +19,8 @@ from typer.core import TyperGroup
 
 from wherry import __version__, topics
 from wherry.errors import REFUSALS
-from wherry.messages import Reason
 from wherry.names import DeviceId, Digest, RoleName
+from wherry.reasons import Reason
 from wherry.trust.making import Lifetimes
 from wherry_agent import cli as agent_cli
 from wherry_controller import profiles

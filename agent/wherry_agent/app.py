@@ -21,8 +21,9 @@ from typing import TypeAlias
 from typing_extensions import assert_never
 
 from wherry import __version__, codec, topics
-from wherry.messages import Flip, Reason, Wants
+from wherry.messages import Flip, Wants
 from wherry.names import AliasName, Digest
+from wherry.reasons import Reason
 from wherry.trust.device import CERTIFICATE, now_of, proved_by_certificates, report_of
 from wherry_agent import detect, engine, host, sources
 from wherry_agent.core import acceptance, download, install, session, trial
@@ -50,7 +51,7 @@ from wherry_agent.memory import Enrolment, Memory
 from wherry_agent.outbox import Outbox
 from wherry_agent.performing import perform_install, perform_trial, read_engine
 from wherry_agent.renewer import Upkeep
-from wherry_agent.serving import Server, ServingSettings
+from wherry_agent.serving import ListenSettings, Server
 from wherry_agent.settings import (
     Settings,
     read_identity,
@@ -102,7 +103,7 @@ class App:
         recorder = Recorder()
         self._engine = engine.Engine(on_event=self._queue.put, settings=engine.EngineSettings())
         self._gauge = Gauge(self._queue.put)
-        serving = ServingSettings(socket_path=socket_of(home, settings), port=settings.api.port)
+        serving = ListenSettings(socket_path=socket_of(home, settings), port=settings.api.port)
         self._api = Server(self._engine, recorder, serving)
         runtimes = host.runtimes()
         this = _machine_of(settings, runtimes)

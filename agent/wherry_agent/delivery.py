@@ -19,8 +19,10 @@ from typing_extensions import assert_never
 
 from wherry.blobs import Blob
 from wherry.errors import REFUSALS, Untrusted
-from wherry.messages import Desired, Pace, Reason, Traffic, detail
+from wherry.measures import Traffic
+from wherry.messages import Desired, Pace, detail
 from wherry.names import Digest
+from wherry.reasons import Reason
 from wherry_agent import sources
 from wherry_agent.core import agent as machine
 from wherry_agent.core import download

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from wherry.messages import Reason
 from wherry.names import AliasName, DeploymentId, Digest
+from wherry.reasons import Reason
 from wherry_agent.frames import Fault, Tensor
 from wherry_agent.link import Answer, BundlePlace, Link, LinkState, Question, Unanswered
 

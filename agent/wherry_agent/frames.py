@@ -20,7 +20,8 @@ from typing import TypeAlias
 import msgspec
 
 from wherry.errors import Malformed
-from wherry.messages import Reason, TrialFigures
+from wherry.measures import TrialFigures
+from wherry.reasons import Reason
 from wherry.signature import SIZE_BYTES, Datatype
 
 LARGEST_HEAD_BYTES = 64 * 1024

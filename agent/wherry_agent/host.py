@@ -9,7 +9,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from wherry.messages import HostFacts
+from wherry.measures import HostFacts
 from wherry.profile import Runtime
 
 _HAS_PSUTIL = find_spec("psutil") is not None

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Protocol
 
 from wherry.manifest import Manifest
-from wherry.messages import Reason
 from wherry.names import AliasName, Digest
+from wherry.reasons import Reason
 from wherry_agent import frames
 from wherry_agent.frames import Fault, Tensor
 

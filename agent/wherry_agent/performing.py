@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from typing_extensions import assert_never
 
-from wherry.messages import Reason, detail
+from wherry.messages import detail
 from wherry.names import AliasName
+from wherry.reasons import Reason
 from wherry_agent import engine
 from wherry_agent.core import agent as machine
 from wherry_agent.core import install, trial

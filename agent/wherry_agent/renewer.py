@@ -16,7 +16,7 @@ from pathlib import Path
 
 from wherry import codec
 from wherry.errors import Malformed
-from wherry.messages import Reason
+from wherry.reasons import Reason
 from wherry_agent.core.renewal import (
     Outcome,
     Renewal,

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 
 from wherry.errors import REFUSALS, Untrusted
 from wherry.manifest import Manifest, open_manifest
-from wherry.messages import Reason, detail
+from wherry.messages import detail
 from wherry.names import Digest
+from wherry.reasons import Reason
 from wherry_agent.core import download
 from wherry_agent.core.agent import Assembled, BundleRefused, ManifestAccepted
 from wherry_agent.core.suitability import DISK_SPARE_BYTES, Machine, find_unfit

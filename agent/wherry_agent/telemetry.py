@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from wherry.histogram import Histogram, bucket, from_counts
-from wherry.messages import Feedback
+from wherry.measures import Feedback
 from wherry.names import AliasName, Digest
 
 

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from wherry.measures import HostFacts, Traffic
 from wherry.messages import (
     Deployment,
     Event,
     EventKind,
     Flip,
-    HostFacts,
     Presence,
-    Reason,
     Reported,
     Telemetry,
-    Traffic,
     TrialResult,
     TrustReport,
     detail,
 )
 from wherry.names import AliasName, ProfileName, StoreId
 from wherry.profile import Facts
+from wherry.reasons import Reason
 from wherry_agent.core import install
 from wherry_agent.telemetry import WindowCounts
 

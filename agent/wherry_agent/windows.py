@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from wherry.messages import HostFacts, Traffic
+from wherry.measures import HostFacts, Traffic
 from wherry_agent.outbox import Outbox
 from wherry_agent.store import Store
 from wherry_agent.telemetry import Recorder, WindowCounts

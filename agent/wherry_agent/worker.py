@@ -38,8 +38,10 @@ from wherry.manifest import (
     open_manifest,
     tolerance_of,
 )
-from wherry.messages import Reason, TrialFigures, detail
+from wherry.measures import TrialFigures
+from wherry.messages import detail
 from wherry.names import Digest, parse_digest
+from wherry.reasons import Reason
 from wherry_agent import frames, measuring, runtimes
 from wherry_agent.runtimes.base import DTYPES, Array, BadModel, MissingRuntime, RunFailed
 from wherry_agent.runtimes.variant import NotFinite, Variant

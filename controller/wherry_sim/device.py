@@ -12,8 +12,10 @@ from typing import assert_never
 
 from wherry import codec
 from wherry.errors import Malformed, Untrusted
-from wherry.messages import Ack, Feedback, Reason, Wanted, Wants
+from wherry.measures import Feedback
+from wherry.messages import Ack, Wanted, Wants
 from wherry.names import DeviceId, Digest, parse_role_name
+from wherry.reasons import Reason
 from wherry.topics import (
     AcksTopic,
     BlobTopic,

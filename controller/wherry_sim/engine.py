@@ -10,8 +10,9 @@ from wherry import bundle as bundles
 from wherry.blobs import check_digest, chunk_sizes, join
 from wherry.histogram import Histogram, bucket, from_counts
 from wherry.manifest import Manifest, blobs_of
-from wherry.messages import Reason, Wanted
+from wherry.messages import Wanted
 from wherry.names import AliasName, DeviceId, Digest, StoreId
+from wherry.reasons import Reason
 from wherry_agent.core import install
 from wherry_sim.bundles import Behaviour
 from wherry_sim.network import Broker

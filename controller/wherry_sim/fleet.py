@@ -18,8 +18,9 @@ from wherry import codec
 from wherry.bundle import Bundle
 from wherry.latency import LatencyRule
 from wherry.manifest import blobs_of
-from wherry.messages import Deployment, EventKind, Status
+from wherry.messages import Deployment, EventKind
 from wherry.names import AliasName, DeviceId, Digest, RolloutName, StoreId
+from wherry.reasons import Status
 from wherry.trust.device import begin
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.install import Idle

@@ -7,15 +7,8 @@ from types import MappingProxyType
 
 from wherry import codec
 from wherry.histogram import Histogram
-from wherry.messages import (
-    Event,
-    EventKind,
-    Feedback,
-    HostFacts,
-    Reported,
-    Telemetry,
-    Traffic,
-)
+from wherry.measures import Feedback, HostFacts, Traffic
+from wherry.messages import Event, EventKind, Reported, Telemetry
 from wherry.names import AliasName, Digest
 from wherry.trust.device import Trust
 from wherry_agent.core import install

@@ -36,14 +36,13 @@ from wherry.messages import (
     EventKind,
     Order,
     Presence,
-    Reason,
     Reported,
-    Status,
     Telemetry,
     Wanted,
     Wants,
 )
 from wherry.names import AliasName, DeviceId, Digest, ProfileName, parse_role_name
+from wherry.reasons import Reason, Status
 from wherry.topics import (
     AcksTopic,
     BlobTopic,

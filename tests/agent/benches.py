@@ -17,7 +17,7 @@ from wherry.bundle import Bundle
 from wherry.names import AliasName, DeploymentId, Digest
 from wherry_agent.client import Client, Input, encode_request
 from wherry_agent.engine import BundlePlace, Engine, EngineEvent, EngineSettings, Flipped, Loaded
-from wherry_agent.serving import Server, ServingSettings
+from wherry_agent.serving import ListenSettings, Server
 from wherry_agent.serving.http import HttpLimits
 from wherry_agent.telemetry import Recorder
 
@@ -34,7 +34,7 @@ class Bench:
         self.recorder = Recorder()
         self._events: queue.Queue[EngineEvent] = queue.Queue()
         self.engine = Engine(on_event=self._events.put, settings=settings)
-        serving = ServingSettings(socket_path=self.socket, port=0, http=http)
+        serving = ListenSettings(socket_path=self.socket, port=0, http=http)
         self.server = Server(self.engine, self.recorder, serving)
 
     def place(self, bundle: Bundle) -> BundlePlace:

@@ -31,8 +31,9 @@ from tests.agent.stores import chunks_of
 from tests.brokers import Mosquitto, a_mosquitto
 from tests.builders import a_device_id, a_key, a_wanted, an_alias, an_order
 from wherry.bundle import Bundle
-from wherry.messages import Event, EventKind, Phase, Reason, Status, Telemetry
+from wherry.messages import Event, EventKind, Telemetry
 from wherry.names import Digest
+from wherry.reasons import Phase, Reason, Status
 from wherry.topics import BlobTopic, BundleTopic, ReportedTopic
 from wherry_agent.client import NotReachable, NotServing
 from wherry_agent.outbox import Outbox

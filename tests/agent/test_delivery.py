@@ -29,7 +29,8 @@ from tests.builders import a_profile
 from tests.mirrors import Manner, a_mirror
 from wherry import codec
 from wherry.blobs import Blob
-from wherry.messages import Delta, Desired, Pace, Reason
+from wherry.messages import Delta, Desired, Pace
+from wherry.reasons import Reason
 from wherry_agent.core import agent as machine
 from wherry_agent.core import download
 from wherry_agent.core.suitability import Machine

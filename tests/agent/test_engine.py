@@ -29,9 +29,9 @@ from tests.agent.bundles import (
 )
 from tests.agent.processes import is_alive, niceness, worker_pids
 from wherry.bundle import Bundle, seal
-from wherry.messages import Reason
 from wherry.names import DeploymentId, Digest
 from wherry.profile import Runtime
+from wherry.reasons import Reason
 from wherry_agent.client import NotServing, decode_answer
 from wherry_agent.engine import (
     EngineSettings,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wherry.messages import Reason
+from wherry.reasons import Reason
 from wherry.signature import Datatype
 from wherry_agent import frames
 from wherry_agent.frames import Tensor

@@ -13,7 +13,7 @@ from tests.threats.devices import PROBATION_S, Broker, Device, a_device
 from tests.threats.test_orders import an_order_for, desired, stamp
 from tests.trusted import a_repository
 from tests.vectors.cases import Case, read
-from wherry.messages import Reason, Status
+from wherry.reasons import Reason, Status
 from wherry_agent.core import install, trial
 from wherry_agent.core.acceptance import DesiredCame, Vouched
 from wherry_agent.memory import MOST_BEFORE_REFUSALS

@@ -21,8 +21,8 @@ from wherry.bundle import Bundle
 from wherry.files import TEMPORARY
 from wherry.histogram import Histogram
 from wherry.manifest import MODEL_FILE
-from wherry.messages import Reason, Status
 from wherry.names import AliasName
+from wherry.reasons import Reason, Status
 from wherry.trust.device import Trust
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.install import Idle, Probation

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wherry.histogram import Histogram, from_durations, merge
-from wherry.messages import Feedback
+from wherry.measures import Feedback
 from wherry.names import AliasName, Digest
 from wherry_agent.telemetry import Recorder, WindowCounts
 

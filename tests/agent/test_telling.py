@@ -5,21 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.builders import a_deployment, a_digest, a_histogram, a_store_id, a_wanted, an_alias
-from wherry.messages import (
-    EventKind,
-    Feedback,
-    Flip,
-    HostFacts,
-    Phase,
-    Presence,
-    Reason,
-    Slots,
-    Status,
-    Traffic,
-    TrustReport,
-)
+from wherry.measures import Feedback, HostFacts, Traffic
+from wherry.messages import EventKind, Flip, Presence, Slots, TrustReport
 from wherry.names import AliasName, ProfileName
 from wherry.profile import Facts
+from wherry.reasons import Phase, Reason, Status
 from wherry_agent.core.install import Idle, Probation, State
 from wherry_agent.telemetry import WindowCounts
 from wherry_agent.telling import Teller

@@ -13,7 +13,8 @@ import pytest
 
 from tests.builders import a_digest, a_store_id, an_alias
 from wherry import codec
-from wherry.messages import HostFacts, Telemetry, Traffic
+from wherry.measures import HostFacts, Traffic
+from wherry.messages import Telemetry
 from wherry.names import ProfileName
 from wherry_agent.outbox import Outbox
 from wherry_agent.store import Store

@@ -25,7 +25,7 @@ from tests.agent.bundles import (
 from wherry.blobs import WrongBytes
 from wherry.bundle import Bundle
 from wherry.manifest import BadManifest
-from wherry.messages import Reason
+from wherry.reasons import Reason
 from wherry.signature import Datatype
 from wherry_agent import frames, worker
 from wherry_agent.runtimes.base import Array, BadModel, MissingRuntime, RunFailed

@@ -24,7 +24,7 @@ from tests.controller.stores import a_store
 from tests.controller.trusts import a_fleet, a_trust
 from wherry import codec
 from wherry.enrolment import EnrolRequest
-from wherry.messages import Event, Reason, Reported, Slots, Status
+from wherry.messages import Event, Reported, Slots
 from wherry.names import (
     AliasName,
     Digest,
@@ -33,6 +33,7 @@ from wherry.names import (
     parse_device_id,
     parse_rollout_name,
 )
+from wherry.reasons import Reason, Status
 from wherry_controller.api.application import make_api
 from wherry_controller.api.context import Context
 from wherry_controller.api.door import token_digest

@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from wherry.messages import Status
+from wherry.reasons import Status
 from wherry_controller.core.rollout import RolloutStatus, StoppedBy
 from wherry_sim.bundles import Behaviour
 from wherry_sim.fleet import GATE, Outcome, Scenario, Span, device_name, run

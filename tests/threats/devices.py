@@ -17,8 +17,9 @@ from tests.agent.stores import chunks_of
 from tests.builders import A_TIME, a_device_id, a_profile
 from wherry import codec
 from wherry.bundle import Bundle
-from wherry.messages import Deployment, Event, Reason
+from wherry.messages import Deployment, Event
 from wherry.names import AliasName, Digest
+from wherry.reasons import Reason
 from wherry.trust.repository import Repository, pieces_for
 from wherry_agent.core import acceptance, download, install, session
 from wherry_agent.core import agent as machine

@@ -22,8 +22,9 @@ from tests.trusted import (
 )
 from wherry import codec
 from wherry.bundle import Bundle
-from wherry.messages import Desired, Order, Reason
+from wherry.messages import Desired, Order
 from wherry.names import DeviceId, ProfileName, VersionName
+from wherry.reasons import Reason
 from wherry.trust import packet
 from wherry.trust.device import begin
 from wherry.trust.repository import Repository, pieces_for, release, with_bundles

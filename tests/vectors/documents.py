@@ -9,6 +9,7 @@ from tests.vectors import papers, repository
 from wherry.enrolment import Enrolled, EnrolRequest, Renewal, RenewRequest, Waiting
 from wherry.histogram import LARGEST_NS, Histogram, from_durations
 from wherry.manifest import Manifest
+from wherry.measures import HostFacts
 from wherry.messages import (
     Ack,
     DeltaIndex,
@@ -16,19 +17,16 @@ from wherry.messages import (
     Event,
     EventKind,
     Flip,
-    HostFacts,
     Order,
-    Phase,
     Presence,
-    Reason,
     Reported,
     Slots,
-    Status,
     Telemetry,
     TrustReport,
     Wants,
 )
 from wherry.profile import Facts, Precision, Profile, Runtime
+from wherry.reasons import Phase, Reason, Status
 from wherry.reference import Distribution, Reference
 from wherry.signature import BATCH, Datatype, Signature, StatePair
 from wherry.trust.device import Trust

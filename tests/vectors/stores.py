@@ -21,7 +21,7 @@ from tests.vectors import papers
 from tests.vectors.repository import DETECTOR, FIRST, V1, V2, order_for_v2
 from wherry import __version__
 from wherry.blobs import digest_of
-from wherry.messages import Traffic
+from wherry.measures import Traffic
 from wherry.names import DeviceId
 from wherry_agent.core.budget import Spent
 from wherry_controller.authority import read_request

@@ -21,8 +21,9 @@ from typing_extensions import assert_never
 from wherry import codec
 from wherry.blobs import digest_of
 from wherry.errors import Malformed
-from wherry.messages import Desired, Order, Reason, detail
+from wherry.messages import Desired, Order, detail
 from wherry.names import AliasName, DeviceId, ProfileName, TrialId
+from wherry.reasons import Reason
 from wherry.trust import device, packet
 from wherry.trust.device import Followed, Lacking, Offer, Repeated, Trust, Verdict
 from wherry.trust.refusals import MetadataRefused, OrderRefused

@@ -20,8 +20,8 @@ from msgspec.structs import replace
 from typing_extensions import assert_never
 
 from wherry.histogram import Histogram, merge
-from wherry.messages import Reason
 from wherry.names import AliasName, DeploymentId, Digest
+from wherry.reasons import Reason
 from wherry_agent.core import download, install, orders, session, trial
 from wherry_agent.core.backoff import delay_s
 from wherry_agent.core.events import (

@@ -8,8 +8,9 @@ from typing import TypeAlias
 import msgspec
 
 from wherry.histogram import Histogram
-from wherry.messages import Deployment, Order, Reason
+from wherry.messages import Deployment, Order
 from wherry.names import AliasName, Digest, TrialId
+from wherry.reasons import Reason
 from wherry.trust.verdict import Verdict
 from wherry_agent.core import download, install, session, trial
 

@@ -11,7 +11,7 @@ import msgspec
 
 from wherry.histogram import Histogram
 from wherry.latency import LatencyRule, compare
-from wherry.messages import Reason
+from wherry.reasons import Reason
 
 NOT_FINITE = "not_finite"
 

@@ -23,8 +23,9 @@ import msgspec
 from msgspec.structs import replace
 from typing_extensions import assert_never
 
-from wherry.messages import Deployment, Phase, Reason, Slots, Status, Wanted
+from wherry.messages import Deployment, Slots, Wanted
 from wherry.names import DeploymentId, Digest
+from wherry.reasons import Phase, Reason, Status
 
 MAX_RESTARTS = 3
 KEPT_BUNDLES = 2  # The serving one and the one before it, to go back without the network.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from wherry.messages import Reason
 from wherry.names import AliasName
+from wherry.reasons import Reason
 from wherry.trust.target import Target, missing_needs
 from wherry.trust.verdict import Denied
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from wherry.messages import Order, Status
+from wherry.messages import Order
 from wherry.names import AliasName, DeploymentId, Digest
+from wherry.reasons import Status
 from wherry.trust.target import Target
 from wherry.trust.verdict import Denied, Verdict
 from wherry_agent.core import install

@@ -16,7 +16,7 @@ from enum import Enum
 import msgspec
 from msgspec.structs import replace
 
-from wherry.messages import Reason
+from wherry.reasons import Reason
 
 SHARE = 2 / 3
 SPREAD = 0.05  # Of its life: a fleet that was enrolled in one hour does not renew in one.

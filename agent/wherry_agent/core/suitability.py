@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import msgspec
 
 from wherry.manifest import Manifest
-from wherry.messages import Reason
 from wherry.names import ProfileName
 from wherry.profile import (
     Facts,
@@ -17,6 +16,7 @@ from wherry.profile import (
     find_wrong_system,
     wanted_runtime,
 )
+from wherry.reasons import Reason
 
 DISK_SPARE_BYTES = 16 << 20
 

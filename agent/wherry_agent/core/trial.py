@@ -20,8 +20,10 @@ import msgspec
 from msgspec.structs import replace
 from typing_extensions import assert_never
 
-from wherry.messages import Reason, Trial, TrialFigures, TrialResult
+from wherry.measures import TrialFigures
+from wherry.messages import Trial, TrialResult
 from wherry.names import Digest, TrialId
+from wherry.reasons import Reason
 from wherry.trust.verdict import Denied, Verdict
 
 MAX_RESTARTS = 2

@@ -33,7 +33,7 @@ class CannotListen(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class ServingSettings:
+class ListenSettings:
     """Where to listen: a Unix socket, and a port on loopback where one is set (0: any free one)."""
 
     socket_path: Path
@@ -52,7 +52,7 @@ class _Unwelcome(asyncio.Protocol):
 
 
 class Server:
-    def __init__(self, engine: Engine, recorder: Recorder, settings: ServingSettings) -> None:
+    def __init__(self, engine: Engine, recorder: Recorder, settings: ListenSettings) -> None:
         self._engine, self._settings = engine, settings
         self._api = Api(engine, recorder, Answers(settings.answers_kept))
         self._servers: list[asyncio.Server] = []

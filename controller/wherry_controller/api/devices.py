@@ -6,8 +6,8 @@ import msgspec
 from fastapi import APIRouter, Response, status
 from pydantic import BaseModel, ConfigDict, Field
 
-from wherry.messages import Phase, Reason, Status
 from wherry.names import DeviceId, parse_device_id, parse_profile_name
+from wherry.reasons import Phase, Reason, Status
 from wherry_controller.api.context import PREFIX, Desk, Here
 from wherry_controller.api.documents import EventDocument, ReportedDocument, json_of
 from wherry_controller.api.pages import Asked, Page, page

@@ -9,7 +9,6 @@ from typing import Annotated, TypeAlias
 from fastapi import APIRouter, Response, status
 from pydantic import BaseModel, ConfigDict, Field
 
-from wherry.messages import Reason, Status
 from wherry.names import (
     RolloutName,
     parse_alias_name,
@@ -18,6 +17,7 @@ from wherry.names import (
     parse_rollout_name,
     parse_version_name,
 )
+from wherry.reasons import Reason, Status
 from wherry_controller.api.context import PREFIX, Context, Here
 from wherry_controller.api.documents import GateDocument, VerdictDocument, json_of, struct_of
 from wherry_controller.api.pages import Asked, Page, page

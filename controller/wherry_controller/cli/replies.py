@@ -6,8 +6,9 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from wherry.messages import Event, Status, TrustReport
+from wherry.messages import Event, TrustReport
 from wherry.profile import Facts
+from wherry.reasons import Status
 from wherry_controller.cli.outcome import Ended, Exit
 from wherry_controller.core.rollout import RolloutStatus
 from wherry_controller.store.records import BuildStatus

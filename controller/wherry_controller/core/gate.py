@@ -17,8 +17,9 @@ import msgspec
 
 from wherry.histogram import Histogram, merge, quantile_ms
 from wherry.latency import Comparison, LatencyRule, compare
-from wherry.messages import Feedback, Reason, Status
+from wherry.measures import Feedback
 from wherry.names import DeviceId
+from wherry.reasons import Reason, Status
 from wherry_controller.core.card import Share
 
 MOST_NAMED = 5  # Devices in one sentence; the findings have them all.

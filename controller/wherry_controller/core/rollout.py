@@ -27,8 +27,8 @@ import msgspec
 from msgspec.structs import replace
 
 from wherry.errors import Unsuitable
-from wherry.messages import Reason, Status
 from wherry.names import AliasName, DeploymentId, DeviceId, Digest, RolloutName
+from wherry.reasons import Reason, Status
 from wherry_controller.core.gate import Decision, Gate, GateReason, Verdict
 
 Serving: TypeAlias = Mapping[DeviceId, Digest | None]

@@ -20,20 +20,9 @@ from msgspec.structs import replace
 
 from wherry import codec
 from wherry.errors import Malformed
-from wherry.messages import (
-    Ack,
-    Deployment,
-    Event,
-    EventKind,
-    Phase,
-    Presence,
-    Reason,
-    Reported,
-    Status,
-    Telemetry,
-    Wants,
-)
+from wherry.messages import Ack, Deployment, Event, EventKind, Presence, Reported, Telemetry, Wants
 from wherry.names import DeviceId, Digest, RolloutName
+from wherry.reasons import Phase, Reason, Status
 from wherry.topics import (
     AcksTopic,
     BlobTopic,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wherry.histogram import merge
-from wherry.messages import Feedback, Telemetry
+from wherry.measures import Feedback
+from wherry.messages import Telemetry
 from wherry.names import DeviceId, Digest
 from wherry_controller.core.gate import Side
 from wherry_controller.store import telemetry

@@ -12,7 +12,7 @@ import msgspec
 
 from wherry.histogram import Histogram
 from wherry.manifest import Report
-from wherry.messages import Phase, Reason, Reported, Status, Trial, TrialResult, Wanted
+from wherry.messages import Reported, Trial, TrialResult, Wanted
 from wherry.names import (
     AliasName,
     DeploymentId,
@@ -27,6 +27,7 @@ from wherry.names import (
     VersionName,
 )
 from wherry.profile import Precision, Profile
+from wherry.reasons import Phase, Reason, Status
 from wherry_controller.core.choice import Latency, ProfileReport
 
 

@@ -25,8 +25,10 @@ import msgspec
 from msgspec.structs import replace
 
 from wherry.codec import learned
-from wherry.messages import Count, Order, Reason, TrustReport
+from wherry.measures import Count
+from wherry.messages import Order, TrustReport
 from wherry.names import AliasName, DeviceId, Digest, ProfileName, TrialId
+from wherry.reasons import Reason
 from wherry.trust import director, metadata, verdict, workflow
 from wherry.trust.director import Opened
 from wherry.trust.metadata import Root, S, Snapshot, Targets, Timestamp

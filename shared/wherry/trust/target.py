@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from wherry.messages import Count
+from wherry.measures import Count
 from wherry.names import AliasName, ModelName, ProfileName, VersionName
 
 

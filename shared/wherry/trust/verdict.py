@@ -12,8 +12,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from wherry.messages import Count, Order, Reason
+from wherry.measures import Count
+from wherry.messages import Order
 from wherry.names import AliasName, Digest, ProfileName
+from wherry.reasons import Reason
 from wherry.trust import metadata
 from wherry.trust.metadata import Targets
 from wherry.trust.refusals import MetadataRefused

@@ -19,8 +19,9 @@ from tests.trusted import (
 )
 from wherry import codec
 from wherry.bundle import Bundle
-from wherry.messages import Desired, Order, Reason
+from wherry.messages import Desired, Order
 from wherry.names import DeviceId, ProfileName, VersionName
+from wherry.reasons import Reason
 from wherry.trust.device import begin, next_root
 from wherry.trust.repository import OnlineKeys, Repository, pieces_for, with_bundles
 from wherry.trust.target import Target

@@ -22,8 +22,9 @@ from tests.builders import (
     trial_figures,
 )
 from tests.laws import tried
-from wherry.messages import Deployment, Order, Phase, Reason, Status, Trial, TrialResult
+from wherry.messages import Deployment, Order, Trial, TrialResult
 from wherry.names import AliasName, Digest, TrialId
+from wherry.reasons import Phase, Reason, Status
 from wherry.trust.verdict import Denied, Verdict
 from wherry_agent.core import download, install, session, trial
 from wherry_agent.core.agent import (

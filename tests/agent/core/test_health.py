@@ -6,7 +6,7 @@ import pytest
 
 from tests.builders import a_histogram
 from wherry.histogram import Histogram
-from wherry.messages import Reason
+from wherry.reasons import Reason
 from wherry_agent.core.health import (
     FEWEST_ERRORS,
     NOT_FINITE,

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tests.builders import a_deployment_id, a_digest
 from tests.laws import tried
-from wherry.messages import Deployment, Phase, Reason, Slots, Status, Wanted
+from wherry.messages import Deployment, Slots, Wanted
 from wherry.names import Digest
+from wherry.reasons import Phase, Reason, Status
 from wherry_agent.core.install import (
     KEPT_BUNDLES,
     MAX_RESTARTS,

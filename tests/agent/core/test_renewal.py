@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wherry.messages import Reason
+from wherry.reasons import Reason
 from wherry_agent.core.renewal import (
     DAY_S,
     FIRST_S,

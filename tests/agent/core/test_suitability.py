@@ -7,9 +7,9 @@ from msgspec.structs import replace
 
 from tests.builders import a_manifest, a_profile
 from wherry.manifest import Manifest
-from wherry.messages import Reason
 from wherry.names import ProfileName
 from wherry.profile import Arch, Facts, Runtime
+from wherry.reasons import Reason
 from wherry_agent.core.suitability import DISK_SPARE_BYTES, Machine, Unfit, find_lack, find_unfit
 
 FITTING = a_manifest(

@@ -21,7 +21,7 @@ from tests.agent.benches import (
 )
 from tests.agent.bundles import OUTPUT_SCALE, a_bundle, a_litert_bundle, images, logits_of
 from wherry.bundle import Bundle
-from wherry.messages import Feedback
+from wherry.measures import Feedback
 from wherry_agent.client import Client, Input, NotServing, RequestRefused
 
 pytestmark = pytest.mark.system

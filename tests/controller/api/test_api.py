@@ -33,8 +33,8 @@ from tests.controller.served import Served
 from wherry.blobs import digest_of
 from wherry.bundle import open_signed_manifest
 from wherry.enrolment import parse_token
-from wherry.messages import Reason, Status
 from wherry.names import parse_device_id, parse_digest
+from wherry.reasons import Reason, Status
 from wherry.signing import keyring
 from wherry.trust.making import DAY_S
 from wherry_controller.core.build import BuildMessage, BuildRequest, BuildStep, Progress

@@ -24,8 +24,9 @@ from tests.controller.scripted import (
 from tests.controller.served import TOKEN, Served
 from tests.controller.stores import DIGITS
 from wherry import codec
-from wherry.messages import Reason, Status, TrustReport
+from wherry.messages import TrustReport
 from wherry.names import parse_device_id, parse_version_name
+from wherry.reasons import Reason, Status
 from wherry.signing import public_pem
 from wherry_controller.cli.building import follow
 from wherry_controller.cli.outcome import Ended, Exit

@@ -11,7 +11,8 @@ from tests.builders import a_device_id, a_histogram
 from tests.laws import tried
 from wherry.histogram import Histogram
 from wherry.latency import LatencyRule
-from wherry.messages import Feedback, Reason, Status
+from wherry.measures import Feedback
+from wherry.reasons import Reason, Status
 from wherry_controller.core.gate import (
     Decision,
     Evidence,

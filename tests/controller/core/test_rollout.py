@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.builders import a_device_id, a_digest, an_alias
 from tests.laws import tried
-from wherry.messages import Reason, Status
 from wherry.names import DeploymentId, DeviceId, Digest, parse_deployment_id, parse_rollout_name
+from wherry.reasons import Reason, Status
 from wherry_controller.core.gate import Decision, Gate, GateReason, Verdict
 from wherry_controller.core.rollout import (
     Canceled,

@@ -25,17 +25,9 @@ from tests.builders import (
 )
 from tests.controller.stores import a_store, add_built_version, add_devices
 from wherry import codec
-from wherry.messages import (
-    Ack,
-    Deployment,
-    EventKind,
-    Phase,
-    Reason,
-    Slots,
-    Status,
-    TrustReport,
-)
+from wherry.messages import Ack, Deployment, EventKind, Slots, TrustReport
 from wherry.names import DeviceId, Digest, parse_version_name
+from wherry.reasons import Phase, Reason, Status
 from wherry.topics import EventsTopic, ReportedTopic, WantsTopic, text
 from wherry_controller.core.audit import Entry, Kind
 from wherry_controller.services import fleet

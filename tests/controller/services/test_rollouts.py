@@ -22,7 +22,8 @@ from tests.controller.stores import DIGITS, a_store, add_built_version, add_devi
 from tests.controller.trusts import a_fleet, a_trust, order_in
 from tests.trusted import BUNDLE_KEY
 from wherry.bundle import Bundle
-from wherry.messages import Deployment, Feedback, Order, Reason, Slots, Status
+from wherry.measures import Feedback
+from wherry.messages import Deployment, Order, Slots
 from wherry.names import (
     DeviceId,
     Digest,
@@ -34,6 +35,7 @@ from wherry.names import (
     parse_rollout_name,
     parse_version_name,
 )
+from wherry.reasons import Reason, Status
 from wherry.topics import BundleTopic, DesiredTopic, text
 from wherry_controller.core.gate import Gate, GateReason
 from wherry_controller.core.rollout import NotNow, Rollout, RolloutStatus, Started, StoppedBy, step

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.builders import a_device_id, a_histogram, a_telemetry
 from tests.controller.stores import a_store, add_devices
 from wherry.histogram import merge
-from wherry.messages import Feedback
+from wherry.measures import Feedback
 from wherry_controller.services.telemetry import Sides, window_of
 from wherry_controller.store import telemetry
 

@@ -36,8 +36,9 @@ from tests.trusted import (
     with_next_root,
 )
 from wherry import codec
-from wherry.messages import Order, Reason, TrustReport
+from wherry.messages import Order, TrustReport
 from wherry.names import Digest, ProfileName, VersionName
+from wherry.reasons import Reason
 from wherry.trust.device import (
     CERTIFICATE,
     Followed,

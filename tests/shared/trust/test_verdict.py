@@ -8,8 +8,8 @@ import pytest
 
 from tests.builders import a_bundle_of, a_digest, a_trial, a_wanted, an_alias, an_order
 from tests.trusted import a_repository
-from wherry.messages import Reason
 from wherry.names import Digest, ModelName, ProfileName, VersionName
+from wherry.reasons import Reason
 from wherry.trust.metadata import Targets, parse
 from wherry.trust.target import Target, missing_needs
 from wherry.trust.verdict import (

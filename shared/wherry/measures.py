@@ -1,0 +1,125 @@
+"""What devices measure, as counts and sums that add up over windows, devices and groups.
+
+All but `TrialFigures`, which are one worker's, and `HostFacts`, which are of one instant.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from wherry.histogram import Histogram
+
+LARGEST_ERROR_CLASSES = 64
+LARGEST_CLASSES = 1024
+LARGEST_BINS = 64
+
+# What every JSON reader takes exactly, and a database's integer holds.
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+
+
+class ClassCounts(msgspec.Struct, frozen=True):
+    """Rows of one class: those that it is true of, those answered with it, those that are both."""
+
+    true: Count = 0
+    answered: Count = 0
+    right: Count = 0
+
+
+class Feedback(msgspec.Struct, frozen=True):
+    """How many answers were labelled, and how many of them were right.
+
+    `classes` are by index as text, for F1. For models that give numbers, `values` were compared,
+    and the errors are sums over them.
+    """
+
+    labelled: Count = 0
+    right: Count = 0
+    classes: Annotated[dict[str, ClassCounts], msgspec.Meta(max_length=LARGEST_CLASSES)] = {}
+    values: Count = 0
+    absolute_error: float = 0.0
+    squared_error: float = 0.0
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What values of one tensor a window held, in the bins of the bundle's reference; all counts.
+
+    Of `rows` rows `values` values were looked at: `zeros` of them are zero, `not_finite` NaN or
+    infinite. `classes[i]` answers were of class i, where the tensor is the class output.
+    """
+
+    name: str
+    rows: Count
+    values: Count
+    counts: Annotated[tuple[Count, ...], msgspec.Meta(max_length=LARGEST_BINS)]
+    zeros: Count
+    not_finite: Count
+    classes: Annotated[tuple[Count, ...], msgspec.Meta(max_length=LARGEST_CLASSES)] = ()
+
+
+class ShadowCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of the requests that a shadowing candidate got copies of, in one window.
+
+    A row agrees where the class outputs' classes are the same, or all outputs lie within the golden
+    tolerance where there are none. `distance` is the sum over rows of the outputs' distance over
+    the incumbent's norm (L2). `compute` and `incumbent_compute` are of the same requests. `skipped`
+    counts by cause those that were sampled and not copied.
+    """
+
+    requests: Count = 0
+    rows: Count = 0
+    agreed: Count = 0
+    distance: float = 0.0
+    largest_distance: float = 0.0
+    compute: Histogram = Histogram()
+    incumbent_compute: Histogram = Histogram()
+    errors: Annotated[dict[str, Count], msgspec.Meta(max_length=LARGEST_ERROR_CLASSES)] = {}
+    skipped: Annotated[dict[str, Count], msgspec.Meta(max_length=LARGEST_ERROR_CLASSES)] = {}
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine at the end of a window; what it cannot tell is None."""
+
+    cpu_percent: float | None = None
+    memory_available_bytes: Count | None = None
+    memory_total_bytes: Count | None = None
+    disk_free_bytes: Count | None = None
+    temperature_c: float | None = None
+    uptime_s: float | None = None
+    agent_rss_bytes: Count | None = None
+    load_1m: float | None = None
+    throttled: bool | None = None
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes at the device's sockets to the broker since its store was made.
+
+    What came between the last window and a kill is missing.
+    """
+
+    sent_bytes: Count = 0
+    received_bytes: Count = 0
+
+    def __add__(self, more: Traffic) -> Traffic:
+        return Traffic(
+            sent_bytes=self.sent_bytes + more.sent_bytes,
+            received_bytes=self.received_bytes + more.received_bytes,
+        )
+
+
+class TrialFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device measured of a bundle: one row's compute time, and the worker's memory.
+
+    `memory_bytes` is the worker's peak and `base_bytes` what it had before it loaded the model.
+    """
+
+    runtime_version: str
+    runs: Count
+    p50_ms: float
+    p99_ms: float
+    load_ms: float
+    memory_bytes: Count
+    base_bytes: Count
+    temperature_before_c: float | None = None
+    temperature_after_c: float | None = None
