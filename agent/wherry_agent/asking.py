@@ -2,7 +2,7 @@
 
 A runner brings up one bundle and answers for it: `link` in a worker process, `inline` in the
 agent's own. It computes one question after the other, in the order in which it was asked, and is
-asked no more than `DEPTH` at a time, so that what waits can still be merged, expire or go elsewhere.
+asked no more than `DEPTH` at a time, so that what waits can still be merged or go elsewhere.
 Everything here happens on the engine's loop.
 """
 
