@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from wherry import __version__
 from wherry.enrolment import parse_fingerprint, parse_token
 from wherry.errors import REFUSALS, Malformed
-from wherry.logs import log_to_stderr
+from wherry.logs import JsonFormatter, log_to_stderr
 from wherry.names import Digest, parse_alias_name, parse_device_id, parse_profile_name
 from wherry.trust.device import report_of
 from wherry_agent import detect, host
@@ -31,6 +31,7 @@ from wherry_agent.settings import (
     DEFAULT_SOCKET,
     ApiSettings,
     FetchSettings,
+    LogFormat,
     TelemetrySettings,
     default_home,
     read_settings,
@@ -122,8 +123,9 @@ def _admission(options: argparse.Namespace) -> _Admission:
 def _run(options: argparse.Namespace) -> int:
     from wherry_agent.app import App  # The other commands start without the loop's libraries.
 
-    log_to_stderr()
-    app = App(options.home, read_settings(options.home))
+    settings = read_settings(options.home)
+    log_to_stderr(formatter=JsonFormatter() if settings.log is LogFormat.JSON else None)
+    app = App(options.home, settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: app.stop())
     app.run()
