@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 import threading
@@ -310,10 +311,10 @@ class Agent:
     def log(self, event: str) -> list[str]:
         """Return the lines that the agent has logged of one event."""
         lines = self._errors.read_text().splitlines()
-        return [line for line in lines if f" {event}" in line]
+        return [line for line in lines if f'"event": "{event}"' in line]
 
     def stored_chunks(self) -> list[str]:
-        return [line.split("chunk=")[1].split()[0] for line in self.log("chunk.stored")]
+        return [json.loads(line)["chunk"] for line in self.log("chunk.stored")]
 
     def client(self) -> Client:
         return Client(self.socket)
