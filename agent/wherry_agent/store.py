@@ -7,13 +7,12 @@
     STATE/rebuilding/    a delta and what is made of it; nothing there outlives the process
 
 A file is written whole and only after its bytes were verified, so what is there is right, and
-is never fetched again. The schema has a version; a newer one is refused.
+is never fetched again. On a read-only disk the store is volatile: `database` is in memory, and no
+file can be added.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import hmac
 import os
@@ -24,7 +23,6 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -38,38 +36,21 @@ from wherry.names import Digest, StoreId, parse_store_id
 from wherry.trust.device import Trust
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.budget import Spent
-
-# One script for each version of the schema, from the one before it.
-_STEPS = (
-    """
-    CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-    CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL) STRICT;
-    CREATE TABLE telemetry (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL) STRICT;
-    """,
-    # What a device trusts, one row; an earlier release must not open what it would not keep.
-    """
-    CREATE TABLE trust (id INTEGER PRIMARY KEY CHECK (id = 1), value BLOB NOT NULL) STRICT;
-    """,
+from wherry_agent.database import (
+    FILE,
+    BrokenStore,
+    check_version,
+    copy_to_memory,
+    errno_reason,
+    is_read_only,
+    lock,
+    open_database,
+    saving,
 )
-SCHEMA_VERSION = len(_STEPS)
 
 
-class NewerStore(Malformed):
-    """A store that a later release wrote."""
-
-    def __init__(self, folder: Path, version: int) -> None:
-        super().__init__(folder, version)
-        self.folder, self.version = folder, version
-
-    def __str__(self) -> str:
-        return (
-            f"the store in {self.folder} has version {self.version} and this release knows "
-            f"{SCHEMA_VERSION}: install the release that wrote it, or enrol in another home."
-        )
-
-
-class BrokenStore(Malformed):
-    """A store that SQLite cannot open."""
+class DiskFull(Unavailable):
+    """A file that finds no room, or a disk that takes none."""
 
     def __init__(self, folder: Path, problem: str) -> None:
         super().__init__(folder, problem)
@@ -77,60 +58,39 @@ class BrokenStore(Malformed):
 
     def __str__(self) -> str:
         return (
-            f"the store in {self.folder} cannot be opened: {self.problem}; "
-            "check its disk and rights, or move the folder away and start anew."
+            f"the disk of {self.folder} takes no more ({self.problem}): "
+            "make room, then order the bundle again."
         )
-
-
-class DiskFull(Unavailable):
-    """A file that finds no room."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.folder = folder
-
-    def __str__(self) -> str:
-        return f"the disk of {self.folder} is full: make room, then order the bundle again."
-
-
-class StoreInUse(Unavailable):
-    """Another agent runs on this home."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.folder = folder
-
-    def __str__(self) -> str:
-        return f"another agent runs on {self.folder}: stop it first."
 
 
 class Store:
     """One open store; used by the deciding thread only."""
 
     def __init__(self, folder: Path) -> None:
+        self.is_volatile = is_read_only(folder)
         self.folder = make_folder(folder)
-        self._manifests = make_folder(folder / "manifests")
-        self._chunks = make_folder(folder / "chunks")
-        self.blobs = make_folder(folder / "blobs")
-        self.rebuilding = make_folder(folder / "rebuilding")
-        self._lock = _lock(folder)
+        self._manifests, self._chunks = folder / "manifests", folder / "chunks"
+        self.blobs, self.rebuilding = folder / "blobs", folder / "rebuilding"
+        self._lock = lock(folder)
         try:
-            self.database = _open(folder / "agent.db")
+            self.database = copy_to_memory(folder) if self.is_volatile else open_database(folder)
         except Malformed:
             self._lock.close()
             raise
-        for place in (self._manifests, self._chunks, self.blobs):
-            sweep(place)
-        _remove(self.rebuilding, lambda _name: True)
+        if not self.is_volatile:
+            self._tidy()
         self.store_id = self._store_id()
 
     def close(self) -> None:
         self.database.close()
         self._lock.close()
 
-    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
-        """Commit at the end of the block what was written in it, all or nothing."""
-        return self.database
+    def transaction(self) -> AbstractContextManager[None]:
+        """Commit at the end of the block what was written in it, all or nothing.
+
+        Raises `CannotSave` where the disk refuses it.
+        """
+        return saving(self.database, self.folder)
 
     def load(self) -> Saved:
         return _saved_of(self._fact("saved"))
@@ -255,6 +215,8 @@ class Store:
         chunks: Collection[Digest] = (),
     ) -> None:
         """Delete every manifest, blob and chunk that neither these bundles nor `chunks` name."""
+        if self.is_volatile:
+            return
         names = frozenset(bundles)
         blobs = [blob for manifest in manifests for blob in blobs_of(manifest)]
         whole = frozenset(blob.digest for blob in blobs)
@@ -266,9 +228,15 @@ class Store:
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.folder).free
 
+    def _tidy(self) -> None:
+        for place in (self._manifests, self._chunks, self.blobs, self.rebuilding):
+            make_folder(place)
+            sweep(place)
+        _remove(self.rebuilding, lambda _name: True)
+
     def _store_id(self) -> StoreId:
         known = self._fact("store_id")
-        if known is None:
+        if known is None or self.is_volatile:
             known = secrets.token_hex(16).encode()
             with self.transaction():
                 self._set_fact("store_id", known)
@@ -292,12 +260,12 @@ class Seen:
 
 def look(folder: Path) -> Seen:
     """Return what is on disk, whether or not an agent runs."""
-    place = folder / "agent.db"
+    place = folder / FILE
     if not place.exists():
         return Seen(Saved(), None)
     try:
         with closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            version = _check_version(database, folder)
+            version = check_version(database, folder)
             row = database.execute("SELECT value FROM fact WHERE name = 'saved'").fetchone()
             trust = _trust_of(database) if version > 1 else None
     except sqlite3.Error as error:
@@ -315,58 +283,13 @@ def _saved_of(data: bytes | None) -> Saved:
     return codec.decode(Saved, data, limit_bytes=len(data)) if data else Saved()
 
 
-def _lock(folder: Path) -> IO[bytes]:
-    """Hold the store for this process: the kernel lets go of it however the process ends."""
-    file = (folder / "lock").open("wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise StoreInUse(folder) from error
-    return file
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    try:
-        database = sqlite3.connect(path)
-    except sqlite3.Error as error:
-        raise BrokenStore(path.parent, str(error)) from error
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        _migrate(database, path.parent)
-    except NewerStore:
-        database.close()
-        raise
-    except sqlite3.Error as error:
-        database.close()
-        raise BrokenStore(path.parent, str(error)) from error
-    return database
-
-
-def _migrate(database: sqlite3.Connection, folder: Path) -> None:
-    steps = "".join(_STEPS[_check_version(database, folder) :])
-    if steps:
-        database.executescript(
-            f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
-
-
-def _check_version(database: sqlite3.Connection, folder: Path) -> int:
-    """Return the version of the schema, 0 for none; raise `NewerStore`."""
-    version: int = database.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise NewerStore(folder, version)
-    return version
-
-
 def _write(path: Path, parts: Iterable[bytes]) -> None:
     try:
         write_parts(path, parts)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFull(path.parent) from error
-        raise
+        if errno_reason(error) is None:
+            raise
+        raise DiskFull(path.parent, error.strerror or str(error)) from error
 
 
 def _remove(folder: Path, is_rubbish: Callable[[str], bool]) -> None:

@@ -1,0 +1,123 @@
+"""The device's database on disks that take no writes, or no more of them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.agent.stores import a_full_disk
+from tests.builders import a_digest, an_alias
+from wherry.reasons import Reason
+from wherry_agent.core.agent import Saved
+from wherry_agent.core.install import Idle
+from wherry_agent.database import CannotSave, copy_to_memory, is_read_only, open_database, saving
+from wherry_agent.store import Store
+
+# What runs where the folder is mounted read-only: a namespace of its own, which needs no root.
+ON_READ_ONLY_DISK = """
+import json, sys
+from pathlib import Path
+from wherry_agent.store import Store
+from wherry_agent.core.agent import Saved
+
+store = Store(Path(sys.argv[1]))
+known, id, seq = store.load(), store.store_id, store.next_report_seq()
+with store.transaction():
+    store.save(Saved())
+store.keep([], [])
+print(json.dumps({
+    "volatile": store.is_volatile,
+    "known": list(known.aliases),
+    "id": id,
+    "seq": seq,
+    "after": list(store.load().aliases),
+}))
+store.close()
+"""
+
+
+def on_read_only_disk(folder: Path) -> dict[str, object]:
+    mounted = f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}"
+    command = [sys.executable, "-c", ON_READ_ONLY_DISK, str(folder)]
+    inner = f'{mounted} && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inner, "sh", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_store_on_a_read_only_disk_knows_everything_and_keeps_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    saved = Saved(aliases={an_alias(): Idle((a_digest(),))})
+    with store.transaction():
+        store.save(saved)
+    own, given = store.store_id, store.next_report_seq()
+    store.close()
+    found = on_read_only_disk(tmp_path)
+    assert found["volatile"] is True
+    assert found["known"] == [an_alias()]
+    assert found["after"] == []
+    assert found["id"] != own
+    assert found["seq"] == given + 1
+    again = Store(tmp_path)
+    assert (again.load(), again.store_id, again.is_volatile) == (saved, own, False)
+    again.close()
+
+
+def test_a_copy_holds_what_only_the_log_has(tmp_path: Path) -> None:
+    with closing(open_database(tmp_path)) as database:
+        with saving(database, tmp_path):
+            database.execute("INSERT INTO fact VALUES ('a', x'01')")
+        assert (tmp_path / "agent.db-wal").stat().st_size
+        with closing(copy_to_memory(tmp_path)) as copy:
+            assert copy.execute("SELECT value FROM fact").fetchall() == [(b"\x01",)]
+
+
+def test_a_write_that_finds_no_room_is_undone_and_says_so(tmp_path: Path) -> None:
+    with closing(open_database(tmp_path)) as database:
+        with (
+            a_full_disk(),
+            pytest.raises(CannotSave, match="make room there") as caught,
+            saving(database, tmp_path),
+        ):
+            database.execute("INSERT INTO fact VALUES ('a', zeroblob(100000))")
+        assert caught.value.reason is Reason.DISK_FULL
+        assert database.execute("SELECT count(*) FROM fact").fetchone() == (0,)
+        with saving(database, tmp_path):
+            database.execute("INSERT INTO fact VALUES ('a', x'01')")
+
+
+def test_a_disk_that_turns_read_only_is_told_from_a_full_one(tmp_path: Path) -> None:
+    open_database(tmp_path).close()
+    place = f"{(tmp_path / 'agent.db').absolute().as_uri()}?mode=ro"
+    with (
+        closing(sqlite3.connect(place, uri=True)) as database,
+        pytest.raises(CannotSave) as caught,
+        saving(database, tmp_path),
+    ):
+        database.execute("INSERT INTO fact VALUES ('a', x'01')")
+    assert caught.value.reason is Reason.DISK_READ_ONLY
+
+
+def test_a_mistake_in_a_statement_is_no_fault_of_the_disk(tmp_path: Path) -> None:
+    with (
+        closing(open_database(tmp_path)) as database,
+        pytest.raises(sqlite3.OperationalError, match="no such table"),
+        saving(database, tmp_path),
+    ):
+        database.execute("INSERT INTO absent VALUES (1)")
+
+
+def test_a_folder_that_can_be_written_is_not_read_only(tmp_path: Path) -> None:
+    assert not is_read_only(tmp_path)
+    assert not is_read_only(tmp_path / "missing")
