@@ -289,6 +289,15 @@ class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float | None = None
 
 
+class ReceiptRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device attested of a deployment; `body` is the signed receipt, as JSON."""
+
+    deployment: DeploymentId
+    device: DeviceId
+    body: str
+    received_at: float
+
+
 class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     """An event of a device as it came; `body` is its JSON."""
 

@@ -246,6 +246,17 @@ class DeploymentRow(Row, table=True):
     ended_at: float | None = None
 
 
+class ReceiptRow(Row, table=True):
+    """What a device attested of a deployment, as it signed it."""
+
+    __tablename__ = "receipt"
+
+    deployment: str = Field(primary_key=True, foreign_key="deployment.id", ondelete="CASCADE")
+    device: str = Field(foreign_key="device.id", ondelete="CASCADE", index=True)
+    body: str = Field(sa_type=Text)
+    received_at: float
+
+
 class EventRow(Row, table=True):
     __tablename__ = "event"
 
