@@ -5,11 +5,13 @@ All but `TrialFigures`, which are one worker's, and `HostFacts`, which are of on
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import msgspec
 
-from wherry.histogram import Histogram
+from wherry.histogram import Histogram, merge
 
 LARGEST_ERROR_CLASSES = 64
 LARGEST_CLASSES = 1024
@@ -26,6 +28,11 @@ class ClassCounts(msgspec.Struct, frozen=True):
     answered: Count = 0
     right: Count = 0
 
+    def __add__(self, more: ClassCounts) -> ClassCounts:
+        return ClassCounts(
+            self.true + more.true, self.answered + more.answered, self.right + more.right
+        )
+
 
 class Feedback(msgspec.Struct, frozen=True):
     """How many answers were labelled, and how many of them were right.
@@ -40,6 +47,17 @@ class Feedback(msgspec.Struct, frozen=True):
     values: Count = 0
     absolute_error: float = 0.0
     squared_error: float = 0.0
+
+    def __add__(self, more: Feedback) -> Feedback:
+        """Add up; of classes beyond `LARGEST_CLASSES` only the labels are counted."""
+        return Feedback(
+            self.labelled + more.labelled,
+            self.right + more.right,
+            _sum_classes(self.classes, more.classes),
+            self.values + more.values,
+            self.absolute_error + more.absolute_error,
+            self.squared_error + more.squared_error,
+        )
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +74,18 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     zeros: Count
     not_finite: Count
     classes: Annotated[tuple[Count, ...], msgspec.Meta(max_length=LARGEST_CLASSES)] = ()
+
+    def __add__(self, more: Seen) -> Seen:
+        """Add up what was counted in the same bins; counts of fewer bins miss the last ones."""
+        return Seen(
+            name=self.name,
+            rows=self.rows + more.rows,
+            values=self.values + more.values,
+            counts=_sum_counts(self.counts, more.counts),
+            zeros=self.zeros + more.zeros,
+            not_finite=self.not_finite + more.not_finite,
+            classes=_sum_counts(self.classes, more.classes),
+        )
 
 
 class ShadowCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +106,19 @@ class ShadowCounts(msgspec.Struct, frozen=True, kw_only=True):
     incumbent_compute: Histogram = Histogram()
     errors: Annotated[dict[str, Count], msgspec.Meta(max_length=LARGEST_ERROR_CLASSES)] = {}
     skipped: Annotated[dict[str, Count], msgspec.Meta(max_length=LARGEST_ERROR_CLASSES)] = {}
+
+    def __add__(self, more: ShadowCounts) -> ShadowCounts:
+        return ShadowCounts(
+            requests=self.requests + more.requests,
+            rows=self.rows + more.rows,
+            agreed=self.agreed + more.agreed,
+            distance=self.distance + more.distance,
+            largest_distance=max(self.largest_distance, more.largest_distance),
+            compute=merge((self.compute, more.compute)),
+            incumbent_compute=merge((self.incumbent_compute, more.incumbent_compute)),
+            errors=sum_by_class(self.errors, more.errors),
+            skipped=sum_by_class(self.skipped, more.skipped),
+        )
 
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,3 +166,35 @@ class TrialFigures(msgspec.Struct, frozen=True, kw_only=True):
     base_bytes: Count
     temperature_before_c: float | None = None
     temperature_after_c: float | None = None
+
+
+def sum_by_class(some: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    """Return the counts of errors added up, class by class."""
+    return dict(Counter(some) + Counter(more))
+
+
+def sum_seen(parts: Iterable[tuple[Seen, ...]]) -> tuple[Seen, ...]:
+    """Return what was seen in all parts, tensor by tensor."""
+    found: dict[str, Seen] = {}
+    for part in parts:
+        for seen in part:
+            known = found.get(seen.name)
+            found[seen.name] = seen if known is None else known + seen
+    return tuple(found.values())
+
+
+def _sum_counts(some: tuple[int, ...], more: tuple[int, ...]) -> tuple[int, ...]:
+    short, long = sorted((some, more), key=len)
+    return (*(a + b for a, b in zip(short, long, strict=False)), *long[len(short) :])
+
+
+def _sum_classes(
+    some: Mapping[str, ClassCounts], more: Mapping[str, ClassCounts]
+) -> dict[str, ClassCounts]:
+    found = dict(some)
+    for name, counts in more.items():
+        if name in found:
+            found[name] += counts
+        elif len(found) < LARGEST_CLASSES:
+            found[name] = counts
+    return found

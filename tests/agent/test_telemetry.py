@@ -64,9 +64,9 @@ def test_errors_are_counted_by_class_and_leave_the_histograms_alone() -> None:
 
 def test_aliases_and_bundles_are_kept_apart() -> None:
     recorder = Recorder()
-    recorder.labelled(DEFAULT, A, labels=3, right=2)
-    recorder.labelled(OTHER, A, labels=1, right=0)
-    recorder.labelled(DEFAULT, A, labels=1, right=1)
+    recorder.labelled(DEFAULT, A, Feedback(3, 2))
+    recorder.labelled(OTHER, A, Feedback(1, 0))
+    recorder.labelled(DEFAULT, A, Feedback(1, 1))
     feedback = {(window.alias, window.bundle): window.feedback for window in recorder.take()}
     assert feedback == {(DEFAULT, A): Feedback(4, 3), (OTHER, A): Feedback(1, 0)}
 

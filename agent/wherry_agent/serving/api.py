@@ -10,6 +10,7 @@ import msgspec
 
 from wherry import __version__
 from wherry.errors import Malformed
+from wherry.measures import Feedback
 from wherry.names import AliasName, BadName, parse_alias_name
 from wherry_agent.engine import Engine, nothing_serves
 from wherry_agent.frames import Fault
@@ -140,7 +141,7 @@ class Api:
     def _label(self, alias: AliasName, body: bytes) -> Response:
         sent = v2.decode_feedback(body)
         judged = self._answers.label(alias, sent.request, sent.labels)
-        self._recorder.labelled(alias, judged.bundle, labels=judged.labels, right=judged.right)
+        self._recorder.labelled(alias, judged.bundle, Feedback(judged.labels, judged.right))
         return _json({"id": sent.request, "labelled": judged.labels, "right": judged.right})
 
     def _place(self, alias: AliasName, version: str | None) -> BundlePlace | Response:
