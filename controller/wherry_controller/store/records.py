@@ -12,6 +12,7 @@ import msgspec
 
 from wherry.histogram import Histogram
 from wherry.manifest import Report
+from wherry.measures import Feedback, Seen, ShadowCounts
 from wherry.messages import Reported, Trial, TrialResult, Wanted
 from wherry.names import (
     AliasName,
@@ -309,7 +310,10 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """One window of telemetry, without what only people look at."""
+    """One window of telemetry; what releases before 0.5.0 did not tell is None.
+
+    `labelled` and `right` stand in `feedback` too, and `errors` is the sum over `error_classes`.
+    """
 
     device: DeviceId
     store_id: StoreId
@@ -327,6 +331,14 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     sent_bytes: int
     received_bytes: int
     host: dict[str, float | None] = {}
+    error_classes: dict[str, int] | None = None
+    feedback: Feedback | None = None
+    inputs: tuple[Seen, ...] | None = None
+    outputs: tuple[Seen, ...] | None = None
+    shadow: ShadowCounts | None = None
+    worker_bytes: int | None = None
+    restarts: int | None = None
+    dropped_windows: int | None = None
 
 
 class Sums(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,9 +21,10 @@ def _extend_windows() -> None:
     with op.batch_alter_table("telemetry_window") as windows:
         for column in ("error_classes", "feedback", "inputs", "outputs", "shadow"):
             windows.add_column(sa.Column(column, sa.JSON(none_as_null=True), nullable=True))
-        for column in ("worker_bytes", "dropped_windows"):
+        for column in ("worker_bytes", "restarts", "dropped_windows"):
             windows.add_column(sa.Column(column, sa.BigInteger(), nullable=True))
-        windows.add_column(sa.Column("restarts", sa.Integer(), nullable=True))
+        for column in ("requests", "errors", "labelled", "right", "sent_bytes", "received_bytes"):
+            windows.alter_column(column, existing_type=sa.Integer(), type_=sa.BigInteger())
 
 
 def _keep_receipts() -> None:
