@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from wherry.histogram import Histogram, bucket, from_counts, merge
-from wherry.measures import Feedback, Seen, ShadowCounts, sum_by_class, sum_seen
+from wherry.measures import Feedback, Seen, ShadowCounts, capped, sum_by_class, sum_seen
 from wherry.names import AliasName, Digest
 from wherry_agent.asking import Compared
 
@@ -147,8 +147,10 @@ class Recorder:
             counts.requests += 1
             counts.rows += compared.rows
             counts.agreed += compared.agreed
-            counts.distance += compared.distance
-            counts.largest_distance = max(counts.largest_distance, compared.largest_distance)
+            counts.distance = capped(counts.distance + compared.distance)
+            counts.largest_distance = max(
+                counts.largest_distance, capped(compared.largest_distance)
+            )
             counts.compute[bucket(compared.compute_ns)] += 1
             counts.incumbent[bucket(incumbent_ns)] += 1
 

@@ -16,6 +16,7 @@ from wherry.histogram import Histogram, merge
 LARGEST_ERROR_CLASSES = 64
 LARGEST_CLASSES = 1024
 LARGEST_BINS = 64
+LARGEST_SUM = 1e300  # Of errors and distances: JSON has no infinity, and sums must add up to none.
 
 # What every JSON reader takes exactly, and a database's integer holds.
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
@@ -55,8 +56,8 @@ class Feedback(msgspec.Struct, frozen=True):
             self.right + more.right,
             _sum_classes(self.classes, more.classes),
             self.values + more.values,
-            self.absolute_error + more.absolute_error,
-            self.squared_error + more.squared_error,
+            capped(self.absolute_error + more.absolute_error),
+            capped(self.squared_error + more.squared_error),
         )
 
 
@@ -112,8 +113,8 @@ class ShadowCounts(msgspec.Struct, frozen=True, kw_only=True):
             requests=self.requests + more.requests,
             rows=self.rows + more.rows,
             agreed=self.agreed + more.agreed,
-            distance=self.distance + more.distance,
-            largest_distance=max(self.largest_distance, more.largest_distance),
+            distance=capped(self.distance + more.distance),
+            largest_distance=capped(max(self.largest_distance, more.largest_distance)),
             compute=merge((self.compute, more.compute)),
             incumbent_compute=merge((self.incumbent_compute, more.incumbent_compute)),
             errors=sum_by_class(self.errors, more.errors),
@@ -166,6 +167,11 @@ class TrialFigures(msgspec.Struct, frozen=True, kw_only=True):
     base_bytes: Count
     temperature_before_c: float | None = None
     temperature_after_c: float | None = None
+
+
+def capped(total: float) -> float:
+    """Return a sum that JSON can say: what is no number or too large is `LARGEST_SUM`."""
+    return total if total < LARGEST_SUM else LARGEST_SUM
 
 
 def sum_by_class(some: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
