@@ -14,6 +14,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+import msgspec
+
 from wherry.manifest import Manifest
 from wherry.measures import Seen
 from wherry.names import AliasName, Digest
@@ -145,7 +147,9 @@ class Runner(Protocol):
     @property
     def ready_at_s(self) -> float: ...
     @property
-    def in_flight(self) -> int: ...
+    def in_flight(self) -> int:
+        """Return how many answers it owes, those included that nobody waits for any more."""
+
     def ask(self, question: Question | Comparison, timeout_s: float) -> None:
         """Have it computed; it must be READY. After `timeout_s` it is answered TIMED_OUT."""
 
@@ -165,11 +169,26 @@ class Bringing:
     """How a bundle is brought up: the bounds and the courtesy of it."""
 
     load_timeout_s: float = 60.0
-    niceness: int = 10
+    silence_s: float = 10.0  # Owed an answer and silent for so long, it is ended as hung.
+    niceness: int = 10  # Never SCHED_IDLE: beside a busy process that took 20 s to load.
     memory_bytes: int | None = None  # RLIMIT_AS is set from it; None: from what the model needs.
     stays_nice: bool = False  # A shadowing candidate computes at the low priority too.
     seen_share: float = 0.01
     optimized_folder: Path | None = None  # Where what the runtime made of a model is kept.
+
+
+def encode_bringing(bringing: Bringing) -> bytes:
+    return msgspec.json.encode(bringing, enc_hook=str)
+
+
+def decode_bringing(data: bytes) -> Bringing:
+    return msgspec.json.decode(data, type=Bringing, dec_hook=_path)
+
+
+def _path(kind: type, value: object) -> Path:
+    if kind is not Path or not isinstance(value, str):
+        raise NotImplementedError(kind)
+    return Path(value)
 
 
 StartRunner: TypeAlias = Callable[[AliasName, BundlePlace, RunnerListener, Bringing], Runner]

@@ -20,7 +20,8 @@ from typing import TypeAlias
 import msgspec
 
 from wherry.errors import Malformed
-from wherry.measures import TrialFigures
+from wherry.measures import Seen, TrialFigures
+from wherry.names import Digest
 from wherry.reasons import Reason
 from wherry.signature import SIZE_BYTES, Datatype
 
@@ -76,10 +77,22 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag="infer"):
     tensors: tuple[TensorHead, ...]
 
 
+class Compare(msgspec.Struct, frozen=True, array_like=True, tag="compare"):
+    """Inputs, and the outputs that another bundle gave for them, from the engine."""
+
+    number: int
+    tensors: tuple[TensorHead, ...]
+    reference: tuple[TensorHead, ...]
+
+
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
-    """The worker has loaded, warmed up and checked its bundle."""
+    """The worker has loaded, warmed up and checked its bundle; what it showed (`asking.Proof`)."""
 
     runtime_version: str
+    outputs: Digest
+    load_ms: float
+    memory_bytes: int
+    peak_bytes: int
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
@@ -101,6 +114,24 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, tag="answered"):
     tensors: tuple[TensorHead, ...]
 
 
+class Compared(msgspec.Struct, frozen=True, array_like=True, tag="compared"):
+    """How the worker's outputs stand to the reference (`asking.Compared`)."""
+
+    number: int
+    rows: int
+    agreed: int
+    distance: float
+    largest_distance: float
+    compute_ns: int
+
+
+class Saw(msgspec.Struct, frozen=True, array_like=True, tag="saw"):
+    """What the worker saw of a sample of inputs and outputs since it last told."""
+
+    inputs: tuple[Seen, ...]
+    outputs: tuple[Seen, ...]
+
+
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
     """The model gave nothing that may be returned."""
 
@@ -109,7 +140,9 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
     detail: str
 
 
-Head: TypeAlias = Infer | Ready | Failed | Tried | Answered | Refused
+Asked: TypeAlias = Infer | Compare
+Told: TypeAlias = Ready | Failed | Tried | Answered | Compared | Saw | Refused
+Head: TypeAlias = Asked | Told
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Head] = msgspec.msgpack.Decoder(Head)

@@ -1,10 +1,12 @@
-"""One worker process as the engine sees it: started, asked, drained, ended.
+"""A runner in a worker process: started, asked, drained, ended.
 
     STARTING --Ready--> READY --drain--> DRAINING --nothing left to answer--> ENDED
 
 Every state ends with the worker's stream and at its own deadline, STARTING with Failed too.
 Everything here runs on the engine's loop. A worker ends when its socket closes; one that does
-not within a grace is killed. Requests that a worker leaves unanswered go back to the engine.
+not within a grace is killed. What a worker leaves unanswered goes back to the engine. A question
+whose time is over is answered so, and the worker still owes its answer: no other one is asked
+in its place, and a worker that stays silent over it for too long is ended.
 """
 
 from __future__ import annotations
@@ -16,80 +18,47 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-from wherry.manifest import Manifest
-from wherry.names import AliasName, Digest
+from wherry.names import AliasName
 from wherry.reasons import Reason
 from wherry_agent import frames
-from wherry_agent.frames import Fault, Tensor
+from wherry_agent.asking import (
+    DEPTH,
+    Answer,
+    Bringing,
+    BundlePlace,
+    Compared,
+    Comparison,
+    Proof,
+    Question,
+    RunnerListener,
+    RunnerState,
+    Unanswered,
+    encode_bringing,
+)
+from wherry_agent.frames import Fault
+from wherry_agent.measuring import memory_bytes
 
 GRACE_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class BundlePlace:
-    """A bundle on this device, its manifest verified.
-
-    `manifest_path` holds the signed envelope; each blob stands at `blobs_folder`/<sha256>.
-    """
-
-    digest: Digest
-    manifest_path: Path
-    blobs_folder: Path = field(kw_only=True)
-    manifest: Manifest = field(kw_only=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    bundle: Digest
-    tensors: tuple[Tensor, ...]
-    compute_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unanswered:
-    """`bundle` is the one that should have answered; None where nothing serves."""
-
-    fault: Fault
-    detail: str
-    bundle: Digest | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A request on its way; `done` is called once, on the engine's loop."""
-
-    alias: AliasName
-    tensors: tuple[Tensor, ...]
-    done: Callable[[Answer | Unanswered], None]
-    retried: bool = False
-
-
-class LinkState(Enum):
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    ENDED = "ended"
-
-
-class LinkListener(Protocol):
-    """What the engine wants to be told of a worker."""
-
-    def became_ready(self, link: Link) -> None: ...
-    def failed_to_load(self, link: Link, reason: Reason, detail: str) -> None: ...
-    def died(self, link: Link, detail: str) -> None: ...
-    def left_unanswered(self, link: Link, question: Question) -> None: ...
-    def ended(self, link: Link) -> None: ...
-
-
 @dataclass(slots=True)
-class _Asked:
-    question: Question
+class _Owed:
+    """An answer that the worker owes; `question` is None once nobody waits for it."""
+
+    question: Question | Comparison | None
     timer: asyncio.TimerHandle
+    timeout_s: float
+
+
+def start_runner(
+    alias: AliasName, place: BundlePlace, listener: RunnerListener, bringing: Bringing
+) -> Link:
+    """Start a worker for the bundle at `place`; raise OSError where there can be no process."""
+    return Link(alias, place, listener=listener, bringing=bringing)
 
 
 def worker_command(place: BundlePlace, descriptor: int) -> list[str]:
@@ -102,29 +71,27 @@ def worker_command(place: BundlePlace, descriptor: int) -> list[str]:
 
 
 class Link(asyncio.Protocol):
+    """A `Runner` whose bundle lives in a process of its own."""
+
     def __init__(
         self,
         alias: AliasName,
         place: BundlePlace,
         *,
-        listener: LinkListener,
-        request_timeout_s: float,
+        listener: RunnerListener,
+        bringing: Bringing,
     ) -> None:
-        self.alias, self.place, self.state = alias, place, LinkState.STARTING
+        self.alias, self.place, self.state = alias, place, RunnerState.STARTING
         self.ready_at_s = 0.0
-        self._listener, self._request_timeout_s = listener, request_timeout_s
+        self._listener, self._bringing = listener, bringing
         self._loop = asyncio.get_running_loop()
         self._reader = frames.Reader()
-        self._asked: dict[int, _Asked] = {}
+        self._owed: dict[int, _Owed] = {}
         self._number = 0
         self._heard_at_s = 0.0
         self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._process, self._connecting = self._start()
-
-    @property
-    def bundle(self) -> Digest:
-        return self.place.digest
+        self._timer = self._loop.call_later(bringing.load_timeout_s, self._took_too_long)
 
     @property
     def pid(self) -> int:
@@ -132,28 +99,26 @@ class Link(asyncio.Protocol):
 
     @property
     def in_flight(self) -> int:
-        return len(self._asked)
+        return len(self._owed)
 
-    def limit_loading(self, timeout_s: float) -> None:
-        """Give the worker `timeout_s` to become ready."""
-        self._timer = self._loop.call_later(timeout_s, self._took_too_long, timeout_s)
+    def memory_bytes(self) -> int:
+        return memory_bytes("RssAnon", Path(f"/proc/{self.pid}/status"))
 
-    def ask(self, question: Question) -> None:
-        """Send a request to the worker, which must be ready."""
-        assert self._transport is not None
+    def ask(self, question: Question | Comparison, timeout_s: float) -> None:
+        assert self.state is RunnerState.READY and self._transport is not None
+        if not self._owed:
+            self._heard_at_s = self._loop.time()  # Its silence begins with the question.
         self._number += 1
-        number = self._number
-        timer = self._loop.call_later(self._request_timeout_s, self._expire, number)
-        self._asked[number] = _Asked(question, timer)
-        head = frames.Infer(number, frames.heads_of(question.tensors))
-        self._transport.write(frames.encode(head, question.tensors))
+        timer = self._loop.call_later(timeout_s, self._expire, self._number)
+        self._owed[self._number] = _Owed(question, timer, timeout_s)
+        self._transport.write(_frame(self._number, question))
 
     def drain(self, timeout_s: float) -> None:
         """End the worker when it has answered what it was asked, or when the time is over."""
-        if self.state is not LinkState.READY or not self._asked:
+        if self.state is not RunnerState.READY or not self._is_waited_for():
             self.end()
             return
-        self.state = LinkState.DRAINING
+        self.state = RunnerState.DRAINING
         self._timer = self._loop.call_later(timeout_s, self.end)
 
     def end(self) -> None:
@@ -167,7 +132,10 @@ class Link(asyncio.Protocol):
 
     def kill(self) -> None:
         """End the worker without a word to anybody, and wait until it is gone."""
-        self.state = LinkState.ENDED
+        self.state = RunnerState.ENDED
+        self._timer.cancel()
+        for owed in self._owed.values():
+            owed.timer.cancel()
         self._connecting.cancel()
         if self._transport is not None:
             self._transport.abort()
@@ -179,19 +147,20 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        if self.state is LinkState.ENDED:
+        if self.state is RunnerState.ENDED:
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._heard_at_s = self._loop.time()
         try:
             for head, body in self._reader.feed(data):
-                self._hear(head, body)
+                if self.state is not RunnerState.ENDED:
+                    self._hear(head, body)
         except frames.BadFrame as error:
             self._lose(str(error))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.state is not LinkState.ENDED:
+        if self.state is not RunnerState.ENDED:
             self._lose(self._how_it_ended())
 
     # What the worker says
@@ -200,36 +169,85 @@ class Link(asyncio.Protocol):
         match head:
             case frames.Answered(number, compute_ns, heads):
                 tensors = frames.tensors_of(heads, body)
-                self._settle(number, Answer(self.bundle, tensors, compute_ns))
+                self._settle(number, Answer(self.place.digest, tensors, compute_ns))
+            case frames.Compared():
+                self._settle(head.number, self._compared(head))
             case frames.Refused(number, fault, detail):
-                self._settle(number, Unanswered(fault, detail, self.bundle))
-            case frames.Ready() if self.state is LinkState.STARTING:
-                self._stop_timer()
-                self.state, self.ready_at_s = LinkState.READY, self._loop.time()
-                self._listener.became_ready(self)
-            case frames.Failed(reason, detail) if self.state is LinkState.STARTING:
+                self._settle(number, Unanswered(fault, detail, self.place.digest))
+            case frames.Saw(inputs, outputs):
+                self._listener.saw(self, inputs, outputs)
+            case frames.Ready() if self.state is RunnerState.STARTING:
+                self._become_ready(head)
+            case frames.Failed(reason, detail) if self.state is RunnerState.STARTING:
                 self._fail(reason, detail)
             case _:
                 raise frames.BadFrame(f"the worker sent {type(head).__name__}")
 
-    def _settle(self, number: int, outcome: Answer | Unanswered) -> None:
-        asked = self._asked.pop(number, None)
-        if asked is None:
-            return  # It came after its deadline.
-        asked.timer.cancel()
-        asked.question.done(outcome)
-        if self.state is LinkState.DRAINING and not self._asked:
+    def _become_ready(self, ready: frames.Ready) -> None:
+        self._timer.cancel()
+        self.state, self.ready_at_s = RunnerState.READY, self._loop.time()
+        proof = Proof(
+            runtime_version=ready.runtime_version,
+            outputs=ready.outputs,
+            load_ms=ready.load_ms,
+            memory_bytes=ready.memory_bytes,
+            peak_bytes=ready.peak_bytes,
+        )
+        self._listener.became_ready(self, proof)
+
+    def _compared(self, head: frames.Compared) -> Compared:
+        return Compared(
+            self.place.digest,
+            rows=head.rows,
+            agreed=head.agreed,
+            distance=head.distance,
+            largest_distance=head.largest_distance,
+            compute_ns=head.compute_ns,
+        )
+
+    def _settle(self, number: int, outcome: Answer | Compared | Unanswered) -> None:
+        owed = self._owed.get(number)
+        if owed is None:
+            raise frames.BadFrame(f"the worker answered {number}, which it was not asked")
+        answer = _answer(owed.question, outcome)
+        del self._owed[number]
+        owed.timer.cancel()
+        answer()
+        if self.state is RunnerState.DRAINING and not self._is_waited_for():
             self.end()
+        elif self.state is RunnerState.READY and len(self._owed) == DEPTH - 1:
+            self._listener.has_room(self)
+
+    def _is_waited_for(self) -> bool:
+        return any(owed.question for owed in self._owed.values())
+
+    # Deadlines
 
     def _expire(self, number: int) -> None:
-        detail = f"no answer came within {self._request_timeout_s:g} s; send fewer rows at a time"
-        hung = self._loop.time() - self._heard_at_s >= self._request_timeout_s
-        self._settle(number, Unanswered(Fault.TIMED_OUT, detail, self.bundle))
-        if hung and self.state is not LinkState.ENDED:
-            self._lose(f"it answered nothing for {self._request_timeout_s:g} s")
+        owed = self._owed[number]
+        question, owed.question = owed.question, None
+        detail = f"no answer came within {owed.timeout_s:g} s; send fewer rows at a time"
+        if question is not None:
+            question.done(Unanswered(Fault.TIMED_OUT, detail, self.place.digest))
+        if self.state is RunnerState.DRAINING and not self._is_waited_for():
+            self.end()
+        else:
+            self._end_if_silent()
 
-    def _took_too_long(self, timeout_s: float) -> None:
-        self._fail(Reason.LOAD_TIMEOUT, f"it was not ready within {timeout_s:g} s")
+    def _end_if_silent(self) -> None:
+        """End the worker if it is silent for too long; else look again when it would be."""
+        if self.state is RunnerState.ENDED or not self._owed:
+            return
+        allowed_s = self._bringing.silence_s
+        left_s = self._heard_at_s + allowed_s - self._loop.time()
+        if left_s <= 0:
+            self._lose(f"it answered nothing for {allowed_s:g} s")
+        elif not any(owed.question for owed in self._owed.values()):
+            self._loop.call_later(left_s, self._end_if_silent)
+
+    def _took_too_long(self) -> None:
+        detail = f"it was not ready within {self._bringing.load_timeout_s:g} s"
+        self._fail(Reason.LOAD_TIMEOUT, detail)
 
     def _fail(self, reason: Reason, detail: str) -> None:
         self.end()
@@ -239,8 +257,8 @@ class Link(asyncio.Protocol):
         """End a worker that ended by itself, or that must not go on."""
         was = self.state
         self._process.kill()
-        self.state = LinkState.ENDED
-        if was is LinkState.STARTING:
+        self.state = RunnerState.ENDED
+        if was is RunnerState.STARTING:
             self._fail(Reason.LOAD_FAILED, detail)
         else:
             # Told first, so that what it left goes to another worker.
@@ -252,7 +270,10 @@ class Link(asyncio.Protocol):
     def _start(self) -> tuple[subprocess.Popen[bytes], asyncio.Task[object]]:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = worker_command(self.place, theirs.fileno())
+            command = [
+                *worker_command(self.place, theirs.fileno()),
+                *("--bringing", encode_bringing(self._bringing).decode()),
+            ]
             try:
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
@@ -281,13 +302,31 @@ class Link(asyncio.Protocol):
         return f"it ended with exit status {status}"
 
     def _enter_end(self) -> None:
-        self.state = LinkState.ENDED
-        self._stop_timer()
-        left, self._asked = self._asked, {}
-        for asked in left.values():
-            asked.timer.cancel()
-            self._listener.left_unanswered(self, asked.question)
+        self.state = RunnerState.ENDED
+        self._timer.cancel()
+        left, self._owed = self._owed, {}
+        for owed in left.values():
+            owed.timer.cancel()
+            if owed.question is not None:
+                self._listener.left_unanswered(self, owed.question)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+
+def _frame(number: int, question: Question | Comparison) -> bytes:
+    heads = frames.heads_of(question.tensors)
+    if isinstance(question, Question):
+        return frames.encode(frames.Infer(number, heads), question.tensors)
+    head = frames.Compare(number, heads, frames.heads_of(question.reference))
+    return frames.encode(head, (*question.tensors, *question.reference))
+
+
+def _answer(
+    question: Question | Comparison | None, outcome: Answer | Compared | Unanswered
+) -> Callable[[], None]:
+    """Return what gives a question its answer, which must be of its kind."""
+    if question is None:
+        return lambda: None  # It came after its deadline.
+    if isinstance(question, Question) and not isinstance(outcome, Compared):
+        return partial(question.done, outcome)
+    if isinstance(question, Comparison) and not isinstance(outcome, Answer):
+        return partial(question.done, outcome)
+    raise frames.BadFrame(f"the worker answered with {type(outcome).__name__}")

@@ -22,19 +22,14 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from wherry import codec
 from wherry.errors import REFUSALS
 from wherry.messages import detail
 from wherry.names import parse_digest
-from wherry_agent import frames, measuring
-from wherry_agent.asking import Bringing
+from wherry_agent import answering, frames, measuring
+from wherry_agent.asking import Bringing, Proof, decode_bringing
 from wherry_agent.bringup import Loaded, Place, bring_up, measure, read_manifest, reason_of
-from wherry_agent.runtimes.base import DTYPES, RunFailed
-from wherry_agent.runtimes.variant import NotFinite
 
-LOADING_NICENESS = 10  # Never SCHED_IDLE: beside a busy process that took 20 s to load.
 READ_BYTES = 1 << 18
 PR_SET_PDEATHSIG = 1
 
@@ -45,46 +40,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--blobs", type=Path, required=True)
     parser.add_argument("--socket", type=int, required=True, help="an inherited descriptor")
+    parser.add_argument("--bringing", type=_bringing, default=Bringing(), help="its bounds")
     parser.add_argument("--trial", type=_bounds, help="measure within these bounds, and end")
     asked = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The engine says when to end.
     _die_with_the_engine()
     with socket.socket(fileno=asked.socket) as link:
         place = Place(asked.bundle, asked.manifest, asked.blobs)
-        return _try(link, place, asked.trial) if asked.trial else _work(link, place)
+        if asked.trial:
+            return _try(link, place, asked.trial)
+        return _work(link, place, asked.bringing)
 
 
-def answer(loaded: Loaded, request: frames.Infer, body: bytes) -> bytes:
-    """Return the frame that answers a request."""
-    arrays = {
-        tensor.name: np.frombuffer(tensor.data, DTYPES[tensor.datatype]).reshape(tensor.shape)
-        for tensor in frames.tensors_of(request.tensors, body)
-    }
-    signature = loaded.manifest.signature
+def answer(loaded: Loaded, asked: frames.Infer | frames.Compare, body: bytes) -> bytes:
+    """Return the frame that answers what the engine asked."""
     try:
-        computed = loaded.variant.run([arrays[tensor.name] for tensor in signature.inputs])
-    except NotFinite as error:
-        return _refusal(request, frames.Fault.NOT_FINITE, error)
-    except RunFailed as error:
-        return _refusal(request, frames.Fault.RUNTIME_FAILED, error)
-    tensors = [
-        frames.Tensor(tensor.name, tensor.datatype, array.shape, array.tobytes())
-        for tensor, array in zip(signature.outputs, computed.outputs, strict=True)
-    ]
-    head = frames.Answered(request.number, computed.compute_ns, frames.heads_of(tensors))
+        if isinstance(asked, frames.Infer):
+            return _infer(loaded, asked, body)
+        return _compare(loaded, asked, body)
+    except answering.FAILURES as error:
+        fault = answering.fault_of(error)
+        return frames.encode(frames.Refused(asked.number, fault, detail(str(error))))
+
+
+def _infer(loaded: Loaded, asked: frames.Infer, body: bytes) -> bytes:
+    inputs = answering.arrays_of(frames.tensors_of(asked.tensors, body))
+    computed = loaded.variant.run(inputs)
+    tensors = answering.tensors_of(loaded.manifest, computed.outputs)
+    head = frames.Answered(asked.number, computed.compute_ns, frames.heads_of(tensors))
     return frames.encode(head, tensors)
+
+
+def _compare(loaded: Loaded, asked: frames.Compare, body: bytes) -> bytes:
+    heads = (*asked.tensors, *asked.reference)
+    arrays = answering.arrays_of(frames.tensors_of(heads, body))
+    inputs, reference = arrays[: len(asked.tensors)], arrays[len(asked.tensors) :]
+    computed = loaded.variant.run(inputs)
+    agreement = answering.compare(loaded.manifest, computed.outputs, reference)
+    head = frames.Compared(
+        asked.number,
+        rows=agreement.rows,
+        agreed=agreement.agreed,
+        distance=agreement.distance,
+        largest_distance=agreement.largest_distance,
+        compute_ns=computed.compute_ns,
+    )
+    return frames.encode(head)
 
 
 def _bounds(text: str) -> measuring.Bounds:
     return codec.decode(measuring.Bounds, text.encode())
 
 
-def _work(link: socket.socket, place: Place) -> int:
-    loaded = _load_or_fail(link, place)
+def _bringing(text: str) -> Bringing:
+    return decode_bringing(text.encode())
+
+
+def _work(link: socket.socket, place: Place, bringing: Bringing) -> int:
+    loaded = _load_or_fail(link, place, bringing)
     if loaded is None:
         return 1
     try:
-        link.sendall(frames.encode(frames.Ready(loaded.proof.runtime_version)))
+        link.sendall(frames.encode(_ready(loaded.proof)))
         _answer_all(link, loaded)
     except ConnectionError:
         return 0  # The engine ended; so does its worker.
@@ -94,7 +111,7 @@ def _work(link: socket.socket, place: Place) -> int:
 def _try(link: socket.socket, place: Place, bounds: measuring.Bounds) -> int:
     """Measure the bundle at `place` at a low priority, its golden inputs row by row."""
     os.setpriority(os.PRIO_PROCESS, 0, bounds.niceness)
-    loaded = _load_or_fail(link, place)
+    loaded = _load_or_fail(link, place, Bringing(niceness=bounds.niceness))
     if loaded is None:
         return 1
     try:
@@ -106,10 +123,20 @@ def _try(link: socket.socket, place: Place, bounds: measuring.Bounds) -> int:
     return 0
 
 
-def _load_or_fail(link: socket.socket, place: Place) -> Loaded | None:
+def _ready(proof: Proof) -> frames.Ready:
+    return frames.Ready(
+        runtime_version=proof.runtime_version,
+        outputs=proof.outputs,
+        load_ms=proof.load_ms,
+        memory_bytes=proof.memory_bytes,
+        peak_bytes=proof.peak_bytes,
+    )
+
+
+def _load_or_fail(link: socket.socket, place: Place, bringing: Bringing) -> Loaded | None:
     """Return the bundle, loaded and checked; None once the engine was told why it is not."""
     try:
-        return _load_apart(link, place).result()
+        return _load_apart(link, place, bringing).result()
     except (*REFUSALS, OSError) as error:
         link.sendall(frames.encode(frames.Failed(reason_of(error), detail(str(error)))))
         return None
@@ -119,16 +146,16 @@ def _answer_all(link: socket.socket, loaded: Loaded) -> None:
     reader = frames.Reader()
     while data := link.recv(READ_BYTES):
         for head, body in reader.feed(data):
-            if not isinstance(head, frames.Infer):
+            if not isinstance(head, frames.Infer | frames.Compare):
                 raise frames.BadFrame(f"the engine sent {type(head).__name__}")
             link.sendall(answer(loaded, head, body))
 
 
-def _load_apart(link: socket.socket, place: Place) -> Future[Loaded]:
+def _load_apart(link: socket.socket, place: Place, bringing: Bringing) -> Future[Loaded]:
     """Load in a thread of its own; end the process if the engine ends meanwhile."""
     done, tell = os.pipe()
     executor = ThreadPoolExecutor(1, thread_name_prefix="load")
-    loading = executor.submit(_load_gently, place)
+    loading = executor.submit(_load_gently, place, bringing)
     loading.add_done_callback(lambda _: os.close(tell))
     ready, _, _ = select.select([link.fileno(), done], [], [])
     if done not in ready:
@@ -139,18 +166,14 @@ def _load_apart(link: socket.socket, place: Place) -> Future[Loaded]:
     return loading
 
 
-def _load_gently(place: Place) -> Loaded:
+def _load_gently(place: Place, bringing: Bringing) -> Loaded:
     manifest = read_manifest(place)
     if manifest.profile.threads == 1:
         # A runtime's own threads are made while it loads, and would keep the low priority.
         thread = threading.get_native_id()
-        niceness = max(LOADING_NICENESS, os.getpriority(os.PRIO_PROCESS, thread))
+        niceness = max(bringing.niceness, os.getpriority(os.PRIO_PROCESS, thread))
         os.setpriority(os.PRIO_PROCESS, thread, niceness)
-    return bring_up(place, manifest, Bringing())
-
-
-def _refusal(request: frames.Infer, fault: frames.Fault, error: Exception) -> bytes:
-    return frames.encode(frames.Refused(request.number, fault, detail(str(error))))
+    return bring_up(place, manifest, bringing)
 
 
 def _die_with_the_engine() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wherry.names import Digest
 from wherry.reasons import Reason
 from wherry.signature import Datatype
 from wherry_agent import frames
@@ -46,7 +47,8 @@ def test_frames_survive_any_cut_of_the_stream(sent: list[list[Tensor]], step: in
 @pytest.mark.parametrize(
     "head",
     [
-        frames.Ready("1.2"),
+        frames.Ready("1.2", Digest("a" * 64), load_ms=1.5, memory_bytes=1, peak_bytes=2),
+        frames.Compared(4, rows=2, agreed=1, distance=0.5, largest_distance=0.25, compute_ns=9),
         frames.Failed(Reason.GOLDEN_MISMATCH, "it is off"),
         frames.Refused(3, frames.Fault.NOT_FINITE, "NaN"),
     ],
