@@ -171,7 +171,7 @@ class TrialFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 def capped(total: float) -> float:
     """Return a sum that JSON can say: what is no number or too large is `LARGEST_SUM`."""
-    return total if total < LARGEST_SUM else LARGEST_SUM
+    return min(LARGEST_SUM, total)  # In this order NaN is not the least.
 
 
 def sum_by_class(some: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
