@@ -52,7 +52,7 @@ def serve(bench: Bench, device: DeviceId, bundle: Digest) -> None:
         record = device_of(tx, device)
         reported = record.reported or a_reported()
         slots = {an_alias(): Slots(active=bundle)}
-        said = replace(reported, slots=slots, deployments={})
+        said = replace(reported, slots=slots)
         devices.save_device(tx, replace(record, reported=said))
 
 
