@@ -21,6 +21,7 @@ from typing import TypeAlias
 from typing_extensions import assert_never
 
 from wherry import __version__, codec, topics
+from wherry.measures import Traffic
 from wherry.messages import Flip, Wants
 from wherry.names import AliasName, Digest
 from wherry.reasons import Reason
@@ -99,7 +100,12 @@ class App:
         self._broker_dates = Verdict.SOUND
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._store = Store(home / "state")
-        self._outbox = Outbox(self._store.database, keep_windows=settings.telemetry.keep_windows)
+        self._outbox = Outbox(
+            self._store.database,
+            keep_windows=settings.telemetry.keep_windows,
+            keep_bytes=settings.telemetry.keep_bytes,
+        )
+        self._host = host.Host(self._store.folder)
         recorder = Recorder()
         self._engine = engine.Engine(on_event=self._queue.put, settings=engine.EngineSettings())
         self._gauge = Gauge(self._queue.put)
@@ -125,7 +131,7 @@ class App:
             self._teller,
             store=self._store,
             outbox=self._outbox,
-            window_s=settings.telemetry.window_s,
+            settings=settings.telemetry,
         )
         put = self._queue.put
         secured = securing(home, put, lambda: proved_by_certificates(self._memory.acceptance.trust))
@@ -390,7 +396,7 @@ class App:
         self._control.publish(topics.ReportedTopic(device), codec.encode(reported), retain=True)
 
     def _end_window(self, now_s: float) -> list[machine.Event]:
-        traffic = self._control.traffic() + self._delivery.traffic()
+        traffic = self._traffic()
         return [
             machine.Measured(
                 alias=window.alias,
@@ -399,8 +405,11 @@ class App:
                 errors=window.errors,
                 compute=window.compute,
             )
-            for window in self._windows.end(now_s, host.facts(self._store.folder), traffic)
+            for window in self._windows.end(now_s, self._host.facts(), traffic, {})
         ]
+
+    def _traffic(self) -> Traffic:
+        return self._control.traffic() + self._delivery.traffic()
 
     # The end
 
@@ -410,7 +419,8 @@ class App:
         self._api.close()
         self._gauge.stop()
         self._engine.close()
-        self._end_window(time.monotonic())  # What was counted since the last is told next time.
+        # What was counted since the last window is told next time.
+        self._windows.close(time.monotonic(), self._host.facts(), self._traffic(), {})
         self._store.close()
         log.info("agent.stopped", extra={"device": self._settings.id})
 

@@ -25,7 +25,8 @@ class WindowCounts:
     """One window of one bundle under one alias; `requests` counts the failed ones too.
 
     `latency_ns` and `compute_ns` are the sums of what the histograms count. `shadow` is None
-    where the bundle did not shadow.
+    where the bundle did not shadow. `worker_bytes` is the worker's memory at the window's end,
+    None where nobody has measured it.
     """
 
     alias: AliasName
@@ -41,9 +42,10 @@ class WindowCounts:
     outputs: tuple[Seen, ...] = field(default=(), kw_only=True)
     shadow: ShadowCounts | None = field(default=None, kw_only=True)
     restarts: int = field(default=0, kw_only=True)
+    worker_bytes: int | None = field(default=None, kw_only=True)
 
     def __add__(self, more: WindowCounts) -> WindowCounts:
-        """Return the window of both; they are of the same bundle."""
+        """Return the window of both; they are of the same bundle, and `more` is the later."""
         return replace(
             self,
             requests=self.requests + more.requests,
@@ -57,6 +59,7 @@ class WindowCounts:
             outputs=sum_seen((self.outputs, more.outputs)),
             shadow=_sum_shadows(self.shadow, more.shadow),
             restarts=self.restarts + more.restarts,
+            worker_bytes=more.worker_bytes,
         )
 
 

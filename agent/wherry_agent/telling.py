@@ -123,12 +123,17 @@ class Teller:
             alias=window.alias,
             bundle=window.bundle,
             requests=window.requests,
-            errors=window.errors,
+            errors=dict(window.errors),
             latency=window.latency,
             compute=window.compute,
             feedback=window.feedback,
             host=host,
             traffic=traffic,
+            inputs=window.inputs,
+            outputs=window.outputs,
+            shadow=window.shadow,
+            worker_bytes=window.worker_bytes,
+            restarts=window.restarts,
         )
 
 

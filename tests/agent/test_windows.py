@@ -17,6 +17,7 @@ from wherry.measures import HostFacts, Traffic
 from wherry.messages import Telemetry
 from wherry.names import ProfileName
 from wherry_agent.outbox import Outbox
+from wherry_agent.settings import TelemetrySettings
 from wherry_agent.store import Store
 from wherry_agent.telemetry import Recorder
 from wherry_agent.telling import Teller
@@ -43,12 +44,16 @@ class Told:
 class Counted:
     """Windows over a recorder in which each window has one request that failed."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, settings: TelemetrySettings | None = None) -> None:
         self.store = store
         self.outbox = Outbox(store.database, keep_windows=100)
         self.recorder = Recorder()
         self.windows = Windows(
-            self.recorder, TELLER, store=store, outbox=self.outbox, window_s=10.0
+            self.recorder,
+            TELLER,
+            store=store,
+            outbox=self.outbox,
+            settings=settings or TelemetrySettings(),
         )
         self.now_s = time.monotonic()
 
@@ -56,7 +61,7 @@ class Counted:
         for _ in range(count):
             self.recorder.failed(an_alias(), a_digest(), "timed_out")
             self.now_s += 10.0
-            (window,) = self.windows.end(self.now_s, HostFacts(), traffic)
+            (window,) = self.windows.end(self.now_s, HostFacts(), traffic, {})
             assert window.errors == {"timed_out": 1}
 
     def waiting(self) -> list[int]:
@@ -139,7 +144,7 @@ def test_a_window_and_the_bytes_that_it_tells_are_one_write(counted: Counted) ->
 
 
 def test_a_window_in_which_nobody_asked_is_not_told(counted: Counted) -> None:
-    assert counted.windows.end(counted.now_s, HostFacts(), Traffic(sent_bytes=1)) == ()
+    assert counted.windows.end(counted.now_s, HostFacts(), Traffic(sent_bytes=1), {}) == ()
     assert counted.waiting() == []
     assert counted.store.traffic() == Traffic()
 
