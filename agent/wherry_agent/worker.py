@@ -11,13 +11,11 @@ it has nothing to save: the engine may kill it at any time.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import select
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -26,12 +24,11 @@ from wherry import codec
 from wherry.errors import REFUSALS
 from wherry.messages import detail
 from wherry.names import parse_digest
-from wherry_agent import answering, frames, measuring
+from wherry_agent import answering, frames, limits, measuring
 from wherry_agent.asking import Bringing, Proof, decode_bringing
-from wherry_agent.bringup import Loaded, Place, bring_up, measure, read_manifest, reason_of
+from wherry_agent.bringup import Loaded, Place, bring_up_alone, measure, reason_of
 
 READ_BYTES = 1 << 18
-PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trial", type=_bounds, help="measure within these bounds, and end")
     asked = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The engine says when to end.
-    _die_with_the_engine()
+    limits.enclose()
     with socket.socket(fileno=asked.socket) as link:
         place = Place(asked.bundle, asked.manifest, asked.blobs)
         if asked.trial:
@@ -155,7 +152,7 @@ def _load_apart(link: socket.socket, place: Place, bringing: Bringing) -> Future
     """Load in a thread of its own; end the process if the engine ends meanwhile."""
     done, tell = os.pipe()
     executor = ThreadPoolExecutor(1, thread_name_prefix="load")
-    loading = executor.submit(_load_gently, place, bringing)
+    loading = executor.submit(bring_up_alone, place, bringing)
     loading.add_done_callback(lambda _: os.close(tell))
     ready, _, _ = select.select([link.fileno(), done], [], [])
     if done not in ready:
@@ -164,21 +161,6 @@ def _load_apart(link: socket.socket, place: Place, bringing: Bringing) -> Future
     os.close(done)
     executor.shutdown()
     return loading
-
-
-def _load_gently(place: Place, bringing: Bringing) -> Loaded:
-    manifest = read_manifest(place)
-    if manifest.profile.threads == 1:
-        # A runtime's own threads are made while it loads, and would keep the low priority.
-        thread = threading.get_native_id()
-        niceness = max(bringing.niceness, os.getpriority(os.PRIO_PROCESS, thread))
-        os.setpriority(os.PRIO_PROCESS, thread, niceness)
-    return bring_up(place, manifest, bringing)
-
-
-def _die_with_the_engine() -> None:
-    """Ask the kernel for SIGKILL when the engine ends while a model computes for ever."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from wherry.reasons import Reason
 from wherry_agent import bringup
 from wherry_agent.asking import Bringing
 from wherry_agent.bringup import bring_up
+from wherry_agent.golden import GoldenMismatch, GoldenNotFinite
 from wherry_agent.runtimes.base import BadModel, MissingRuntime
 
 
@@ -36,7 +37,7 @@ def test_an_output_is_held_to_its_own_tolerance_where_it_has_one(
     bundle = a_bundle(golden_error=0.05)
     golden = replace(bundle.manifest.golden, tolerance=widest, tolerances=own)
     manifest = replace(bundle.manifest, golden=golden)
-    refused = pytest.raises(bringup.GoldenMismatch, match=r"0\.01 is allowed")
+    refused = pytest.raises(GoldenMismatch, match=r"0\.01 is allowed")
     with nullcontext() if faithful else refused:
         bring_up(a_place(bundle, tmp_path), manifest, Bringing())
 
@@ -62,8 +63,8 @@ def test_a_manifest_that_was_altered_is_not_read(tmp_path: Path) -> None:
     ("error", "reason"),
     [
         (MissingRuntime("a", "b"), Reason.MISSING_RUNTIME),
-        (bringup.GoldenMismatch("y", 1.0, 0.5), Reason.GOLDEN_MISMATCH),
-        (bringup.GoldenNotFinite("y"), Reason.NOT_FINITE),
+        (GoldenMismatch("y", 1.0, 0.5), Reason.GOLDEN_MISMATCH),
+        (GoldenNotFinite("y"), Reason.NOT_FINITE),
         (WrongBytes("a", "b"), Reason.WRONG_BYTES),
         (BadModel("it is none"), Reason.LOAD_FAILED),
         (BadManifest("it is none"), Reason.LOAD_FAILED),
