@@ -127,16 +127,19 @@ def can_return() -> bool:
     return outcome == [True]
 
 
-def describe_end(status: int) -> str:
-    """Say how a process ended, by the status that it was reaped with."""
-    if status == -signal.SIGXCPU:
+def describe_end(status: int | None) -> str:
+    """Say how a process ended, by the status that it was reaped with; None: it lives yet."""
+    if status is None:
+        return "it closed its socket"
+    if is_over_cpu(status):
         return "it took all the processor time that loading may take"
     if status < 0:
         return f"it was ended by {signal.Signals(-status).name}"
     return f"it ended with exit status {status}"
 
 
-def is_over_cpu(status: int) -> bool:
+def is_over_cpu(status: int | None) -> bool:
+    """Say whether a process ended for the processor time that it took."""
     return status == -signal.SIGXCPU
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from wherry_agent.asking import (
     encode_bringing,
 )
 from wherry_agent.frames import Fault
+from wherry_agent.limits import describe_end, is_over_cpu
 from wherry_agent.measuring import memory_bytes
 
 GRACE_S = 1.0
@@ -161,7 +161,9 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.state is not RunnerState.ENDED:
-            self._lose(self._how_it_ended())
+            status = self._status()
+            reason = Reason.OVER_CPU if is_over_cpu(status) else Reason.LOAD_FAILED
+            self._lose(describe_end(status), reason)
 
     # What the worker says
 
@@ -253,13 +255,16 @@ class Link(asyncio.Protocol):
         self.end()
         self._listener.failed_to_load(self, reason, detail)
 
-    def _lose(self, detail: str) -> None:
-        """End a worker that ended by itself, or that must not go on."""
+    def _lose(self, detail: str, reason: Reason = Reason.LOAD_FAILED) -> None:
+        """End a worker that ended by itself, or that must not go on.
+
+        `reason` is why it was not loaded, where it was not yet.
+        """
         was = self.state
         self._process.kill()
         self.state = RunnerState.ENDED
         if was is RunnerState.STARTING:
-            self._fail(Reason.LOAD_FAILED, detail)
+            self._fail(reason, detail)
         else:
             # Told first, so that what it left goes to another worker.
             self._listener.died(self, detail)
@@ -292,14 +297,12 @@ class Link(asyncio.Protocol):
         self._process.wait()
         self._listener.ended(self)
 
-    def _how_it_ended(self) -> str:
+    def _status(self) -> int | None:
+        """Return the status that it ended with; None where it only closed its socket."""
         try:
-            status = self._process.wait(timeout=GRACE_S / 10)
+            return self._process.wait(timeout=GRACE_S / 10)
         except subprocess.TimeoutExpired:
-            return "it closed its socket"
-        if status < 0:
-            return f"it was ended by {signal.Signals(-status).name}"
-        return f"it ended with exit status {status}"
+            return None
 
     def _enter_end(self) -> None:
         self.state = RunnerState.ENDED
