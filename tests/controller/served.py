@@ -33,7 +33,7 @@ from wherry.names import (
     parse_device_id,
     parse_rollout_name,
 )
-from wherry.reasons import Reason, Status
+from wherry.reasons import Phase, Reason, Status
 from wherry_controller.api.application import make_api
 from wherry_controller.api.context import Context
 from wherry_controller.api.door import token_digest
@@ -131,6 +131,12 @@ class Served:
                 tx, replace(journey, status=status, reason=reason, ended_at=self.now)
             )
         self.decide(lambda desk: desk.rollouts.tick(self.now))
+
+    def device_is_at(self, deployment: str, phase: Phase) -> None:
+        with self.store.transaction() as tx:
+            journey = devices.get_journey(tx, parse_deployment_id(deployment))
+            assert journey is not None
+            devices.save_journey(tx, replace(journey, status=Status.IN_PROGRESS, phase=phase))
 
     def stranger_asks(self, number: int) -> None:
         """Let a stranger ask for a certificate without a token, each with a request of its own."""

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from wherry.messages import Event, TrustReport
+from wherry.messages import Event, Shadow, Split, SwapPolicy, TrustReport
 from wherry.profile import Facts
 from wherry.reasons import Status
 from wherry_controller.cli.outcome import Ended, Exit
@@ -225,6 +225,7 @@ class StageDevice(msgspec.Struct, frozen=True):
     status: str | None
     reason: str | None
     detail: str
+    phase: str | None = None
 
     @property
     def is_over(self) -> bool:
@@ -250,6 +251,9 @@ class Rollout(msgspec.Struct, frozen=True):
     created_at: float
     release: int | None = None
     needs: dict[str, int] = {}
+    policy: SwapPolicy = SwapPolicy.AUTO
+    shadow: Shadow | None = None
+    split: Split | None = None
     stages: tuple[Stage, ...] = ()
 
     @property

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from wherry.messages import Shadow, SwapPolicy
 from wherry_controller.cli import show
 from wherry_controller.cli.outcome import Ended, Exit
 from wherry_controller.cli.profile import read_file
+from wherry_controller.cli.quantities import seconds_of, share_of
 from wherry_controller.cli.remote import Remote, connect
-from wherry_controller.cli.replies import Page, Rollout, Stage, read, reference
+from wherry_controller.cli.replies import Page, Rollout, Stage, StageDevice, read, reference
 from wherry_controller.core.rollout import RolloutStatus
 from wherry_controller.core.written import tables_in
 
@@ -51,6 +54,35 @@ def create(
             help="The least release of another alias that a device must have; repeatable.",
         ),
     ] = None,
+    policy: Annotated[
+        SwapPolicy | None,
+        typer.Option(help="What is resident while one bundle follows another."),
+    ] = None,
+    shadow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE", help="First give it copies of this share of the requests, as 10%."
+        ),
+    ] = None,
+    shadow_for: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Shadow at least so long, as 5m.")
+    ] = None,
+    shadow_requests: Annotated[
+        int | None, typer.Option(min=0, help="Shadow until so many requests were compared.")
+    ] = None,
+    shadow_within: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Give up shadowing after so long, as 1h.")
+    ] = None,
+    min_agreement: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE", help="A device refuses a candidate that agrees less often, as 0.9."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="While watched it answers only this share, as 20%."),
+    ] = None,
     start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,
     json: show.Json = False,
 ) -> None:
@@ -66,6 +98,12 @@ def create(
     }
     given = {"probation_s": probation_s, "deadline_s": deadline_s}
     wish |= {key: value for key, value in given.items() if value is not None}
+    spans = {"for_s": shadow_for, "deadline_s": shadow_within}
+    shares = {"share": shadow, "min_agreement": min_agreement}
+    shadowing = _shadow(shares, spans, shadow_requests)
+    dividing = None if split is None else {"share": share_of(split)}
+    chosen = {"policy": policy, "shadow": shadowing, "split": dividing}
+    wish |= {key: value for key, value in chosen.items() if value is not None}
     if gate is not None:
         wish["gate"] = _read_gate(gate)
     remote = connect()
@@ -153,6 +191,18 @@ def _stage(text: str) -> dict[str, str]:
     return {"name": name or group, "group": group}
 
 
+def _shadow(
+    shares: Mapping[str, str | None], spans: Mapping[str, str | None], least: int | None
+) -> dict[str, object] | None:
+    """Return how to shadow, of what was said of it; None where nothing was."""
+    said: dict[str, object] = {name: share_of(one) for name, one in shares.items() if one}
+    said |= {name: seconds_of(one) for name, one in spans.items() if one}
+    said |= {} if least is None else {"min_requests": least}
+    if said and "share" not in said:
+        raise Ended(Exit.USAGE, "it says how to shadow and not how much: add --shadow, as 10%.")
+    return said or None
+
+
 def _need(text: str) -> tuple[str, int]:
     alias, _, release = text.partition("=")
     if not (alias and release.isdecimal()):
@@ -183,6 +233,9 @@ def _show(rollout: Rollout) -> None:
             ("version", f"{rollout.model}:{rollout.version} as {rollout.alias}"),
             ("release", "" if rollout.release is None else str(rollout.release)),
             ("needs", ", ".join(f"{alias}={least}" for alias, least in rollout.needs.items())),
+            ("policy", "" if rollout.policy is SwapPolicy.AUTO else rollout.policy.value),
+            ("shadow", _shadowing(rollout.shadow)),
+            ("split", f"{rollout.split.share:.0%}" if rollout.split else ""),
             ("status", rollout.status),
             ("stopped by", rollout.stopped_by or ""),
             ("why", rollout.why),
@@ -196,11 +249,22 @@ def _show(rollout: Rollout) -> None:
         _show_devices(stage)
 
 
+def _shadowing(shadow: Shadow | None) -> str:
+    if shadow is None:
+        return ""
+    agreeing = shadow.min_agreement
+    least = "" if agreeing is None else f", agreeing on {agreeing:.0%} at least"
+    return (
+        f"{shadow.share:.0%} for {shadow.for_s:g} s and {shadow.min_requests} requests, "
+        f"within {shadow.deadline_s:g} s{least}"
+    )
+
+
 def _show_devices(stage: Stage) -> None:
     findings = {one.device: one for one in stage.verdict.findings} if stage.verdict else {}
     rows = []
     for one in stage.devices:
-        row = (one.device, show.short(one.bundle), one.status or "", one.reason or "")
+        row = (one.device, show.short(one.bundle), _standing(one), one.reason or "")
         found = findings.get(one.device)
         evidence = (
             (
@@ -215,6 +279,11 @@ def _show_devices(stage: Stage) -> None:
         rows.append((*row, *evidence))
     columns = ("device", "bundle", "status", "reason", "accuracy / before", "labels")
     show.table((*columns, "median ms / before"), rows)
+
+
+def _standing(device: StageDevice) -> str:
+    """Say where a device stands: what it is at, as long as it is under way."""
+    return device.phase or device.status or ""
 
 
 def _follow(remote: Remote, name: str) -> bytes:

@@ -34,7 +34,7 @@ from wherry.blobs import digest_of
 from wherry.bundle import open_signed_manifest
 from wherry.enrolment import parse_token
 from wherry.names import parse_device_id, parse_digest
-from wherry.reasons import Reason, Status
+from wherry.reasons import Phase, Reason, Status
 from wherry.signing import keyring
 from wherry.trust.making import DAY_S
 from wherry_controller.core.build import BuildMessage, BuildRequest, BuildStep, Progress
@@ -460,6 +460,48 @@ def test_a_rollout_goes_from_stage_to_stage(ready: httpx.Client, served: Served)
     assert ready.get("/rollouts/r1").json()["status"] == "succeeded"
     (deployment,) = ready.get("/devices/pi-2").json()["deployments"]
     assert (deployment["status"], deployment["reason"]) == ("succeeded", "confirmed")
+
+
+def compare(api: httpx.Client, served: Served, **wishes: object) -> httpx.Response:
+    """Create a rollout with wishes of its own, once its device runs a release that compares."""
+    said = replace(a_reported(slots={}), versions={"wherry-agent": "0.5.0"})
+    served.device_says("pi-1", said)
+    stages = [{"name": "canary", "group": "canary"}]
+    wish = {"name": "r1", "model": "digits", "version": "v1", "stages": stages, **wishes}
+    return api.post("/rollouts", json=wish)
+
+
+def test_a_rollout_says_how_it_shadows_and_splits(ready: httpx.Client, served: Served) -> None:
+    shadow = {"share": 0.1, "for_s": 300, "min_agreement": 0.9}
+    made = compare(ready, served, shadow=shadow, split={"share": 0.2}, policy="resource").json()
+    assert {name: made["shadow"][name] for name in shadow} == shadow
+    assert (made["split"], made["policy"]) == ({"share": 0.2}, "resource")
+    (device,) = ready.post("/rollouts/r1/start").json()["stages"][0]["devices"]
+    assert (device["status"], device["phase"]) == ("queued", None)
+    served.device_is_at("r1:pi-1", Phase.SHADOWING)
+    (device,) = ready.get("/rollouts/r1").json()["stages"][0]["devices"]
+    assert device["phase"] == "shadowing"
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"shadow": {"share": 0}},
+        {"shadow": {"share": 1.1}},
+        {"shadow": {"share": 0.1, "for": 60}},
+        {"shadow": {"min_requests": -1}},
+        {"shadow": {"min_agreement": 2}},
+        {"shadow": {"deadline_s": 0}},
+        {"split": {"share": 1}},
+        {"split": {"share": 0}},
+        {"split": {"part": 0.5}},
+        {"policy": "both"},
+    ],
+)
+def test_a_way_to_compare_that_is_none_is_refused(
+    ready: httpx.Client, served: Served, wishes: dict[str, object]
+) -> None:
+    assert refusal(compare(ready, served, **wishes))[0] == 422
 
 
 def test_a_rollout_that_a_device_refuses_halts(ready: httpx.Client, served: Served) -> None:

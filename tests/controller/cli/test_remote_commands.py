@@ -26,7 +26,7 @@ from tests.controller.stores import DIGITS
 from wherry import codec
 from wherry.messages import TrustReport
 from wherry.names import parse_device_id, parse_version_name
-from wherry.reasons import Reason, Status
+from wherry.reasons import Phase, Reason, Status
 from wherry.signing import public_pem
 from wherry_controller.cli.building import follow
 from wherry_controller.cli.outcome import Ended, Exit
@@ -436,6 +436,37 @@ def test_releases_are_shown_with_rollouts_and_bundles(ready: Wherry, tmp_path: P
     words = ("rollout", "create", "r2", "digits:v1", "-s", "field", "--needs")
     ends(ready(*words, "detector"), Exit.USAGE, "write it ALIAS=RELEASE")
     ends(ready(*words, "detector=2"), Exit.REFUSED, "no release 2 of 'detector'")
+
+
+COMPARING = ("--shadow", "10%", "--shadow-for", "5m", "--min-agreement", "0.9", "--split", "20%")
+
+
+def test_a_rollout_that_shadows_and_splits_says_so(
+    ready: Wherry, served: Served, tmp_path: Path
+) -> None:
+    words = (*COMPARING, "--shadow-requests", "50", "--shadow-within", "1h", "--policy", "resource")
+    ends(create(ready, tmp_path, "r1", *words), Exit.REFUSED, "pi-1 (unknown)", "wherry-agent 0.5")
+    for device in ("pi-1", "pi-2"):
+        served.device_says(device, replace(a_reported(slots={}), versions={"wherry-agent": "0.5.0"}))
+    assert create(ready, tmp_path, "r1", *words, "--start").status == 0
+    shown = ready("rollout", "status", "r1").out
+    assert "policy   resource" in shown
+    assert "10% for 300 s and 50 requests, within 3600 s, agreeing on 90% at least" in shown
+    assert "split    20%" in shown
+
+
+def test_how_to_shadow_needs_how_much(ready: Wherry, tmp_path: Path) -> None:
+    ends(create(ready, tmp_path, "r1", "--shadow-for", "5m"), Exit.USAGE, "add --shadow")
+    ends(create(ready, tmp_path, "r1", "--shadow", "11"), Exit.USAGE, "write it like 10%")
+    ends(create(ready, tmp_path, "r1", "--shadow", "0%"), Exit.USAGE, "share")
+
+
+def test_the_phase_of_a_device_under_way_is_shown(
+    ready: Wherry, served: Served, tmp_path: Path
+) -> None:
+    create(ready, tmp_path, "r1", "--start")
+    served.device_is_at("r1:pi-1", Phase.SHADOWING)
+    assert "shadowing" in ready("rollout", "status", "r1").out
 
 
 def test_a_gate_that_no_number_could_fail_is_not_understood(ready: Wherry, tmp_path: Path) -> None:
