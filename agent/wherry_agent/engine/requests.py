@@ -8,7 +8,6 @@ requests that get no answer are asked again one by one: one bad request does not
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from wherry.names import AliasName, Digest
 from wherry_agent.asking import DEPTH, Answer, BundlePlace, Question, Runner, Unanswered
 from wherry_agent.core.sharing import are_alike, falls_to
 from wherry_agent.engine import batches
+from wherry_agent.engine.clock import Clock
 from wherry_agent.engine.settings import EngineSettings
 from wherry_agent.engine.shadows import Shadows
 from wherry_agent.engine.slots import Slots
@@ -32,12 +32,12 @@ class Requests:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
         slots: dict[AliasName, Slots],
         shadows: Shadows,
         settings: EngineSettings,
     ) -> None:
-        self._loop, self._slots, self._shadows = loop, slots, shadows
+        self._clock, self._slots, self._shadows = clock, slots, shadows
         self._settings = settings
         self._number = 0
         self.unanswered = 0
@@ -87,7 +87,7 @@ class Requests:
     def _enter(self, asking: Asking, place: BundlePlace) -> Waiting:
         self._number += 1
         self.unanswered += 1
-        now_s = self._loop.time()
+        now_s = self._clock.time()
         deadline_s = now_s + self._settings.request_timeout_s
         return Waiting(asking, self._number, now_s, deadline_s, place.manifest.signature)
 
@@ -125,13 +125,13 @@ class Requests:
         if rows >= limit or count < len(lane) or lane[0].alone:
             return False
         begins_s = lane[0].came_s + self._settings.batch_wait_s
-        return self._loop.time() < begins_s - CLOCK_SLACK_S
+        return self._clock.time() < begins_s - CLOCK_SLACK_S
 
     def _hand_on(self, slots: Slots, runner: Runner, entries: list[Waiting]) -> None:
         tensors = entries[0].asking.tensors
         if len(entries) > 1:
             tensors = batches.merge([entry.asking.tensors for entry in entries])
-        timeout_s = entries[0].deadline_s - self._loop.time()
+        timeout_s = entries[0].deadline_s - self._clock.time()
         done = partial(self._settle, slots, runner.place, entries)
         runner.ask(Question(slots.alias, tensors, done), timeout_s)
 
@@ -192,22 +192,23 @@ class Requests:
 
     def _watch(self, slots: Slots) -> None:
         """See to it that what waits expires, and is not kept waiting for others for too long."""
-        if slots.expiry is None:
-            deadline_s = slots.queue.next_deadline_s()
-            if deadline_s is not None:
-                slots.expiry = self._loop.call_at(deadline_s, self._expire, slots)
+        deadline_s = slots.queue.next_deadline_s()
+        if not slots.is_watched and deadline_s is not None:
+            slots.is_watched = True
+            self._clock.call_at(deadline_s, partial(self._expire, slots))
         if self._settings.batch_rows > 1 and self._settings.batch_wait_s > 0:
-            self._loop.call_later(self._settings.batch_wait_s, self.pump, slots)
+            begins_s = self._clock.time() + self._settings.batch_wait_s
+            self._clock.call_at(begins_s, partial(self.pump, slots))
 
     def _expire(self, slots: Slots) -> None:
-        slots.expiry = None
-        for entry in tuple(slots.queue.take_expired(self._loop.time() + CLOCK_SLACK_S)):
+        slots.is_watched = False
+        for entry in tuple(slots.queue.take_expired(self._clock.time() + CLOCK_SLACK_S)):
             self._tell(entry, self._why_gone(slots, entry))
         if len(slots.queue):
             self._watch(slots)
 
     def _is_late(self, entry: Waiting) -> bool:
-        return entry.deadline_s <= self._loop.time() + CLOCK_SLACK_S
+        return entry.deadline_s <= self._clock.time() + CLOCK_SLACK_S
 
     def _why_gone(self, slots: Slots, entry: Waiting) -> Unanswered:
         bundle = entry.asking.bundle or (slots.serving.digest if slots.serving else None)

@@ -8,8 +8,8 @@ pauses that grow (`core.restarts`).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from wherry.measures import Seen
 from wherry.messages import Shadow, Split, SwapPolicy
@@ -28,6 +28,7 @@ from wherry_agent.asking import (
 from wherry_agent.core import restarts
 from wherry_agent.core.residency import Resident, choose_policy
 from wherry_agent.core.restarts import Restarts
+from wherry_agent.engine.clock import Clock
 from wherry_agent.engine.events import (
     EngineEvent,
     Flipped,
@@ -54,7 +55,7 @@ class Residents:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
         slots: dict[AliasName, Slots],
         *,
         requests: Requests,
@@ -65,7 +66,7 @@ class Residents:
         memory_available_bytes: Callable[[], int | None],
         on_event: Callable[[EngineEvent], None],
     ) -> None:
-        self._loop, self._slots, self._settings = loop, slots, settings
+        self._clock, self._slots, self._settings = clock, slots, settings
         self._requests, self._shadows, self._recorder = requests, shadows, recorder
         self._start_runner, self._on_event = start_runner, on_event
         self._memory_available_bytes = memory_available_bytes
@@ -293,7 +294,7 @@ class Residents:
         if not self._forget(slots, runner) or not slots.is_in_use(bundle):
             return
         self._on_event(WorkerDied(slots.alias, bundle, detail))
-        now_s, bounds = self._loop.time(), self._settings.restarts
+        now_s, bounds = self._clock.time(), self._settings.restarts
         counted = restarts.die(
             slots.restarts.get(bundle, Restarts()),
             bounds,
@@ -366,7 +367,7 @@ class Residents:
         counted, pause_s = restarts.pause(counted, self._settings.restarts)
         slots.restarts[place.digest] = counted
         slots.pauses[place.digest] = pause_s
-        self._loop.call_later(pause_s, self._restart, slots, place)
+        self._clock.call_at(self._clock.time() + pause_s, partial(self._restart, slots, place))
 
     def _restart(self, slots: Slots, place: BundlePlace) -> None:
         slots.pauses.pop(place.digest, None)

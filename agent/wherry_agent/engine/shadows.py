@@ -7,7 +7,6 @@ What bytes a caller may take back with the answer are copied beforehand, for sam
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from wherry_agent.core.sharing import (
     may_spend,
     spend,
 )
+from wherry_agent.engine.clock import Clock
 from wherry_agent.engine.recording import Recording
 from wherry_agent.engine.slots import Shadowing, Slots
 from wherry_agent.engine.waiting import Waiting
@@ -46,20 +46,20 @@ class Shadows:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
         recorder: Recording,
         *,
         temperature_c: Callable[[], float | None],
         timeout_s: float,
     ) -> None:
-        self._loop, self._recorder = loop, recorder
+        self._clock, self._recorder = clock, recorder
         self._temperature_c, self._timeout_s = temperature_c, timeout_s
 
     def begin(self, slots: Slots, place: BundlePlace, shadow: Shadow) -> None:
         """Copy from now on; nothing is changed where it is the same shadow already."""
         now = slots.shadowing
         if now is None or (now.place.digest, now.shadow) != (place.digest, shadow):
-            allowance = begin_allowance(shadow.core_share, self._loop.time())
+            allowance = begin_allowance(shadow.core_share, self._clock.time())
             slots.shadowing = Shadowing(place, shadow, allowance)
 
     def sample(self, slots: Slots, entry: Waiting, answer: Answer) -> Copy | None:
@@ -105,7 +105,7 @@ class Shadows:
 
     def _look(self, shadowing: Shadowing, candidate: Runner) -> None:
         """Let the allowance grow; look at memory and temperature from time to time."""
-        now_s, shadow = self._loop.time(), shadowing.shadow
+        now_s, shadow = self._clock.time(), shadowing.shadow
         shadowing.allowance = grow(shadowing.allowance, now_s)
         if now_s < shadowing.looked_s + LOOK_EVERY_S:
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -75,7 +74,7 @@ class Slots:
     restarts: dict[Digest, Restarts] = field(default_factory=dict)
     pauses: dict[Digest, float] = field(default_factory=dict)  # Before restarts to come.
     queue: Queue = field(default_factory=Queue)
-    expiry: asyncio.TimerHandle | None = None
+    is_watched: bool = False  # That what waits expires.
 
     def ready(self, bundle: Digest | None) -> Runner | None:
         runner = self.runners.get(bundle) if bundle else None
