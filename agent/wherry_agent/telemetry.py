@@ -102,10 +102,11 @@ class Recorder:
     ) -> None:
         latency, compute = bucket(latency_ns), bucket(compute_ns)
         with self._lock:
-            counts = self._of(alias, bundle)
+            counts = self._counts.get((alias, bundle)) or self._of(alias, bundle)
             counts.requests += 1
-            counts.latency[latency] = counts.latency.get(latency, 0) + 1
-            counts.compute[compute] = counts.compute.get(compute, 0) + 1
+            latencies, computes = counts.latency, counts.compute
+            latencies[latency] = latencies.get(latency, 0) + 1
+            computes[compute] = computes.get(compute, 0) + 1
             counts.latency_ns += latency_ns
             counts.compute_ns += compute_ns
 
