@@ -8,7 +8,6 @@ before the agent and before what serves.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
@@ -60,6 +59,8 @@ class LoadBounds:
 
 def enclose() -> None:
     """Bind this process for good: its end, no core dump, no new privilege, few files."""
+    import ctypes  # Here, since the supervisor only asks this module how a worker ended.
+
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # Also while a model computes for ever.
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -108,11 +109,14 @@ def pin(cores: Iterable[int]) -> None:
     if not wanted & here:
         raise MissingCores(tuple(sorted(wanted)), tuple(sorted(here)))
     for task in _tasks():
-        os.sched_setaffinity(task, wanted & here)
+        with suppress(ProcessLookupError):  # A thread that ended since it was listed.
+            os.sched_setaffinity(task, wanted & here)
 
 
 def give_back() -> None:
     """Return to the system what malloc keeps of memory that was freed, where malloc can."""
+    import ctypes
+
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -185,7 +189,8 @@ def _give_up_first(score: int) -> None:
 
 def _set_niceness(niceness: int, tasks: Iterable[int]) -> None:
     for task in tasks:
-        os.setpriority(os.PRIO_PROCESS, task, niceness)
+        with suppress(ProcessLookupError):  # A thread that ended since it was listed.
+            os.setpriority(os.PRIO_PROCESS, task, niceness)
 
 
 def _tasks() -> list[int]:
