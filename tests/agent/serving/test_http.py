@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.agent.benches import a_get, a_post
-from wherry_agent.serving.http import Connection, HttpLimits, Request, Respond, Response
+from wherry_agent.serving.http import Connection, HttpLimits, Room
+from wherry_agent.serving.message import Request, Respond, Response, refusal
 
 LIMITS = HttpLimits(body_bytes=1000, head_bytes=500, pipelined=4, request_s=30, idle_s=60)
 
@@ -24,6 +25,9 @@ class Pipe(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.open, self.half_closed, self.reads = True, False, True
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return default
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert self.open
@@ -52,18 +56,26 @@ class Pipe(asyncio.Transport):
 class Peer:
     """A connection to a server that echoes bodies, or leaves requests open until it is told."""
 
-    def __init__(self, *, answers: bool = True) -> None:
+    def __init__(
+        self, *, answers: bool = True, limits: HttpLimits = LIMITS, room: Room | None = None
+    ) -> None:
         self.pipe, self.asked, self.gone = Pipe(), list[tuple[Request, Respond]](), False
         self.answers = answers
-        self.connection = Connection(self._handle, LIMITS, self._end)
+        self.connection = Connection(self._handle, limits, self._end, room)
         self.connection.connection_made(self.pipe)
 
     def send(self, data: bytes) -> None:
-        self.connection.data_received(data)
+        left = memoryview(data)
+        while left and self.pipe.open:
+            buffer = self.connection.get_buffer(-1)
+            size = min(len(left), len(buffer))
+            buffer[:size] = left[:size]
+            self.connection.buffer_updated(size)
+            left = left[size:]
 
     def answer(self, index: int) -> None:
         request, respond = self.asked[index]
-        respond(Response(request.body))
+        respond(Response(bytes(request.body)))
 
     @property
     def statuses(self) -> list[int]:
@@ -72,7 +84,7 @@ class Peer:
     def _handle(self, request: Request, respond: Respond) -> None:
         self.asked.append((request, respond))
         if self.answers:
-            respond(Response(request.body))
+            respond(Response(bytes(request.body)))
 
     def _end(self, connection: Connection) -> None:
         self.gone = True
@@ -229,10 +241,25 @@ def test_the_answer_to_head_has_no_body() -> None:
     on_a_loop(story)
 
 
+def test_a_request_that_comes_too_slowly_is_told_so_and_then_left() -> None:
+    def story() -> None:
+        peer = Peer()
+        peer.send(b"POST / HTTP/1.1\r\ncontent-length: 20\r\n\r\nslow")
+        now_s = asyncio.get_running_loop().time()
+        peer.connection.close_if_late(now_s + LIMITS.request_s - 1)
+        assert peer.statuses == []
+        peer.connection.close_if_late(now_s + LIMITS.request_s + 1)
+        assert (peer.statuses, peer.pipe.half_closed) == ([408], True)
+        peer.connection.close_if_late(now_s + 2 * LIMITS.request_s + 2)
+        assert not peer.pipe.open
+
+    on_a_loop(story)
+
+
 @pytest.mark.parametrize(
     ("sent", "patience_s"),
-    [(b"", LIMITS.idle_s), (b"GET / HT", LIMITS.request_s), (a_get("/"), LIMITS.idle_s)],
-    ids=["silent", "slow", "idle"],
+    [(b"", LIMITS.idle_s), (a_get("/"), LIMITS.idle_s)],
+    ids=["silent", "idle"],
 )
 def test_a_client_that_lets_the_server_wait_is_left(sent: bytes, patience_s: float) -> None:
     def story() -> None:
