@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wherry.blobs import check_digest
-from wherry.errors import Malformed
+from wherry.errors import REFUSALS
 from wherry.manifest import REFERENCE_FILE, Manifest
 from wherry.measures import LARGEST_BINS, LARGEST_CLASSES, Seen
 from wherry.reference import LARGEST_REFERENCE_BYTES, Distribution, Reference, parse_reference
@@ -98,7 +98,7 @@ def reference_of(manifest: Manifest, blobs_folder: Path) -> Reference | None:
     try:
         data = (blobs_folder / blob.digest).read_bytes()
         return parse_reference(check_digest(data, blob.digest))
-    except (Malformed, OSError):
+    except (*REFUSALS, OSError):
         return None
 
 
