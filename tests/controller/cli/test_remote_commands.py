@@ -447,7 +447,9 @@ def test_a_rollout_that_shadows_and_splits_says_so(
     words = (*COMPARING, "--shadow-requests", "50", "--shadow-within", "1h", "--policy", "resource")
     ends(create(ready, tmp_path, "r1", *words), Exit.REFUSED, "pi-1 (unknown)", "wherry-agent 0.5")
     for device in ("pi-1", "pi-2"):
-        served.device_says(device, replace(a_reported(slots={}), versions={"wherry-agent": "0.5.0"}))
+        served.device_says(
+            device, replace(a_reported(slots={}), versions={"wherry-agent": "0.5.0"})
+        )
     assert create(ready, tmp_path, "r1", *words, "--start").status == 0
     shown = ready("rollout", "status", "r1").out
     assert "policy   resource" in shown
