@@ -2,10 +2,15 @@
 
     frame = head length, body length (both u32, little-endian), head (msgpack), body
 
-The body is the tensors' little-endian values one after the other, in the order that the head
-names them. Both ends of the socket are this agent's own, of one version; lengths are bounded
+The body is the tensors' little-endian values in the order that the head names them, each at the
+next multiple of `ALIGNMENT`. A large one stands in shared memory instead (`arena`), from the
+place `at` on. Both ends of the socket are this agent's own, of one version; lengths are bounded
 nevertheless, since the worker runs code that a model can crash. A frame that breaks the form
 is `BadFrame`, and whoever reads it ends the connection.
+
+Answers come in the order of the questions. Each frame to the worker tells which answers were
+`heard`: what they held may be written over. When an answer is heard, what was asked before it may
+be: the worker still looks at the question that it answered last.
 """
 
 from __future__ import annotations
@@ -27,6 +32,8 @@ from wherry.signature import SIZE_BYTES, Datatype
 
 LARGEST_HEAD_BYTES = 64 * 1024
 LARGEST_BODY_BYTES = 256 << 20
+
+ALIGNMENT = 64  # Of every tensor: what the widest vector instructions want.
 
 _LENGTHS = struct.Struct("<II")
 
@@ -74,6 +81,8 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag="infer"):
     """A request, from the engine; `number` comes back with its answer."""
 
     number: int
+    heard: int
+    at: int | None
     tensors: tuple[TensorHead, ...]
 
 
@@ -81,8 +90,16 @@ class Compare(msgspec.Struct, frozen=True, array_like=True, tag="compare"):
     """Inputs, and the outputs that another bundle gave for them, from the engine."""
 
     number: int
+    heard: int
+    at: int | None
     tensors: tuple[TensorHead, ...]
     reference: tuple[TensorHead, ...]
+
+
+class Trim(msgspec.Struct, frozen=True, array_like=True, tag="trim"):
+    """Give back the shared memory that nothing needed since the last time, from the engine."""
+
+    heard: int
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
@@ -111,6 +128,7 @@ class Tried(msgspec.Struct, frozen=True, array_like=True, tag="tried"):
 class Answered(msgspec.Struct, frozen=True, array_like=True, tag="answered"):
     number: int
     compute_ns: int
+    at: int | None
     tensors: tuple[TensorHead, ...]
 
 
@@ -140,7 +158,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
     detail: str
 
 
-Asked: TypeAlias = Infer | Compare
+Asked: TypeAlias = Infer | Compare | Trim
 Told: TypeAlias = Ready | Failed | Tried | Answered | Compared | Saw | Refused
 Head: TypeAlias = Asked | Told
 
@@ -151,26 +169,42 @@ _decoder: msgspec.msgpack.Decoder[Head] = msgspec.msgpack.Decoder(Head)
 def encode(head: Head, tensors: Sequence[Tensor] = ()) -> bytes:
     """Return the frame of `head` and the values of `tensors`."""
     packed = _encoder.encode(head)
-    body_bytes = sum(len(tensor.data) for tensor in tensors)
+    parts = list(_padded(tensors))
+    body_bytes = sum(map(len, parts))
     if len(packed) > LARGEST_HEAD_BYTES or body_bytes > LARGEST_BODY_BYTES:
         raise BadFrame(f"a frame has {len(packed)} and {body_bytes} bytes")
-    lengths = _LENGTHS.pack(len(packed), body_bytes)
-    return b"".join((lengths, packed, *(tensor.data for tensor in tensors)))
+    return b"".join((_LENGTHS.pack(len(packed), body_bytes), packed, *parts))
 
 
 def heads_of(tensors: Sequence[Tensor]) -> tuple[TensorHead, ...]:
     return tuple(TensorHead(tensor.name, tensor.datatype, tensor.shape) for tensor in tensors)
 
 
-def tensors_of(heads: Sequence[TensorHead], body: bytes) -> tuple[Tensor, ...]:
+def aligned(size_bytes: int) -> int:
+    """Return the next multiple of `ALIGNMENT`."""
+    return -(-size_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def body_bytes(heads: Sequence[TensorHead]) -> int:
+    """Return the length of the body that `heads` describe; raise `BadFrame` where none can be."""
+    at = end = 0
+    for head in heads:
+        if any(axis < 0 for axis in head.shape):
+            raise BadFrame(f"a tensor has the shape {head.shape}")
+        end = at + size_bytes(head.datatype, head.shape)
+        at = aligned(end)
+    return end
+
+
+def tensors_of(heads: Sequence[TensorHead], body: bytes | memoryview) -> tuple[Tensor, ...]:
     """Return the tensors that `heads` describe and `body` holds."""
+    if len(body) != body_bytes(heads):
+        raise BadFrame(f"tensors of {body_bytes(heads)} bytes stand in a body of {len(body)}")
     view, tensors, at = memoryview(body), [], 0
     for head in heads:
         end = at + size_bytes(head.datatype, head.shape)
         tensors.append(Tensor(head.name, head.datatype, head.shape, view[at:end]))
-        at = end
-    if at != len(body) or any(axis < 0 for head in heads for axis in head.shape):
-        raise BadFrame(f"tensors of {at} bytes stand in a body of {len(body)}")
+        at = aligned(end)
     return tuple(tensors)
 
 
@@ -206,6 +240,16 @@ class Reader:
         )
         del self._arrived[:end]
         return _decode(head), body
+
+
+def _padded(tensors: Sequence[Tensor]) -> Iterator[bytes | memoryview]:
+    """Yield each tensor's values, and before all but the first what fills up to its place."""
+    missing = 0
+    for tensor in tensors:
+        if missing:
+            yield bytes(missing)
+        yield tensor.data
+        missing = -len(tensor.data) % ALIGNMENT
 
 
 def _decode(head: bytes) -> Head:

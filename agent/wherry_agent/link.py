@@ -7,6 +7,9 @@ Everything here runs on the engine's loop. A worker ends when its socket closes;
 not within a grace is killed. What a worker leaves unanswered goes back to the engine. A question
 whose time is over is answered so, and the worker still owes its answer: no other one is asked
 in its place, and a worker that stays silent over it for too long is ended.
+
+Small tensors travel in the frames, large ones in two arenas, one for questions and one for
+answers; what finds no room there travels in the frames too. An answer is copied out when it comes.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from pathlib import Path
 from wherry.names import AliasName
 from wherry.reasons import Reason
 from wherry_agent import frames
+from wherry_agent.arena import INLINE_BYTES, Arena, Window, create_arena
 from wherry_agent.asking import (
     DEPTH,
     Answer,
@@ -38,11 +42,29 @@ from wherry_agent.asking import (
     Unanswered,
     encode_bringing,
 )
-from wherry_agent.frames import Fault
+from wherry_agent.frames import Fault, Tensor
 from wherry_agent.limits import describe_end, is_over_cpu
 from wherry_agent.measuring import memory_bytes
 
 GRACE_S = 1.0
+TRIM_S = 5.0
+TRIMS = 2  # After so many, pages that were used before the first of them are given back.
+
+
+class _Arenas:
+    """The engine's ends of a worker's two arenas, and what the worker inherits of them."""
+
+    def __init__(self) -> None:
+        self.descriptors = (create_arena(), create_arena())
+        self.questions, self.answers = Arena(self.descriptors[0]), Window(self.descriptors[1])
+
+    def close_descriptors(self) -> None:
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        self.questions.close()
+        self.answers.close()
 
 
 @dataclass(slots=True)
@@ -87,7 +109,9 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = frames.Reader()
         self._owed: dict[int, _Owed] = {}
-        self._number = 0
+        self._number = self._heard = 0
+        self._arenas = _Arenas()
+        self._trims = 0
         self._heard_at_s = 0.0
         self._transport: asyncio.Transport | None = None
         self._process, self._connecting = self._start()
@@ -111,7 +135,7 @@ class Link(asyncio.Protocol):
         self._number += 1
         timer = self._loop.call_later(timeout_s, self._expire, self._number)
         self._owed[self._number] = _Owed(question, timer, timeout_s)
-        self._transport.write(_frame(self._number, question))
+        self._transport.write(self._frame(self._number, question))
 
     def drain(self, timeout_s: float) -> None:
         """End the worker when it has answered what it was asked, or when the time is over."""
@@ -169,7 +193,10 @@ class Link(asyncio.Protocol):
 
     def _hear(self, head: frames.Head, body: bytes) -> None:
         match head:
-            case frames.Answered(number, compute_ns, heads):
+            case frames.Answered(number, compute_ns, at, heads):
+                if at is not None:
+                    body = bytes(self._arenas.answers.read(at, frames.body_bytes(heads)))
+                    self._trim_later()
                 tensors = frames.tensors_of(heads, body)
                 self._settle(number, Answer(self.place.digest, tensors, compute_ns))
             case frames.Compared():
@@ -213,6 +240,8 @@ class Link(asyncio.Protocol):
             raise frames.BadFrame(f"the worker answered {number}, which it was not asked")
         answer = _answer(owed.question, outcome)
         del self._owed[number]
+        self._heard = number
+        self._arenas.questions.release(number - 1)
         owed.timer.cancel()
         answer()
         if self.state is RunnerState.DRAINING and not self._is_waited_for():
@@ -222,6 +251,47 @@ class Link(asyncio.Protocol):
 
     def _is_waited_for(self) -> bool:
         return any(owed.question for owed in self._owed.values())
+
+    # Shared memory
+
+    def _frame(self, number: int, question: Question | Comparison) -> bytes:
+        """Return the frame that asks a question; its tensors may go into the arena."""
+        heads, tensors = frames.heads_of(question.tensors), question.tensors
+        reference: tuple[frames.TensorHead, ...] = ()
+        if isinstance(question, Comparison):
+            reference, tensors = frames.heads_of(question.reference), tensors + question.reference
+        at = self._put(number, frames.body_bytes(heads + reference), tensors)
+        head: frames.Head = frames.Infer(number, self._heard, at, heads)
+        if isinstance(question, Comparison):
+            head = frames.Compare(number, self._heard, at, heads, reference)
+        return frames.encode(head, tensors if at is None else ())
+
+    def _put(self, number: int, size_bytes: int, tensors: tuple[Tensor, ...]) -> int | None:
+        """Write tensors into the arena; return where, or None where they travel in the frame."""
+        if size_bytes <= INLINE_BYTES:
+            return None
+        at = self._arenas.questions.reserve(number, size_bytes)
+        if at is not None:
+            self._arenas.questions.write(at, [tensor.data for tensor in tensors])
+            self._trim_later()
+        return at
+
+    def _trim_later(self) -> None:
+        """Have both arenas trimmed until nothing is left of what was used now."""
+        if not self._trims:
+            self._loop.call_later(TRIM_S, self._trim)
+        self._trims = TRIMS
+
+    def _trim(self) -> None:
+        if self.state is RunnerState.ENDED or self._transport is None:
+            return
+        if not self._owed:
+            self._arenas.questions.release(self._number)  # Looked at long ago.
+        self._arenas.questions.trim()
+        self._transport.write(frames.encode(frames.Trim(self._heard)))
+        self._trims -= 1
+        if self._trims:
+            self._loop.call_later(TRIM_S, self._trim)
 
     # Deadlines
 
@@ -277,15 +347,17 @@ class Link(asyncio.Protocol):
         with theirs:
             command = [
                 *worker_command(self.place, theirs.fileno()),
+                *("--arenas", *map(str, self._arenas.descriptors)),
                 *("--bringing", encode_bringing(self._bringing).decode()),
             ]
+            inherited = [theirs.fileno(), *self._arenas.descriptors]
             try:
-                process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
-                )
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=inherited)
             except OSError:
                 ours.close()
                 raise
+            finally:
+                self._arenas.close_descriptors()
         watched = os.pidfd_open(process.pid)
         self._loop.add_reader(watched, self._reap, watched)
         connecting = self._loop.create_task(self._loop.create_connection(lambda: self, sock=ours))
@@ -295,6 +367,7 @@ class Link(asyncio.Protocol):
         self._loop.remove_reader(watched)
         os.close(watched)
         self._process.wait()
+        self._arenas.close()
         self._listener.ended(self)
 
     def _status(self) -> int | None:
@@ -312,14 +385,6 @@ class Link(asyncio.Protocol):
             owed.timer.cancel()
             if owed.question is not None:
                 self._listener.left_unanswered(self, owed.question)
-
-
-def _frame(number: int, question: Question | Comparison) -> bytes:
-    heads = frames.heads_of(question.tensors)
-    if isinstance(question, Question):
-        return frames.encode(frames.Infer(number, heads), question.tensors)
-    head = frames.Compare(number, heads, frames.heads_of(question.reference))
-    return frames.encode(head, (*question.tensors, *question.reference))
 
 
 def _answer(

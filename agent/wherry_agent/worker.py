@@ -24,11 +24,12 @@ from wherry import codec
 from wherry.errors import REFUSALS
 from wherry.messages import detail
 from wherry.names import parse_digest
-from wherry_agent import answering, frames, limits, measuring
+from wherry_agent import frames, limits, measuring
+from wherry_agent.arena import Arena, Window
 from wherry_agent.asking import Bringing, Proof, decode_bringing
 from wherry_agent.bringup import Loaded, Place, bring_up_alone, measure, reason_of
-
-READ_BYTES = 1 << 18
+from wherry_agent.desk import Desk
+from wherry_agent.observing import Observer, reference_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--blobs", type=Path, required=True)
     parser.add_argument("--socket", type=int, required=True, help="an inherited descriptor")
+    parser.add_argument("--arenas", type=int, nargs=2, help="of questions and of answers, likewise")
     parser.add_argument("--bringing", type=_bringing, default=Bringing(), help="its bounds")
     parser.add_argument("--trial", type=_bounds, help="measure within these bounds, and end")
     asked = parser.parse_args(arguments)
@@ -46,43 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = Place(asked.bundle, asked.manifest, asked.blobs)
         if asked.trial:
             return _try(link, place, asked.trial)
-        return _work(link, place, asked.bringing)
-
-
-def answer(loaded: Loaded, asked: frames.Infer | frames.Compare, body: bytes) -> bytes:
-    """Return the frame that answers what the engine asked."""
-    try:
-        if isinstance(asked, frames.Infer):
-            return _infer(loaded, asked, body)
-        return _compare(loaded, asked, body)
-    except answering.FAILURES as error:
-        fault = answering.fault_of(error)
-        return frames.encode(frames.Refused(asked.number, fault, detail(str(error))))
-
-
-def _infer(loaded: Loaded, asked: frames.Infer, body: bytes) -> bytes:
-    inputs = answering.arrays_of(frames.tensors_of(asked.tensors, body))
-    computed = loaded.variant.run(inputs)
-    tensors = answering.tensors_of(loaded.manifest, computed.outputs)
-    head = frames.Answered(asked.number, computed.compute_ns, frames.heads_of(tensors))
-    return frames.encode(head, tensors)
-
-
-def _compare(loaded: Loaded, asked: frames.Compare, body: bytes) -> bytes:
-    heads = (*asked.tensors, *asked.reference)
-    arrays = answering.arrays_of(frames.tensors_of(heads, body))
-    inputs, reference = arrays[: len(asked.tensors)], arrays[len(asked.tensors) :]
-    computed = loaded.variant.run(inputs)
-    agreement = answering.compare(loaded.manifest, computed.outputs, reference)
-    head = frames.Compared(
-        asked.number,
-        rows=agreement.rows,
-        agreed=agreement.agreed,
-        distance=agreement.distance,
-        largest_distance=agreement.largest_distance,
-        compute_ns=computed.compute_ns,
-    )
-    return frames.encode(head)
+        arenas = Window(asked.arenas[0]), Arena(asked.arenas[1])
+        return _work(link, place, asked.bringing, arenas)
 
 
 def _bounds(text: str) -> measuring.Bounds:
@@ -93,13 +60,18 @@ def _bringing(text: str) -> Bringing:
     return decode_bringing(text.encode())
 
 
-def _work(link: socket.socket, place: Place, bringing: Bringing) -> int:
+def _work(
+    link: socket.socket, place: Place, bringing: Bringing, arenas: tuple[Window, Arena]
+) -> int:
     loaded = _load_or_fail(link, place, bringing)
     if loaded is None:
         return 1
+    reference = reference_of(loaded.manifest, place.blobs)
+    observer = Observer(loaded.manifest, reference, bringing.seen_share)
+    desk = Desk(link, loaded, observer, arenas=arenas, niceness=bringing.niceness)
     try:
         link.sendall(frames.encode(_ready(loaded.proof)))
-        _answer_all(link, loaded)
+        desk.answer_all()
     except ConnectionError:
         return 0  # The engine ended; so does its worker.
     return 0
@@ -137,15 +109,6 @@ def _load_or_fail(link: socket.socket, place: Place, bringing: Bringing) -> Load
     except (*REFUSALS, OSError) as error:
         link.sendall(frames.encode(frames.Failed(reason_of(error), detail(str(error)))))
         return None
-
-
-def _answer_all(link: socket.socket, loaded: Loaded) -> None:
-    reader = frames.Reader()
-    while data := link.recv(READ_BYTES):
-        for head, body in reader.feed(data):
-            if not isinstance(head, frames.Infer | frames.Compare):
-                raise frames.BadFrame(f"the engine sent {type(head).__name__}")
-            link.sendall(answer(loaded, head, body))
 
 
 def _load_apart(link: socket.socket, place: Place, bringing: Bringing) -> Future[Loaded]:

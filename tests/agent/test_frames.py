@@ -27,7 +27,7 @@ TENSORS = st.lists(
 
 
 def framed(number: int, tensors: list[Tensor]) -> bytes:
-    return frames.encode(frames.Infer(number, frames.heads_of(tensors)), tensors)
+    return frames.encode(frames.Infer(number, 0, None, frames.heads_of(tensors)), tensors)
 
 
 @given(st.lists(TENSORS, max_size=4), st.integers(1, 64))
@@ -37,7 +37,8 @@ def test_frames_survive_any_cut_of_the_stream(sent: list[list[Tensor]], step: in
     for at in range(0, len(stream), step):
         got += list(reader.feed(stream[at : at + step]))
     assert [head for head, _ in got] == [
-        frames.Infer(number, frames.heads_of(tensors)) for number, tensors in enumerate(sent)
+        frames.Infer(number, 0, None, frames.heads_of(tensors))
+        for number, tensors in enumerate(sent)
     ]
     for (head, body), tensors in zip(got, sent, strict=True):
         assert isinstance(head, frames.Infer)

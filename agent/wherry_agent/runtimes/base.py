@@ -75,7 +75,10 @@ class Model(Protocol):
     """A model in memory: the runtime's tensors in and out, in the order of the bindings."""
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """Compute once; raise `RunFailed` where the runtime breaks off."""
+        """Compute once; raise `RunFailed` where the runtime breaks off.
+
+        What it returns may be written over by the next run.
+        """
         ...
 
 

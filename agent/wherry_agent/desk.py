@@ -1,0 +1,141 @@
+"""The desk of a worker: it answers what the engine asks, one question after the other.
+
+    recv -> compute -> answer -> look at a sample of it -> recv
+
+Nothing happens before the answer that may happen after it. What was seen is told every
+`TELL_S`, and when that time passes without a question. Comparisons compute in a thread of low
+priority: nobody waits for them, and what serves beside them shall not feel them.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from wherry.messages import detail
+from wherry_agent import answering, frames
+from wherry_agent.arena import INLINE_BYTES, Arena, Window
+from wherry_agent.bringup import Loaded
+from wherry_agent.observing import Observer
+from wherry_agent.runtimes.base import Array
+
+READ_BYTES = 1 << 18
+TELL_S = 2.0
+
+
+class Desk:
+    """Answers with `loaded` over `link`; questions and answers may stand in arenas."""
+
+    def __init__(
+        self,
+        link: socket.socket,
+        loaded: Loaded,
+        observer: Observer,
+        *,
+        arenas: tuple[Window, Arena],
+        niceness: int,
+        tell_s: float = TELL_S,
+    ) -> None:
+        self._link, self._loaded, self._observer = link, loaded, observer
+        self._questions, self._answers = arenas
+        self._tell_s, self._told_at_s = tell_s, time.monotonic()
+        self._aside = ThreadPoolExecutor(1, "aside", initializer=_be_nice, initargs=(niceness,))
+
+    def answer_all(self) -> None:
+        """Answer until the engine closes its end."""
+        reader = frames.Reader()
+        watched = select.poll()
+        watched.register(self._link, select.POLLIN)
+        while True:
+            if not watched.poll(1e3 * self._tell_s):
+                self._tell()
+                continue
+            data = self._link.recv(READ_BYTES)
+            if not data:
+                return
+            for head, body in reader.feed(data):
+                self.hear(head, body)
+
+    def hear(self, head: frames.Head, body: bytes) -> None:
+        match head:
+            case frames.Infer():
+                self._answers.release(head.heard)
+                self._infer(head, body)
+            case frames.Compare():
+                self._answers.release(head.heard)
+                self._send(self._aside.submit(self._compare, head, body).result())
+            case frames.Trim(heard):
+                self._answers.release(heard)
+                self._answers.trim()
+            case _:
+                raise frames.BadFrame(f"the engine sent {type(head).__name__}")
+
+    def _infer(self, asked: frames.Infer, body: bytes) -> None:
+        inputs = self._arrays(asked.tensors, asked.at, body)
+        try:
+            computed = self._loaded.variant.borrow(inputs)
+        except answering.FAILURES as error:
+            self._send(_refusal(asked.number, error))
+            return
+        self._answer(asked.number, computed.outputs, computed.compute_ns)
+        self._observer.note(inputs, computed.outputs, computed.compute_ns)
+        if time.monotonic() - self._told_at_s >= self._tell_s:
+            self._tell()
+
+    def _compare(self, asked: frames.Compare, body: bytes) -> frames.Told:
+        arrays = self._arrays((*asked.tensors, *asked.reference), asked.at, body)
+        inputs, reference = arrays[: len(asked.tensors)], arrays[len(asked.tensors) :]
+        try:
+            computed = self._loaded.variant.borrow(inputs)
+        except answering.FAILURES as error:
+            return _refusal(asked.number, error)
+        agreement = answering.compare(self._loaded.manifest, computed.outputs, reference)
+        return frames.Compared(
+            asked.number,
+            rows=agreement.rows,
+            agreed=agreement.agreed,
+            distance=agreement.distance,
+            largest_distance=agreement.largest_distance,
+            compute_ns=computed.compute_ns,
+        )
+
+    def _arrays(
+        self, heads: Sequence[frames.TensorHead], at: int | None, body: bytes
+    ) -> list[Array]:
+        held = body if at is None else self._questions.read(at, frames.body_bytes(heads))
+        return answering.arrays_of(frames.tensors_of(heads, held))
+
+    def _answer(self, number: int, outputs: Sequence[Array], compute_ns: int) -> None:
+        tensors = answering.tensors_of(self._loaded.manifest, outputs)
+        heads = frames.heads_of(tensors)
+        size_bytes = frames.body_bytes(heads)
+        at = self._answers.reserve(number, size_bytes) if size_bytes > INLINE_BYTES else None
+        head = frames.Answered(number, compute_ns, at, heads)
+        if at is None:
+            self._link.sendall(frames.encode(head, tensors))
+            return
+        self._answers.write(at, [tensor.data for tensor in tensors])
+        self._send(head)
+
+    def _tell(self) -> None:
+        self._told_at_s = time.monotonic()
+        seen = self._observer.take()
+        if seen is not None:
+            self._send(frames.Saw(*seen))
+
+    def _send(self, head: frames.Told) -> None:
+        self._link.sendall(frames.encode(head))
+
+
+def _refusal(number: int, error: Exception) -> frames.Refused:
+    return frames.Refused(number, answering.fault_of(error), detail(str(error)))
+
+
+def _be_nice(niceness: int) -> None:
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, max(niceness, os.getpriority(os.PRIO_PROCESS, thread)))
