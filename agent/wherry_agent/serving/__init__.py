@@ -6,14 +6,14 @@ import asyncio
 import grp
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
 
-from wherry.errors import Unavailable
+from wherry.errors import Unavailable, Unsuitable
 from wherry_agent.engine import Engine
 from wherry_agent.serving.api import Api
 from wherry_agent.serving.feedback import Answers
@@ -44,9 +44,23 @@ class CannotListen(Unavailable):
         )
 
 
+class NoGrpc(Unsuitable):
+    """A port for gRPC on a device that has not what it takes."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return (
+            f"gRPC cannot be spoken here ({self.problem}): install the extra "
+            "`wherry-agent[grpc]`, or take `grpc_port` out of [api]."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ListenSettings:
-    """Where to listen: a Unix socket, and a port on loopback where one is set (0: any free one).
+    """Where to listen: a Unix socket, and ports on loopback where they are set (0: any free one).
 
     The file mode and `group` say who may connect to the socket, `users` who of them is answered
     (none given: everybody), on both. The agent's own user always is.
@@ -54,6 +68,7 @@ class ListenSettings:
 
     socket_path: Path
     port: int | None = None
+    grpc_port: int | None = None
     host: str = "127.0.0.1"
     mode: int = 0o660
     group: str | None = None
@@ -72,6 +87,7 @@ def listen_settings(home: Path, settings: Settings) -> ListenSettings:
     return ListenSettings(
         socket_path=socket_of(home, settings),
         port=api.port,
+        grpc_port=api.grpc_port,
         mode=int(api.mode, 8),
         group=api.group,
         users=api.users,
@@ -120,6 +136,8 @@ class Server:
         self._connections: set[Connection] = set()
         self._all_gone = asyncio.Event()
         self.port: int | None = None
+        self.grpc_port: int | None = None
+        self._end_grpc: Callable[[float], Awaitable[None]] | None = None
 
     def start(self) -> None:
         """Listen, on the loop of the engine, which runs; raise `CannotListen`."""
@@ -146,6 +164,8 @@ class Server:
             raise CannotListen(str(path), str(error)) from error
         if self._settings.port is not None:
             await self._listen_on_loopback(self._settings.port)
+        if self._settings.grpc_port is not None:
+            await self._listen_for_grpc(self._settings.grpc_port)
         self._engine.loop.call_later(SWEEP_S, self._sweep)
 
     async def _listen_on_loopback(self, port: int) -> None:
@@ -156,6 +176,19 @@ class Server:
             raise CannotListen(f"{host}:{port}", str(error)) from error
         self._servers.append(server)
         self.port = server.sockets[0].getsockname()[1]
+
+    async def _listen_for_grpc(self, port: int) -> None:
+        try:
+            from wherry_agent.serving import grpc_api  # An extra, which takes 22 MB.
+        except ImportError as error:
+            raise NoGrpc(str(error)) from error
+        address, limit = f"{self._settings.host}:{port}", self._settings.http.body_bytes
+        try:
+            self._end_grpc, self.grpc_port = await grpc_api.serve(
+                self._handle, address, largest_bytes=limit
+            )
+        except OSError as error:
+            raise CannotListen(address, str(error)) from error
 
     def _accept(self) -> asyncio.BaseProtocol:
         if len(self._connections) >= self._settings.connections:
@@ -181,6 +214,8 @@ class Server:
         self._settings.socket_path.unlink(missing_ok=True)
         for connection in tuple(self._connections):
             connection.finish()
+        if self._end_grpc is not None:
+            await self._end_grpc(drain_s)
         if self._connections and drain_s:
             with suppress(TimeoutError, asyncio.TimeoutError):  # One and the same from 3.11 on.
                 await asyncio.wait_for(self._all_gone.wait(), drain_s)
