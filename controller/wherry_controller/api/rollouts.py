@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, TypeAlias
 
@@ -31,10 +32,12 @@ from wherry_controller.api.documents import (
     struct_of,
 )
 from wherry_controller.api.pages import Asked, Page, page
+from wherry_controller.api.receipts import Receipt, receipt_of
 from wherry_controller.core import rollout as core
 from wherry_controller.core.gate import Decision, Gate
 from wherry_controller.core.rollout import RolloutStatus, StoppedBy
 from wherry_controller.services import plan as service
+from wherry_controller.services import receipts
 from wherry_controller.services.machines import state_of
 from wherry_controller.services.plan import Wish
 from wherry_controller.services.rollouts import Rollouts, rollout_of
@@ -94,7 +97,7 @@ class StageStatus(StrEnum):
 class Journey(BaseModel):
     """One device's part: `before` is what it served until then, null where that was nothing.
 
-    `phase` is what a deployment in progress is at.
+    `phase` is what a deployment in progress is at, `receipt` what the device attested of it.
     """
 
     device: str = Field(examples=["pi-1"])
@@ -106,6 +109,7 @@ class Journey(BaseModel):
     reason: Reason | None
     detail: str
     ended_at: float | None
+    receipt: Receipt | None
 
 
 class Stage(BaseModel):
@@ -151,7 +155,6 @@ class RolloutDetail(Rollout):
     ways_back: list[Journey] = Field(description="Of the devices that were ordered back")
 
 
-Phases: TypeAlias = Mapping[DeploymentId, Phase | None]
 Action: TypeAlias = Callable[[Rollouts, RolloutName, float], records.RolloutRecord]
 
 
@@ -264,10 +267,26 @@ def _rollout(tx: Transaction, record: records.RolloutRecord) -> Rollout:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the database knows of a rollout's deployments, and its machine does not."""
+
+    phases: Mapping[DeploymentId, Phase | None]
+    receipts: Mapping[DeploymentId, Receipt]
+
+
+def _known(tx: Transaction, rollout: RolloutName) -> Known:
+    attested = receipts.of_rollout(tx, rollout)
+    return Known(
+        phases={one.id: one.phase for one in devices.journeys_of_rollout(tx, rollout)},
+        receipts={one.says.deployment: receipt_of(one) for one in attested},
+    )
+
+
 def _detail(tx: Transaction, record: records.RolloutRecord) -> RolloutDetail:
     state = state_of(record)
     plan = state.plan
-    phases = {one.id: one.phase for one in devices.journeys_of_rollout(tx, record.name)}
+    known = _known(tx, record.name)
     return RolloutDetail(
         **_rollout(tx, record).model_dump(),
         probation_s=plan.probation_s,
@@ -276,12 +295,12 @@ def _detail(tx: Transaction, record: records.RolloutRecord) -> RolloutDetail:
         policy=plan.policy,
         shadow=json_of(plan.shadow) if plan.shadow else None,
         split=json_of(plan.split) if plan.split else None,
-        stages=[_stage(state, phases, number, group) for number, group in enumerate(record.groups)],
-        ways_back=[_journey(device, one, phases) for device, one in state.ways_back.items()],
+        stages=[_stage(state, known, number, group) for number, group in enumerate(record.groups)],
+        ways_back=[_journey(device, one, known) for device, one in state.ways_back.items()],
     )
 
 
-def _stage(state: core.Rollout, phases: Phases, number: int, group: str) -> Stage:
+def _stage(state: core.Rollout, known: Known, number: int, group: str) -> Stage:
     stage = state.plan.stages[number]
     record = state.records[number] if number < len(state.records) else None
     verdict = record.verdict if record else None
@@ -294,7 +313,7 @@ def _stage(state: core.Rollout, phases: Phases, number: int, group: str) -> Stag
         ended_at=record.ended_s if record else None,
         verdict=json_of(verdict) if verdict else None,
         devices=[
-            _journey(device, state.journeys[device], phases)
+            _journey(device, state.journeys[device], known)
             if device in state.journeys
             else _waiting(device, bundle)
             for device, bundle in stage.bundles.items()
@@ -313,17 +332,18 @@ def _stage_status(record: core.StageRecord | None) -> StageStatus:
     return StageStatus.HALTED if decision is Decision.HALT else StageStatus.ENDED
 
 
-def _journey(device: str, journey: core.Journey, phases: Phases) -> Journey:
+def _journey(device: str, journey: core.Journey, known: Known) -> Journey:
     return Journey(
         device=device,
         deployment=journey.deployment,
         bundle=journey.bundle,
         before=journey.before,
         status=journey.status,
-        phase=phases.get(journey.deployment),
+        phase=known.phases.get(journey.deployment),
         reason=journey.reason,
         detail=journey.detail,
         ended_at=journey.ended_s,
+        receipt=known.receipts.get(journey.deployment),
     )
 
 
@@ -338,4 +358,5 @@ def _waiting(device: str, bundle: str) -> Journey:
         reason=None,
         detail="",
         ended_at=None,
+        receipt=None,
     )

@@ -14,6 +14,7 @@ from wherry_controller.core.rollout import RolloutStatus
 from wherry_controller.store.records import BuildStatus
 
 T = TypeVar("T")
+AGENT = "wherry-agent"
 Fact = str | int | float | bool | None
 
 
@@ -122,6 +123,18 @@ class Deployment(msgspec.Struct, frozen=True):
     ordered_at: float
 
 
+class Receipt(msgspec.Struct, frozen=True):
+    deployment: str
+    requests: int
+    p50_ms: float | None
+    p99_ms: float | None
+    memory_bytes: int
+    runtime: str
+    runtime_version: str
+    agent_version: str
+    at: float
+
+
 class Slots(msgspec.Struct, frozen=True):
     active: str | None = None
     previous: str | None = None
@@ -148,6 +161,12 @@ class Device(msgspec.Struct, frozen=True):
     certificate_ends_at: float | None = None
     revoked_at: float | None = None
     deployments: tuple[Deployment, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
+
+    @property
+    def agent(self) -> str:
+        """Which release of the agent it says it runs."""
+        return self.reported.versions.get(AGENT, "") if self.reported else ""
 
 
 class EnrolmentToken(msgspec.Struct, frozen=True):
@@ -210,6 +229,8 @@ class Finding(msgspec.Struct, frozen=True):
     requests: int
     median_ms: float | None
     incumbent_median_ms: float | None
+    compared: int = 0
+    agreement: float | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -226,6 +247,7 @@ class StageDevice(msgspec.Struct, frozen=True):
     reason: str | None
     detail: str
     phase: str | None = None
+    receipt: Receipt | None = None
 
     @property
     def is_over(self) -> bool:

@@ -16,13 +16,33 @@ from wherry_controller.cli.outcome import Ended, Exit
 from wherry_controller.cli.profile import read_file
 from wherry_controller.cli.quantities import seconds_of, share_of
 from wherry_controller.cli.remote import Remote, connect
-from wherry_controller.cli.replies import Page, Rollout, Stage, StageDevice, read, reference
+from wherry_controller.cli.replies import (
+    Finding,
+    Page,
+    Rollout,
+    Stage,
+    StageDevice,
+    read,
+    reference,
+)
 from wherry_controller.core.rollout import RolloutStatus
 from wherry_controller.core.written import tables_in
 
 app = typer.Typer(no_args_is_help=True, help="Versions on their way through groups.")
 
 POLL_S = 1.0
+COLUMNS = (
+    "device",
+    "bundle",
+    "status",
+    "reason",
+    "attested p50 / p99 ms",
+    "agreement",
+    "accuracy / before",
+    "labels",
+    "median ms / before",
+)
+OPTIONAL = ("attested p50 / p99 ms", "agreement")
 Name = Annotated[str, typer.Argument(metavar="ROLLOUT")]
 
 
@@ -261,24 +281,35 @@ def _shadowing(shadow: Shadow | None) -> str:
 
 
 def _show_devices(stage: Stage) -> None:
+    """Print a row a device, without the columns that nothing stands in."""
     findings = {one.device: one for one in stage.verdict.findings} if stage.verdict else {}
-    rows = []
-    for one in stage.devices:
-        row = (one.device, show.short(one.bundle), _standing(one), one.reason or "")
-        found = findings.get(one.device)
-        evidence = (
-            (
-                f"{show.share(found.accuracy)} / {show.share(found.incumbent_accuracy)}",
-                str(found.labels),
-                f"{show.milliseconds(found.median_ms)} / "
-                f"{show.milliseconds(found.incumbent_median_ms)}",
-            )
-            if found
-            else ("", "", "")
-        )
-        rows.append((*row, *evidence))
-    columns = ("device", "bundle", "status", "reason", "accuracy / before", "labels")
-    show.table((*columns, "median ms / before"), rows)
+    rows = [(*_place(one), *_evidence(findings.get(one.device))) for one in stage.devices]
+    kept = [
+        index
+        for index, name in enumerate(COLUMNS)
+        if name not in OPTIONAL or any(row[index] for row in rows)
+    ]
+    show.table([COLUMNS[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def _place(device: StageDevice) -> tuple[str, ...]:
+    receipt = device.receipt
+    attested = ""
+    if receipt is not None:
+        attested = f"{show.milliseconds(receipt.p50_ms)} / {show.milliseconds(receipt.p99_ms)}"
+    bundle = show.short(device.bundle)
+    return device.device, bundle, _standing(device), device.reason or "", attested
+
+
+def _evidence(found: Finding | None) -> tuple[str, ...]:
+    if found is None:
+        return "", "", "", ""
+    return (
+        show.share(found.agreement),
+        f"{show.share(found.accuracy)} / {show.share(found.incumbent_accuracy)}",
+        str(found.labels),
+        f"{show.milliseconds(found.median_ms)} / {show.milliseconds(found.incumbent_median_ms)}",
+    )
 
 
 def _standing(device: StageDevice) -> str:

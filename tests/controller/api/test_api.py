@@ -30,9 +30,11 @@ from tests.controller.scripted import (
     refuses,
 )
 from tests.controller.served import Served
+from wherry import codec
 from wherry.blobs import digest_of
 from wherry.bundle import open_signed_manifest
 from wherry.enrolment import parse_token
+from wherry.messages import Receipt
 from wherry.names import parse_device_id, parse_digest
 from wherry.reasons import Phase, Reason, Status
 from wherry.signing import keyring
@@ -460,6 +462,20 @@ def test_a_rollout_goes_from_stage_to_stage(ready: httpx.Client, served: Served)
     assert ready.get("/rollouts/r1").json()["status"] == "succeeded"
     (deployment,) = ready.get("/devices/pi-2").json()["deployments"]
     assert (deployment["status"], deployment["reason"]) == ("succeeded", "confirmed")
+
+
+def test_what_a_device_attested_is_shown_as_it_was_signed(
+    ready: httpx.Client, served: Served
+) -> None:
+    create(ready)
+    ready.post("/rollouts/r1/start")
+    assert ready.get("/devices/pi-1").json()["receipts"] == []
+    served.device_attests("r1:pi-1", p50_ms=1.25)
+    (receipt,) = ready.get("/devices/pi-1").json()["receipts"]
+    assert (receipt["deployment"], receipt["p50_ms"]) == ("r1:pi-1", 1.25)
+    assert codec.decode(Receipt, receipt["signed"].encode()).p50_ms == 1.25
+    (device,) = ready.get("/rollouts/r1").json()["stages"][0]["devices"]
+    assert device["receipt"] == receipt
 
 
 def compare(api: httpx.Client, served: Served, **wishes: object) -> httpx.Response:

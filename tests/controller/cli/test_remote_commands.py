@@ -457,6 +457,21 @@ def test_a_rollout_that_shadows_and_splits_says_so(
     assert "split    20%" in shown
 
 
+def test_what_a_device_attested_is_shown(ready: Wherry, served: Served, tmp_path: Path) -> None:
+    create(ready, tmp_path, "r1", "--start")
+    assert "attested" not in ready("device", "show", "pi-1").out
+    assert "attested" not in ready("rollout", "status", "r1").out
+    served.device_attests("r1:pi-1", p50_ms=1.25)
+    assert "1.250 / 2.500" in ready("device", "show", "pi-1").out
+    shown = ready("rollout", "status", "r1").out
+    assert "attested" in shown and "1.250" in shown
+
+
+def test_devices_are_listed_with_the_release_of_their_agent(ready: Wherry, served: Served) -> None:
+    served.device_says("pi-1", replace(a_reported(), versions={"wherry-agent": "0.5.7"}))
+    assert "0.5.7" in ready("device", "list").out
+
+
 def test_how_to_shadow_needs_how_much(ready: Wherry, tmp_path: Path) -> None:
     ends(create(ready, tmp_path, "r1", "--shadow-for", "5m"), Exit.USAGE, "add --shadow")
     ends(create(ready, tmp_path, "r1", "--shadow", "11"), Exit.USAGE, "write it like 10%")

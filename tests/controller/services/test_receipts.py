@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec.structs import replace
 
+from tests import builders
 from tests.builders import A_TIME, a_device_id, a_digest, a_reported, an_alias, an_event
 from tests.controller.doors import a_device_key, a_request
 from tests.controller.services.test_ingest import (
@@ -38,23 +39,8 @@ from wherry_controller.store.database import Store
 Change = Callable[[Receipt], Receipt]
 
 
-def a_receipt(deployment: str = "digits-v1:canary:pi-1") -> Receipt:
-    return Receipt(
-        device=DEVICE,
-        epoch=1,
-        alias=an_alias(),
-        deployment=DeploymentId(deployment),
-        bundle=BUNDLE,
-        outputs=a_digest("outputs"),
-        requests=100,
-        p50_ms=1.5,
-        p99_ms=2.5,
-        memory_bytes=61_000_000,
-        runtime="onnxruntime",
-        runtime_version="1.27.0",
-        agent_version="0.5.0",
-        at=float(A_TIME),
-    )
+def a_receipt() -> Receipt:
+    return builders.a_receipt(bundle=BUNDLE)
 
 
 class Attester:
