@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.agent.benches import a_get, a_post
 from wherry_agent.serving.http import Connection, HttpLimits, Room
-from wherry_agent.serving.message import Request, Respond, Response, refusal
+from wherry_agent.serving.message import Request, Respond, Response
 
 LIMITS = HttpLimits(body_bytes=1000, head_bytes=500, pipelined=4, request_s=30, idle_s=60)
 
