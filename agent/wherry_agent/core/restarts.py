@@ -1,8 +1,8 @@
 """When a bundle's worker that ended is started again, and when it has ended too often.
 
 The first restart after a steady time comes at once, each that follows after a pause twice as long.
-A bundle that fails to come up `failures` times in a row, or comes up and dies `deaths` times within
-`within_s`, is said to be unservable, and begins to be counted anew.
+A bundle that fails to come up `failures` times in a row is said to be unservable once; one that
+comes up and dies `deaths` times within `within_s` is, too, and begins to be counted anew.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def is_looping(restarts: Restarts, bounds: Bounds) -> bool:
     return len(restarts.deaths) >= bounds.deaths
 
 
-def is_failing(restarts: Restarts, bounds: Bounds) -> bool:
-    return restarts.failures >= bounds.failures
+def has_just_failed_too_often(restarts: Restarts, bounds: Bounds) -> bool:
+    return restarts.failures == bounds.failures
 
 
 def count_anew(restarts: Restarts) -> Restarts:

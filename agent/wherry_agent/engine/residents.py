@@ -359,7 +359,7 @@ class Residents:
     def _count_failure(self, slots: Slots, place: BundlePlace, reason: Reason, detail: str) -> None:
         bounds = self._settings.restarts
         counted = restarts.fail(slots.restarts.get(place.digest, Restarts()))
-        if counted.failures == bounds.failures:
+        if restarts.has_just_failed_too_often(counted, bounds):
             self._on_event(Unservable(slots.alias, place.digest, reason, detail))
         self._restart_later(slots, place, counted)
 
