@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from wherry.histogram import merge
 from wherry.measures import Feedback
 from wherry.messages import Telemetry
@@ -61,7 +63,7 @@ class Sides:
     ) -> Side:
         """Return the same with all compute times in one histogram, for they are not judged."""
         side = self.candidate(tx, device, bundle, since=since, until=until)
-        whole = Side(feedback=side.feedback, compute=(merge(side.compute),))
+        whole = replace(side, compute=(merge(side.compute),))
         self._read[device, bundle, since] = (self._read[device, bundle, since][0], whole)
         return whole
 
@@ -76,4 +78,5 @@ def _grown(side: Side, windows: Sequence[Window]) -> Side:
             right=side.feedback.right + sum(window.right for window in windows),
         ),
         compute=(*side.compute, *(window.compute for window in windows)),
+        shadow=sum((window.shadow for window in windows if window.shadow), side.shadow),
     )
