@@ -34,7 +34,8 @@ class Windows:
     """Ends windows, sends what waits, forgets what the broker has acknowledged.
 
     Counts that cannot be told yet, for the day's bytes or for the disk, are added up until they
-    can. `fault` is what the disk has against the newest ones.
+    can. `fault` is what the disk has against the newest ones, and `dropped` how many windows the
+    store has lost.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Windows:
         self._sent = 0
         self._awaiting: dict[int, int] = {}
         self.fault: Reason | None = None
+        self.dropped = outbox.dropped_windows()
 
     def is_over(self, now_s: float) -> bool:
         return now_s - self._began_s >= self._rule.window_s
@@ -175,7 +177,7 @@ class Windows:
             self._note(error)
             return
         self._waiting.clear()
-        self._lost = 0
+        self._lost, self.dropped = 0, self._outbox.dropped_windows()
         self._told_s, self._told_bytes, self.fault = now_s, size_bytes, None
 
     def _may_tell(self, size_bytes: int) -> bool:

@@ -82,6 +82,9 @@ class Counted:
     def told(self) -> list[Telemetry]:
         return [codec.decode(Telemetry, body) for _, body in self.outbox.telemetry(0, 1000)]
 
+    def fault(self) -> Reason | None:
+        return self.windows.fault
+
     def waiting(self) -> list[int]:
         return [seq for seq, _ in self.outbox.telemetry(0, 1000)]
 
@@ -278,11 +281,11 @@ def test_what_a_full_disk_refuses_is_told_when_there_is_room_again(counted: Coun
     counted.end()
     with a_full_disk():
         counted.end(2)
-        assert counted.windows.fault is Reason.DISK_FULL
+        assert counted.fault() is Reason.DISK_FULL
         counted.windows.acknowledge(1)
     assert [one.requests for one in counted.told()] == [1]
     counted.end()
-    assert counted.windows.fault is None
+    assert counted.fault() is None
     assert [(one.requests, round(one.window_s)) for one in counted.told()] == [(1, 10), (3, 30)]
 
 
@@ -305,4 +308,6 @@ def test_counts_of_more_bundles_than_can_wait_are_lost_and_counted(counted: Coun
     counted.end(bundle=a_digest("0"))
     assert len(counted.told()) == MOST_WAITING
     assert counted.told()[-1].dropped_windows == 4
-    assert counted.outbox.dropped_windows() == 4
+    assert counted.outbox.dropped_windows() == counted.windows.dropped == 4
+    again = Counted(counted.store)
+    assert again.windows.dropped == 4
