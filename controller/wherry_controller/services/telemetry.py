@@ -36,6 +36,14 @@ def window_of(device: DeviceId, said: Telemetry, now: float) -> Window:
         sent_bytes=said.traffic.sent_bytes,
         received_bytes=said.traffic.received_bytes,
         host={name: getattr(host, name) for name in host.__struct_fields__},
+        error_classes=said.errors,
+        feedback=said.feedback,
+        inputs=said.inputs,
+        outputs=said.outputs,
+        shadow=said.shadow,
+        worker_bytes=said.worker_bytes,
+        restarts=said.restarts,
+        dropped_windows=said.dropped_windows,
     )
 
 
