@@ -10,14 +10,18 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
+
+from typing_extensions import assert_never
 
 from wherry.messages import Deployment, Event, TrialResult
 from wherry.names import DeviceId, ProfileName
 from wherry.trust import device
 from wherry.trust.device import Trust
-from wherry_agent.core import acceptance, session, trial
+from wherry_agent.core import acceptance, receipts, session, trial
 from wherry_agent.core import agent as machine
 from wherry_agent.core.acceptance import Acceptance
+from wherry_agent.core.health import Bounds
 from wherry_agent.outbox import Outbox
 from wherry_agent.store import Store
 from wherry_agent.telling import Teller
@@ -45,6 +49,9 @@ class Clocks:
     monotonic: Callable[[], float] = time.monotonic
 
 
+Told: TypeAlias = machine.Tell | trial.Answer | receipts.TellReceipt
+
+
 class Memory:
     """Used by the deciding thread only; `agent` and `acceptance` are the newest states."""
 
@@ -69,7 +76,9 @@ class Memory:
             device=enrolment.device, profile=enrolment.profile, trust=known
         )
 
-    def wake(self, *, limit_bytes_per_s: float | None) -> machine.Effects:
+    def wake(
+        self, *, limit_bytes_per_s: float | None, bounds: Bounds | None = None
+    ) -> machine.Effects:
         """Come up with what was saved; return what to do first."""
         first, last = self._outbox.span()
         self.agent, effects = machine.wake(
@@ -78,6 +87,7 @@ class Memory:
             outbox_first=first,
             outbox_last=last,
             limit_bytes_per_s=limit_bytes_per_s,
+            bounds=bounds,
         )
         if self._is_new:
             effects += self._step(machine.Reenrolled())
@@ -119,7 +129,7 @@ class Memory:
 
     def _commit(self, effects: machine.Effects) -> None:
         """Save the state and the trust, with what is to be told of them, in one write."""
-        told = [one for one in effects if isinstance(one, machine.Tell | trial.Answer)]
+        told = [one for one in effects if isinstance(one, Told)]
         trust, is_new = self.acceptance.trust, machine.must_save(self._kept, self.agent)
         if not (told or is_new or trust is not self._kept_trust):
             return
@@ -134,18 +144,29 @@ class Memory:
         for tell in told:
             _log_told(tell)
 
-    def _event_of(self, told: machine.Tell | trial.Answer) -> Event:
-        if isinstance(told, trial.Answer):
-            return self._teller.trial(told.result, at=self._clocks.unix())
-        return self._teller.deployment(told.alias, told.deployment, at=self._clocks.unix())
+    def _event_of(self, told: Told) -> Event:
+        at = self._clocks.unix()
+        match told:
+            case trial.Answer(result):
+                return self._teller.trial(result, at=at)
+            case machine.Tell(alias, deployment):
+                return self._teller.deployment(alias, deployment, at=at)
+            case receipts.TellReceipt(alias, _, receipt):
+                return self._teller.receipt(alias, receipt, at=at)
+            case _:
+                assert_never(told)
 
 
-def _log_told(told: machine.Tell | trial.Answer) -> None:
-    if isinstance(told, trial.Answer):
-        log.info("trial.answered", extra=_fields_of_trial(told.result))
-    else:
-        name = "deployment." + told.deployment.status.value
-        log.info(name, extra=_fields(told.deployment))
+def _log_told(told: Told) -> None:
+    match told:
+        case trial.Answer(result):
+            log.info("trial.answered", extra=_fields_of_trial(result))
+        case machine.Tell(_, deployment):
+            log.info("deployment." + deployment.status.value, extra=_fields(deployment))
+        case receipts.TellReceipt(alias, deployment, _):
+            log.info("receipt.signed", extra={"alias": alias, "deployment": deployment})
+        case _:
+            assert_never(told)
 
 
 def _fields_of_trial(result: TrialResult) -> dict[str, str]:

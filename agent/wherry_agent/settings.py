@@ -23,6 +23,7 @@ from wherry import codec
 from wherry.errors import Malformed, Unavailable, Unsuitable
 from wherry.files import make_folder, write_whole
 from wherry.names import DeviceId, ProfileName
+from wherry_agent.core.health import Bounds
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -203,21 +204,6 @@ class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     seen_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
 
 
-class ProbationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What makes a bundle in probation sick on this device, beside latency, errors and NaN.
-
-    The worker's own memory may grow by `largest_memory_growth` (a share) and `memory_slack_bytes`;
-    the device may be at `largest_temperature_c`; accuracy may fall by `largest_accuracy_drop` below
-    the incumbent's once each has `min_labels`.
-    """
-
-    largest_memory_growth: Annotated[float, msgspec.Meta(ge=0)] = 0.5
-    memory_slack_bytes: Annotated[int, msgspec.Meta(ge=0)] = 16 << 20
-    largest_temperature_c: float = 85.0
-    largest_accuracy_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
-    min_labels: Annotated[int, msgspec.Meta(ge=1)] = 50
-
-
 class LogFormat(str, Enum):
     JSON = "json"
     TEXT = "text"
@@ -242,7 +228,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     fetch: FetchSettings = FetchSettings()
     serving: ServingSettings = ServingSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
-    probation: ProbationSettings = ProbationSettings()
+    probation: Bounds = Bounds()
     log: LogFormat = LogFormat.JSON
 
 

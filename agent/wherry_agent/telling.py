@@ -13,6 +13,7 @@ from wherry.messages import (
     Flip,
     Presence,
     Reported,
+    SignedReceipt,
     Telemetry,
     TrialResult,
     TrustReport,
@@ -63,6 +64,16 @@ class Teller:
             store_id=self.store_id, seq=UNNUMBERED, at=at, kind=EventKind.TRIAL, trial=result
         )
 
+    def receipt(self, alias: AliasName, receipt: SignedReceipt, *, at: float) -> Event:
+        return Event(
+            store_id=self.store_id,
+            seq=UNNUMBERED,
+            at=at,
+            kind=EventKind.RECEIPT,
+            alias=alias,
+            receipt=receipt,
+        )
+
     def refusal(self, reason: Reason, why: str, *, at: float) -> Event:
         return Event(
             store_id=self.store_id,
@@ -85,6 +96,7 @@ class Teller:
         oldest_event: int,
         trust: TrustReport,
         degraded: Collection[Reason] = (),
+        receipts: Mapping[AliasName, SignedReceipt] | None = None,
     ) -> Reported:
         """Say what this device has; `degraded` is what is known beside its states."""
         return Reported(
@@ -104,6 +116,7 @@ class Teller:
             oldest_event=oldest_event,
             trust=trust,
             degraded=tuple(sorted({*degraded, *degraded_of(states)}, key=lambda one: one.value)),
+            receipts=dict(receipts or {}),
         )
 
     def telemetry(
