@@ -16,6 +16,7 @@ from wherry_controller.settings import Fleet as FleetLimits
 from wherry_controller.store import devices, fetching
 from wherry_controller.store.database import Transaction
 
+FLEET = FleetLimits()
 LARGEST_DELTAS = 8  # Of one order: desired stays short.
 
 Advise = Callable[[DeviceId, frozenset[Digest]], Beside]
@@ -33,7 +34,7 @@ class Advisor:
     """Advises the devices of this controller; one thread calls it."""
 
     def __init__(
-        self, limits: Limits, deltas: Deltas | None = None, *, fleet: FleetLimits = FleetLimits()
+        self, limits: Limits, deltas: Deltas | None = None, *, fleet: FleetLimits = FLEET
     ) -> None:
         self._limits = limits
         self._fleet = fleet
