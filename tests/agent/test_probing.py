@@ -82,7 +82,7 @@ def test_a_probe_that_cannot_be_started_says_so() -> None:
 
 def test_a_release_that_is_known_to_be_bad_is_not_tried(tmp_path: Path) -> None:
     tried = tmp_path / "tried"
-    command = ("/usr/bin/touch", str(tried))
+    command = in_a_child(f"open({str(tried)!r}, 'w')")
     probed = probing.probe(Runtime.ONNXRUNTIME, "1.21.0", facts=OLD, command=command)
     assert not probed.ok
     assert "github.com/microsoft/onnxruntime/issues/" in probed.detail
