@@ -30,6 +30,7 @@ from wherry_agent.golden import (
     inputs_of,
     read_golden,
 )
+from wherry_agent.runtimes import optimized
 from wherry_agent.runtimes.base import BadModel, MissingRuntime, RunFailed
 from wherry_agent.runtimes.variant import NotFinite, Variant
 
@@ -105,15 +106,26 @@ def bring_up_alone(place: Place, bringing: Bringing) -> Loaded:
 def bring_up(place: Place, manifest: Manifest, bringing: Bringing) -> Loaded:
     """Bring up the bundle at `place` and check it, in whatever process this is.
 
+    What was made of the model earlier and does not hold is not its fault: the original decides.
     Raises `MissingRuntime`, `BadModel`, `WrongBytes`, `GoldenMismatch`, `GoldenNotFinite`, or
     another of the four refusals, or OSError where a file cannot be read.
     """
+    try:
+        return _bring_up(place, manifest, bringing, bringing.optimized_folder)
+    except (BadModel, GoldenMismatch, GoldenNotFinite):
+        folder, model = bringing.optimized_folder, manifest.files[MODEL_FILE].digest
+        if folder is None or not optimized.forget(folder, model):
+            raise
+        return _bring_up(place, manifest, bringing, None)
+
+
+def _bring_up(place: Place, manifest: Manifest, bringing: Bringing, kept_in: Path | None) -> Loaded:
     installed = runtimes.find(manifest.profile)
     path = place.blobs / manifest.files[MODEL_FILE].digest
     _check_file(path, manifest.files[MODEL_FILE])
     golden = read_golden(place.blobs, manifest)
     base_bytes, began_s = measuring.memory_bytes("VmRSS"), time.perf_counter()
-    model = installed.load(path, manifest)
+    model = installed.load(path, manifest, kept_in)
     load_ms = 1e3 * (time.perf_counter() - began_s)
     variant = Variant(model, manifest)
     try:
