@@ -76,7 +76,7 @@ class Inference:
         user = request.user()
         asked = v2.decode_infer(
             request.body,
-            places[0].manifest,
+            places[0].manifest.signature,
             json_bytes=request.headers.get(JSON_BYTES),
             read=partial(self._read, user),
             key=request.headers.get(KEY),

@@ -46,9 +46,7 @@ def peer_of(connection: socket.socket, proc_net: Path = PROC_NET) -> int | None:
         here, there = connection.getsockname(), connection.getpeername()
     except OSError:
         return None
-    table = "tcp6" if connection.family == socket.AF_INET6 else "tcp"
-    wanted = [_hex(connection.family, there), _hex(connection.family, here), _ESTABLISHED]
-    return _owner(proc_net / table, wanted)
+    return _owner(proc_net / "tcp", [_hex(there), _hex(here), _ESTABLISHED])
 
 
 def _owner(table: Path, wanted: list[str]) -> int | None:
@@ -64,9 +62,7 @@ def _owner(table: Path, wanted: list[str]) -> int | None:
     return None
 
 
-def _hex(family: int, address: tuple[str, int]) -> str:
-    """Return an address as /proc/net/tcp writes it: 32-bit words in the machine's own order."""
-    packed = socket.inet_pton(family, address[0])
-    words = (packed[at : at + 4] for at in range(0, len(packed), 4))
-    host = "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
-    return f"{host}:{address[1]:04X}"
+def _hex(address: tuple[str, int]) -> str:
+    """Return an IPv4 address as /proc/net/tcp writes it: a word in the machine's own order."""
+    word = int.from_bytes(socket.inet_aton(address[0]), sys.byteorder)
+    return f"{word:08X}:{address[1]:04X}"

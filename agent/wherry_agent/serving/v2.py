@@ -143,7 +143,7 @@ _encode = msgspec.json.Encoder().encode
 
 def decode_infer(
     body: bytes | bytearray | memoryview,
-    manifest: Manifest,
+    wanted: signature.Signature,
     *,
     json_bytes: str | None,
     read: ReadPart,
@@ -161,13 +161,13 @@ def decode_infer(
         raise BadRequest(f"this is no inference request: {error}", "see its metadata") from error
     if sent.id is not None and len(sent.id) > LARGEST_ID:
         raise BadRequest(f"its id has {len(sent.id)} characters", f"use at most {LARGEST_ID}")
-    inputs = _inputs_of(sent.inputs, manifest.signature, rest, read)
+    inputs = _inputs_of(sent.inputs, wanted, rest, read)
     request = sent.id or secrets.token_hex(16)
     chosen = sent.parameters.key if sent.parameters.key is not None else key
     return Asked(
         request,
         inputs,
-        _outputs_of(sent, manifest),
+        _outputs_of(sent, wanted),
         request if chosen is None else str(chosen),
         sent.parameters.state_of,
     )
@@ -293,8 +293,8 @@ def _zeros(state: signature.Tensor, batch: int) -> Tensor:
     return Tensor(state.name, state.datatype, shape, data)
 
 
-def _outputs_of(sent: _Infer, manifest: Manifest) -> dict[str, WantedOutput]:
-    names = [tensor.name for tensor in manifest.signature.outputs]
+def _outputs_of(sent: _Infer, wanted: signature.Signature) -> dict[str, WantedOutput]:
+    names = [tensor.name for tensor in wanted.outputs]
     binary = sent.parameters.binary_data_output
     if sent.outputs is None:
         return {name: WantedOutput(binary) for name in names}

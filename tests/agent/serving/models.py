@@ -74,7 +74,7 @@ def _a_model(gain: float) -> bytes:
         "sum",
         [_value(name) for name in INPUTS],
         [_value(name) for name in OUTPUTS],
-        [numpy_helper.from_array(np.float32(gain), "gain")],
+        [numpy_helper.from_array(np.array(gain, np.float32), "gain")],
     )
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
     onnx.checker.check_model(model)

@@ -19,7 +19,7 @@ from wherry_agent.serving import numbers, v2
 from wherry_agent.serving.regions import UnknownRegion
 
 BUNDLE = a_bundle()
-MANIFEST = BUNDLE.manifest
+SIGNATURE = BUNDLE.manifest.signature
 GOOD: dict[str, object] = {
     "name": "image",
     "datatype": "FP32",
@@ -48,7 +48,7 @@ def read_nothing(part: v2.Part) -> bytes:
 
 
 def decode(body: bytes, json_bytes: str | None = None, key: str | None = None) -> v2.Asked:
-    return v2.decode_infer(body, MANIFEST, json_bytes=json_bytes, read=read_nothing, key=key)
+    return v2.decode_infer(body, SIGNATURE, json_bytes=json_bytes, read=read_nothing, key=key)
 
 
 @pytest.mark.parametrize("datatype", list(Datatype))
