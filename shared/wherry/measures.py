@@ -169,6 +169,17 @@ class TrialFigures(msgspec.Struct, frozen=True, kw_only=True):
     temperature_after_c: float | None = None
 
 
+def macro_f1(feedback: Feedback) -> float | None:
+    """Return the mean F1 over the classes that were labelled or answered; None without any.
+
+    F1 of a class is 2 right / (true + answered) (van Rijsbergen 1979, chapter 7, with beta 1).
+    """
+    seen = [one for one in feedback.classes.values() if one.true + one.answered]
+    if not seen:
+        return None
+    return sum(2 * one.right / (one.true + one.answered) for one in seen) / len(seen)
+
+
 def capped(total: float) -> float:
     """Return a sum that JSON can say: what is no number or too large is `LARGEST_SUM`."""
     return min(LARGEST_SUM, total)  # In this order NaN is not the least.

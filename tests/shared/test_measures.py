@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from wherry import codec
 from wherry.histogram import from_durations
 from wherry.measures import (
@@ -13,6 +15,7 @@ from wherry.measures import (
     Feedback,
     Seen,
     ShadowCounts,
+    macro_f1,
     sum_seen,
 )
 
@@ -97,3 +100,10 @@ def test_shadows_add_up_and_the_largest_distance_stays_the_largest() -> None:
         errors={"timed_out": 2, "worker_died": 1},
         skipped={"busy": 2, "too_hot": 1},
     )
+
+
+def test_macro_f1_is_the_mean_over_the_classes_that_came_up() -> None:
+    classes = {"0": ClassCounts(4, 3, 3), "1": ClassCounts(2, 3, 1), "2": ClassCounts()}
+    both = macro_f1(Feedback(6, 4, classes))
+    assert both == pytest.approx((6 / 7 + 2 / 5) / 2)
+    assert macro_f1(Feedback(6, 4)) is None
