@@ -22,6 +22,7 @@ from wherry_agent.asking import (
     Proof,
     Question,
     Runner,
+    RunnerState,
     StartRunner,
     Unanswered,
 )
@@ -44,6 +45,7 @@ from wherry_agent.engine.shadows import Shadows
 from wherry_agent.engine.slots import Duty, Slots, Wish
 from wherry_agent.frames import Fault
 
+LOADING_NICENESS = 10  # Never SCHED_IDLE: beside a busy process that took 20 s to load.
 NO_ROOM = (
     "there is no memory for it beside what serves, and it is to be compared with that one: "
     "roll it out without shadow and split, or free memory"
@@ -167,8 +169,11 @@ class Residents:
         self._bring_up(slots, place)
 
     def _resident(self, slots: Slots) -> Resident | None:
-        runner = slots.ready(slots.serving.digest) if slots.serving else None
-        return Resident(runner.place.manifest, runner.memory_bytes()) if runner else None
+        runner = slots.runners.get(slots.serving.digest) if slots.serving else None
+        if runner is None:
+            return None
+        is_measured = runner.state is RunnerState.READY
+        return Resident(runner.place.manifest, runner.memory_bytes() if is_measured else 0)
 
     def _bring_up(self, slots: Slots, place: BundlePlace) -> None:
         if place.digest in slots.runners:
@@ -194,6 +199,7 @@ class Residents:
         return Bringing(
             load_timeout_s=settings.load_timeout_s,
             silence_s=settings.request_timeout_s,
+            niceness=0 if slots.waits_for(place.digest) else LOADING_NICENESS,
             stays_nice=slots.duties.get(place.digest) is Duty.SHADOW,
             seen_share=settings.seen_share,
             optimized_folder=settings.optimized_folder,

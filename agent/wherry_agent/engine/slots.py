@@ -110,6 +110,11 @@ class Slots:
         """Say whether its runner is started again when it ends."""
         return self.serves(bundle) or self.shares(bundle) or self.shadows(bundle)
 
+    def waits_for(self, bundle: Digest) -> bool:
+        """Say whether nothing answers before this bundle does: its loading disturbs nobody."""
+        expected = self.serves(bundle) or self.wants(bundle) or self.swapping == bundle
+        return expected and self.answering is None
+
     def fulfils(self, wish: Wish) -> bool:
         """Say whether that which is wished for answers already."""
         if wish.split is None:

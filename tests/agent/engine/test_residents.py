@@ -50,6 +50,19 @@ def test_runners_are_told_the_bounds_of_the_settings() -> None:
     assert (bringing.load_timeout_s, bringing.silence_s, bringing.seen_share) == (7.0, 3.0, 0.02)
 
 
+def test_a_bundle_is_brought_up_at_low_priority_unless_requests_wait_for_it() -> None:
+    stage = Stage()
+    first = stage.serve(A)
+    candidate = stage.bring_up(B)
+    first.die()
+    stage.clock.pass_time(0.0)
+    stage.load(C, RESOURCE)
+    stage.bury()
+    niceness = [(runner.place.digest, runner.bringing.niceness) for runner in stage.started]
+    assert niceness == [(A.digest, 0), (B.digest, 10), (A.digest, 0), (C.digest, 0)]
+    assert candidate.state is RunnerState.ENDED
+
+
 def test_a_candidate_that_shadows_is_to_stay_nice() -> None:
     stage = Stage()
     assert not stage.serve(A).bringing.stays_nice
