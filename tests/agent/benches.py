@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from tests.agent.bundles import Floats, write_bundle
-from tests.agent.waiting import PATIENCE_S
+from tests.agent.waiting import PATIENCE_S as PATIENCE_S
 from wherry.bundle import Bundle
 from wherry.messages import SwapPolicy
 from wherry.names import AliasName, DeploymentId, Digest

@@ -39,6 +39,7 @@ class Requests:
     ) -> None:
         self._clock, self._slots, self._shadows = clock, slots, shadows
         self._settings = settings
+        self._waits_for_company = settings.batch_rows > 1 and settings.batch_wait_s > 0
         self._number = 0
         self.unanswered = 0
         self.is_closing = False
@@ -57,7 +58,7 @@ class Requests:
             detail = f"{waiting} requests wait already; send fewer at a time"
             self._tell(entry, Unanswered(Fault.OVERLOADED, detail, place.digest))
             return
-        if not waiting and self._settings.batch_rows == 1:
+        if not waiting and not self._waits_for_company:
             runner = _route(slots, entry)
             if runner is not None and runner.in_flight < DEPTH:
                 self._hand_on(slots, runner, [entry])
@@ -196,7 +197,7 @@ class Requests:
         if not slots.is_watched and deadline_s is not None:
             slots.is_watched = True
             self._clock.call_at(deadline_s, partial(self._expire, slots))
-        if self._settings.batch_rows > 1 and self._settings.batch_wait_s > 0:
+        if self._waits_for_company:
             begins_s = self._clock.time() + self._settings.batch_wait_s
             self._clock.call_at(begins_s, partial(self.pump, slots))
 
