@@ -342,14 +342,30 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sums(msgspec.Struct, frozen=True, kw_only=True):
-    """What one bundle did on one device in a span of time."""
+    """What one bundle did on one device in a span of time; `worker_bytes` is the newest known."""
 
     requests: int = 0
     errors: int = 0
+    error_classes: dict[str, int] = {}
     labelled: int = 0
     right: int = 0
     latency: Histogram = Histogram()
     compute: Histogram = Histogram()
+    feedback: Feedback = Feedback()
+    inputs: tuple[Seen, ...] = ()
+    outputs: tuple[Seen, ...] = ()
+    shadow: ShadowCounts | None = None
+    restarts: int = 0
+    worker_bytes: int | None = None
+
+
+class SeenRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sample of one window's inputs and outputs held."""
+
+    device: DeviceId
+    bundle: Digest
+    inputs: tuple[Seen, ...] = ()
+    outputs: tuple[Seen, ...] = ()
 
 
 class KeptDelta(msgspec.Struct, frozen=True, kw_only=True):
