@@ -28,6 +28,7 @@ from wherry_agent.settings import Settings, StaleState, socket_of
 from wherry_agent.telemetry import Recorder
 
 SWEEP_S = 5.0
+UNWELCOME_S = 1.0
 
 
 class CannotListen(Unavailable):
@@ -99,14 +100,24 @@ def listen_settings(home: Path, settings: Settings) -> ListenSettings:
 
 
 class _Unwelcome(asyncio.Protocol):
-    """A connection beyond those that are allowed."""
+    """A connection beyond those that are allowed: it is told so, and left once it has asked."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
         sentence = "too many connections are open; close some, or ask again in a moment"
         response = refusal(HTTPStatus.SERVICE_UNAVAILABLE, sentence, RETRY_AFTER_S)
         transport.writelines(encode(response, None, connection="close"))
-        transport.close()
+        transport.write_eof()
+        # Closed at once, it would break the pipe of a client that still asks.
+        asyncio.get_running_loop().call_later(UNWELCOME_S, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.close()
 
 
 class Server:

@@ -13,7 +13,6 @@ from wherry.signature import Datatype, Signature
 from wherry.signature import Tensor as Wanted
 from wherry_agent.frames import Tensor
 from wherry_agent.serving import binary, v2
-from wherry_agent.serving.message import Bytes
 
 BUNDLE = a_bundle()
 SIGNATURE = BUNDLE.manifest.signature
@@ -116,12 +115,7 @@ def test_only_zeros_and_ones_are_truths() -> None:
         inputs=(Wanted("on", Datatype.BOOL, ("batch", 2)),),
         outputs=SIGNATURE.outputs,
     )
-
-    class OfTruths:
-        def __init__(self) -> None:
-            self.signature = signature
-
-    sent = {
+    sent: dict[str, object] = {
         "name": "on",
         "datatype": "BOOL",
         "shape": [1, 2],
@@ -151,7 +145,7 @@ def test_only_zeros_and_ones_are_truths() -> None:
 )
 def test_an_output_leaves_as_it_was_asked_for(asked: dict[str, object], is_binary: bool) -> None:
     request = decode(a_request({**IMAGE, "data": [0.5] * 4}, id="r", **asked))
-    logits: Bytes = memoryview(b"\0\0\0\0\0\0\x80?")
+    logits = memoryview(b"\0\0\0\0\0\0\x80?")
     tensor = Tensor("logits", Datatype.FP32, (1, 2), logits)
     response = v2.encode_answer(
         AliasName("default"), BUNDLE.digest, request, (tensor,), {"state_of": "x"}

@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -149,18 +150,24 @@ def test_what_the_client_counts_as_statistics_is_there(client: Client) -> None:
     before = _counted(client)
     client.infer(ALIAS, [an_input()])
     after = _counted(client)
-    assert after["inference_count"] == before["inference_count"] + len(ROWS)
-    assert after["execution_count"] == before["execution_count"] + 1
-    stats = after["inference_stats"]
-    assert stats["success"]["count"] == stats["compute_infer"]["count"] == stats["queue"]["count"]
-    assert 0 < stats["compute_infer"]["ns"] < stats["success"]["ns"]
+    assert after.rows == before.rows + len(ROWS)
+    assert after.executions == before.executions + 1
+    counts = {after.stats[name]["count"] for name in ("success", "compute_infer", "queue")}
+    assert counts == {after.executions}
+    assert 0 < after.stats["compute_infer"]["ns"] < after.stats["success"]["ns"]
 
 
-def _counted(client: Client) -> dict[str, dict[str, dict[str, int]]]:
+@dataclass(frozen=True)
+class Counted:
+    rows: int
+    executions: int
+    stats: dict[str, dict[str, int]]
+
+
+def _counted(client: Client) -> Counted:
     (told,) = client.get_inference_statistics(ALIAS)["model_stats"]
     assert (told["name"], told["version"]) == (ALIAS, BUNDLE.digest)
-    counted: dict[str, dict[str, dict[str, int]]] = told
-    return counted
+    return Counted(told["inference_count"], told["execution_count"], told["inference_stats"])
 
 
 def test_loading_is_refused_with_who_decides_instead(client: Client) -> None:
