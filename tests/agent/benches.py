@@ -52,9 +52,12 @@ class Bench:
 
     def expect(self, kind: type[E]) -> E:
         """Return the next event, which must be of one kind."""
-        event = self._events.get(timeout=PATIENCE_S)
+        event = self.next_event()
         assert isinstance(event, kind), event
         return event
+
+    def next_event(self) -> EngineEvent:
+        return self._events.get(timeout=PATIENCE_S)
 
     def has_no_news(self) -> bool:
         return self._events.empty()
