@@ -93,7 +93,6 @@ class Residents:
             waiting.append(deployment)
         if bundle in slots.runners or slots.next_up == place:
             return
-        slots.duties[bundle] = duty
         self._load_by_policy(slots, place, policy, duty)
 
     def serve(self, alias: AliasName, place: BundlePlace | None) -> None:
@@ -200,14 +199,13 @@ class Residents:
             load_timeout_s=settings.load_timeout_s,
             silence_s=settings.request_timeout_s,
             niceness=0 if slots.waits_for(place.digest) else LOADING_NICENESS,
-            stays_nice=slots.duties.get(place.digest) is Duty.SHADOW,
             seen_share=settings.seen_share,
             optimized_folder=settings.optimized_folder,
         )
 
     def _drain(self, slots: Slots, bundle: Digest) -> None:
         runner = slots.runners.pop(bundle, None)
-        for forgotten in (slots.loads, slots.duties, slots.proofs):
+        for forgotten in (slots.loads, slots.proofs):
             forgotten.pop(bundle, None)
         if not slots.is_in_use(bundle):
             slots.restarts.pop(bundle, None)

@@ -67,7 +67,6 @@ class Slots:
     runners: dict[Digest, Runner] = field(default_factory=dict)
     leaving: set[Runner] = field(default_factory=set)  # Draining, or ended and not yet gone.
     loads: dict[Digest, list[DeploymentId]] = field(default_factory=dict)
-    duties: dict[Digest, Duty] = field(default_factory=dict)
     proofs: dict[Digest, Proof] = field(default_factory=dict)
     retired: set[Digest] = field(default_factory=set)  # To be drained at the next flip.
     next_up: BundlePlace | None = None  # Brought up once nothing else is resident.
