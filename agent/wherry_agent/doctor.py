@@ -16,7 +16,7 @@ from pathlib import Path
 
 from wherry.errors import REFUSALS, Malformed
 from wherry.profile import Runtime
-from wherry.trust.device import Trust, now_of, proved_by_certificates
+from wherry.trust.keeping import Trust, now_of, proved_by_certificates
 from wherry_agent import host
 from wherry_agent.client import Client, NotReachable
 from wherry_agent.core.checkup import (

@@ -33,7 +33,7 @@ from wherry.files import make_folder, sweep, sync_folder, write_parts
 from wherry.manifest import Manifest, blobs_of
 from wherry.measures import Traffic
 from wherry.names import Digest, StoreId, parse_store_id
-from wherry.trust.device import Trust
+from wherry.trust.keeping import Trust
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.budget import Spent
 from wherry_agent.database import (

@@ -29,7 +29,8 @@ from wherry.topics import (
     Topic,
     WantsTopic,
 )
-from wherry.trust.device import Trust
+from wherry.trust import device
+from wherry.trust.keeping import Trust
 from wherry_agent.core import acceptance, download, install, session, trial
 from wherry_agent.core import agent as core
 from wherry_sim import said
@@ -165,7 +166,7 @@ class Device:
         """Step through what vouches for an order; what is followed is saved with what it does."""
         assert self._accepting is not None
         life, clock = self._life, BEGAN_AT + self.world.timeline.now_s
-        self._accepting, effects = acceptance.step(self._accepting, event, clock)
+        self._accepting, effects = acceptance.step(self._accepting, event, clock, device)
         for effect in effects:
             if self._life != life:
                 return

@@ -10,7 +10,7 @@ from wherry.histogram import Histogram
 from wherry.measures import Feedback, HostFacts, Traffic
 from wherry.messages import Event, EventKind, Reported, Telemetry
 from wherry.names import AliasName, Digest
-from wherry.trust.device import Trust
+from wherry.trust.keeping import Trust
 from wherry_agent.core import install
 from wherry_agent.core.agent import Agent, Tell
 from wherry_agent.core.trial import Answer

@@ -23,7 +23,7 @@ from wherry.histogram import Histogram
 from wherry.manifest import MODEL_FILE
 from wherry.names import AliasName
 from wherry.reasons import Reason, Status
-from wherry.trust.device import Trust
+from wherry.trust.keeping import Trust
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.install import Idle, Probation
 from wherry_agent.database import SCHEMA_VERSION, BrokenStore, NewerStore, StoreInUse
@@ -327,7 +327,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with a_store(tmp_path) as store:
         with (
             a_full_disk(),
-            pytest.raises(DiskFull, match="takes no more .File too large.: make room"),
+            pytest.raises(DiskFull, match=r"takes no more \(File too large\): make room"),
         ):
             store.put_chunk(digest_of(data), data)
         assert files_in(tmp_path / "chunks") == set()

@@ -50,7 +50,8 @@ from wherry.signing import (
 )
 from wherry.trust import documents as trust_documents
 from wherry.trust.condense import Condensed, condense, restore
-from wherry.trust.device import Trust, begin
+from wherry.trust.device import begin
+from wherry.trust.keeping import Trust
 from wherry.trust.packet import pack, unpack
 from wherry.trust.skeleton import SKELETON
 

@@ -20,6 +20,7 @@ from wherry.bundle import Bundle
 from wherry.messages import Deployment, Event
 from wherry.names import AliasName, Digest
 from wherry.reasons import Reason
+from wherry.trust import device
 from wherry.trust.repository import Repository, pieces_for
 from wherry_agent.core import acceptance, download, install, session
 from wherry_agent.core import agent as machine
@@ -82,7 +83,7 @@ class Device:
         )
         clocks = Clocks(lambda: self.clock, lambda: self.now_s)
         enrolment = Enrolment(ME, PROFILE.name, self.epoch, self.root)
-        self.memory = Memory(self.store, outbox, teller, enrolment, clocks)
+        self.memory = Memory(self.store, outbox, teller, enrolment, device, clocks)
         this = Machine(profile=PROFILE.name, facts=some_facts(PROFILE), runtimes=RUNTIMES)
         self.shelf = Shelf(self.store, this, clock=lambda: self.now_s)
         first = self.memory.wake(limit_bytes_per_s=None)

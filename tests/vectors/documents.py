@@ -29,7 +29,7 @@ from wherry.profile import Facts, Precision, Profile, Runtime
 from wherry.reasons import Phase, Reason, Status
 from wherry.reference import Distribution, Reference
 from wherry.signature import BATCH, Datatype, Signature, StatePair
-from wherry.trust.device import Trust
+from wherry.trust.keeping import Trust
 from wherry_agent.settings import Identity
 
 Documents = dict[str, msgspec.Struct]

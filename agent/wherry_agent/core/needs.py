@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from wherry.names import AliasName
 from wherry.reasons import Reason
-from wherry.trust.target import Target, missing_needs
-from wherry.trust.verdict import Denied
+from wherry.trust.target import Denied, Target, missing_needs
 
 
 def find_unmet(

@@ -24,7 +24,7 @@ from wherry.measures import TrialFigures
 from wherry.messages import Trial, TrialResult
 from wherry.names import Digest, TrialId
 from wherry.reasons import Reason
-from wherry.trust.verdict import Denied, Verdict
+from wherry.trust.target import Denied, Verdict
 
 MAX_RESTARTS = 2
 

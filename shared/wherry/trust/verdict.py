@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import msgspec
 
@@ -19,18 +18,7 @@ from wherry.reasons import Reason
 from wherry.trust import metadata
 from wherry.trust.metadata import Targets
 from wherry.trust.refusals import MetadataRefused
-from wherry.trust.target import Target
-
-
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """Why this bundle may not be installed here."""
-
-    reason: Reason
-    detail: str
-
-
-Verdict: TypeAlias = Target | Denied
+from wherry.trust.target import Denied, Target, Verdict
 
 
 @dataclass(frozen=True, slots=True)

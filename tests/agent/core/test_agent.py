@@ -26,7 +26,7 @@ from wherry.measures import ShadowCounts
 from wherry.messages import Deployment, Order, Shadow, SignedReceipt, Split, Trial, TrialResult
 from wherry.names import AliasName, Digest, TrialId
 from wherry.reasons import Phase, Reason, Status
-from wherry.trust.verdict import Denied, Verdict
+from wherry.trust.target import Denied, Verdict
 from wherry_agent.core import download, install, receipts, session, trial
 from wherry_agent.core.agent import (
     Agent,

@@ -11,16 +11,8 @@ from tests.trusted import a_repository
 from wherry.names import Digest, ModelName, ProfileName, VersionName
 from wherry.reasons import Reason
 from wherry.trust.metadata import Targets, parse
-from wherry.trust.target import Target, missing_needs
-from wherry.trust.verdict import (
-    Denied,
-    Grounds,
-    Verdict,
-    listed_in,
-    min_release_of,
-    to_measure,
-    to_serve,
-)
+from wherry.trust.target import Denied, Target, Verdict, missing_needs
+from wherry.trust.verdict import Grounds, listed_in, min_release_of, to_measure, to_serve
 
 ALIAS, OTHER = an_alias(), an_alias("other")
 PROFILE = ProfileName("pi-onnx")
