@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from wherry.messages import Event
-from wherry_controller.cli import show
+from wherry_controller.cli import show, telemetry
 from wherry_controller.cli.remote import connect
 from wherry_controller.cli.replies import (
     Certificate,
@@ -23,6 +23,8 @@ from wherry_controller.cli.replies import (
 )
 
 app = typer.Typer(no_args_is_help=True, help="Machines that run the agent.")
+app.command("telemetry")(telemetry.show_telemetry)
+app.command("drift")(telemetry.show_drift)
 
 Id = Annotated[str, typer.Argument(metavar="DEVICE")]
 Fingerprint = Annotated[
