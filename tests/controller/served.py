@@ -49,6 +49,7 @@ from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.identity import Identities, OpenBroker, Places
 from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rollouts import Rollouts, rollout_of
+from wherry_controller.services.sides import BothSides
 from wherry_controller.store import devices, receipts, telemetry
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
@@ -213,6 +214,7 @@ def a_served_controller(folder: Path) -> Iterator[Served]:
         door_url="https://localhost:8322",
         ca=ca_fingerprint(authority),
         revocations=revocations,
+        sides=BothSides(before_s=86_400.0),
     )
     try:
         with _listening(context) as served.url:

@@ -19,6 +19,7 @@ from wherry_controller.core.card import Card
 from wherry_controller.core.choice import Latency
 from wherry_controller.core.gate import Gate, Verdict
 from wherry_controller.core.report import VersionReport
+from wherry_controller.core.sides import RolloutSides
 
 S = TypeVar("S", bound=msgspec.Struct)
 Json: TypeAlias = dict[str, JsonValue]
@@ -88,6 +89,7 @@ ProfileDocument = Annotated[Json, WithJsonSchema(schema_of(Profile))]
 ReportDocument = Annotated[Json, WithJsonSchema(schema_of(Report))]
 ReportedDocument = Annotated[Json, WithJsonSchema(schema_of(Reported))]
 ShadowDocument = Annotated[Json, WithJsonSchema(schema_of(Shadow))]
+SidesDocument = Annotated[Json, WithJsonSchema(schema_of(RolloutSides))]
 SplitDocument = Annotated[Json, WithJsonSchema(schema_of(Split))]
 VersionReportDocument = Annotated[Json, WithJsonSchema(schema_of(VersionReport))]
 VerdictDocument = Annotated[Json, WithJsonSchema(schema_of(Verdict))]

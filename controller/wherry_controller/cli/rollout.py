@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +26,8 @@ from wherry_controller.cli.replies import (
     reference,
 )
 from wherry_controller.core.rollout import RolloutStatus
+from wherry_controller.core.sides import COLUMNS as SIDES
+from wherry_controller.core.sides import Compared, RolloutSides, cells_of, shown
 from wherry_controller.core.written import tables_in
 
 app = typer.Typer(no_args_is_help=True, help="Versions on their way through groups.")
@@ -159,6 +161,33 @@ def status(name: Name, *, json: show.Json = False) -> None:
         show.raw(body)
     else:
         _show(read(Rollout, body))
+
+
+@app.command()
+def sides(
+    name: Name,
+    *,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write it as a page into this file instead.")
+    ] = None,
+    json: show.Json = False,
+) -> None:
+    """Compare the candidate with the devices' incumbents, by profile and by device."""
+    path = f"/rollouts/{name}/sides"
+    if html is not None:
+        html.write_bytes(connect().get(f"{path}.html"))
+        show.line(f"{html} is written.")
+        return
+    body = connect().get(path)
+    if json:
+        show.raw(body)
+        return
+    found = read(RolloutSides, body)
+    show.line("each figure is candidate / incumbent")
+    _show_sides(("profile",), [((name,), one) for name, one in found.profiles.items()])
+    show.line("")
+    devices = [((one.device, one.profile), one.sides) for one in found.devices]
+    _show_sides(("device", "profile"), devices)
 
 
 @app.command()
@@ -310,6 +339,15 @@ def _evidence(found: Finding | None) -> tuple[str, ...]:
         str(found.labels),
         f"{show.milliseconds(found.median_ms)} / {show.milliseconds(found.incumbent_median_ms)}",
     )
+
+
+def _show_sides(names: Sequence[str], found: Sequence[tuple[Sequence[str], Compared]]) -> None:
+    cells = [cells_of(one) for _, one in found]
+    kept = shown(cells)
+    rows = [
+        (*words, *(row[at] for at in kept)) for (words, _), row in zip(found, cells, strict=True)
+    ]
+    show.table((*names, *(SIDES[at] for at in kept)), rows)
 
 
 def _standing(device: StageDevice) -> str:

@@ -14,7 +14,15 @@ import msgspec
 
 from wherry.histogram import Histogram, merge, quantile_ms
 from wherry.measures import Feedback, ShadowCounts, macro_f1
-from wherry.names import DeviceId, Digest, ProfileName
+from wherry.names import (
+    AliasName,
+    DeviceId,
+    Digest,
+    ModelName,
+    ProfileName,
+    RolloutName,
+    VersionName,
+)
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,3 +172,104 @@ def _shadowing(counts: ShadowCounts) -> Shadowing | None:
 
 def _ratio(part: float, whole: int) -> float | None:
     return part / whole if whole else None
+
+
+class DeviceSides(msgspec.Struct, frozen=True, kw_only=True):
+    """Both sides of one device; `before` is the incumbent's bundle."""
+
+    device: DeviceId
+    profile: ProfileName
+    bundle: Digest
+    before: Digest | None
+    sides: Compared
+
+
+class RolloutSides(msgspec.Struct, frozen=True, kw_only=True):
+    """Both sides of a rollout at a time, by profile and by device."""
+
+    rollout: RolloutName
+    model: ModelName
+    version: VersionName
+    alias: AliasName
+    status: str
+    at: float
+    profiles: dict[ProfileName, Compared]
+    devices: tuple[DeviceSides, ...]
+
+
+def device_sides(pair: Pair) -> DeviceSides:
+    return DeviceSides(
+        device=pair.device,
+        profile=pair.profile,
+        bundle=pair.bundle,
+        before=pair.before,
+        sides=compared([pair]),
+    )
+
+
+# In words
+
+COLUMNS = (
+    "requests",
+    "errors",
+    "p50 ms",
+    "p99 ms",
+    "compute p50 ms",
+    "compute p99 ms",
+    "accuracy",
+    "F1",
+    "error",
+    "shadowed",
+    "agreement",
+    "distance",
+    "shadow p50 ms",
+    "shadow p99 ms",
+)
+
+
+def cells_of(sides: Compared) -> tuple[str, ...]:
+    """Return a cell for each of `COLUMNS`: `candidate / incumbent`, or of shadowing one figure."""
+    candidate, incumbent, shadowing = sides.candidate, sides.incumbent, sides.shadowing
+    own = _texts(candidate)
+    others = _texts(incumbent) if incumbent else ("",) * len(own)
+    beside = tuple(
+        f"{one} / {other}" if one or other else "" for one, other in zip(own, others, strict=True)
+    )
+    return beside + (_shadow_cells(shadowing) if shadowing else ("",) * 5)
+
+
+def shown(rows: Sequence[Sequence[str]]) -> Sequence[int]:
+    """Return which of `COLUMNS` say anything in any of the rows."""
+    return [at for at in range(len(COLUMNS)) if any(row[at] for row in rows)]
+
+
+def _both(one: str, other: str) -> str:
+    return f"{one} / {other}" if one or other else ""
+
+
+def _texts(one: Figures) -> tuple[str, ...]:
+    times = (one.latency_p50_ms, one.latency_p99_ms, one.compute_p50_ms, one.compute_p99_ms)
+    quality = (one.accuracy, one.f1, one.mean_error)
+    return (
+        str(one.requests),
+        str(one.errors),
+        *(_number(time, 3) for time in times),
+        *(_number(value, 4) for value in quality),
+    )
+
+
+def _shadow_cells(shadowing: Shadowing) -> tuple[str, ...]:
+    times = (
+        (shadowing.compute_p50_ms, shadowing.incumbent_p50_ms),
+        (shadowing.compute_p99_ms, shadowing.incumbent_p99_ms),
+    )
+    return (
+        str(shadowing.rows),
+        _number(shadowing.agreement, 4),
+        _number(shadowing.mean_distance, 4),
+        *(f"{_number(one, 3)} / {_number(other, 3)}" for one, other in times),
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

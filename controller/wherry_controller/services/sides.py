@@ -17,7 +17,16 @@ from typing import TypeAlias
 from wherry.measures import Feedback, ShadowCounts
 from wherry.names import AliasName, DeviceId, Digest, ProfileName
 from wherry_controller.core.rollout import Journey, Rollout
-from wherry_controller.core.sides import NOTHING, Pair, Tally, total
+from wherry_controller.core.sides import (
+    NOTHING,
+    Pair,
+    RolloutSides,
+    Tally,
+    by_profile,
+    compared,
+    device_sides,
+    total,
+)
 from wherry_controller.services.machines import state_of
 from wherry_controller.store import sides
 from wherry_controller.store.database import Transaction
@@ -51,6 +60,20 @@ class BothSides:
         self._before_s = before_s
         self._readings: OrderedDict[str, _Reading] = OrderedDict()
         self._lock = threading.Lock()
+
+    def read(self, tx: Transaction, record: RolloutRecord, now: float) -> RolloutSides:
+        """Return both sides of a rollout as they are now."""
+        pairs = self.pairs(tx, record, now)
+        return RolloutSides(
+            rollout=record.name,
+            model=record.model,
+            version=record.version,
+            alias=record.alias,
+            status=record.status,
+            at=now,
+            profiles={name: compared(some) for name, some in by_profile(pairs).items()},
+            devices=tuple(map(device_sides, pairs)),
+        )
 
     def pairs(self, tx: Transaction, record: RolloutRecord, now: float) -> Sequence[Pair]:
         """Return both sides of every device that the rollout has ordered, by device."""

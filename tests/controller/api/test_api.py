@@ -464,6 +464,27 @@ def test_a_rollout_goes_from_stage_to_stage(ready: httpx.Client, served: Served)
     assert (deployment["status"], deployment["reason"]) == ("succeeded", "confirmed")
 
 
+def test_both_sides_of_a_rollout_are_shown_by_profile_and_by_device(
+    ready: httpx.Client, served: Served
+) -> None:
+    create(ready)
+    assert ready.get("/rollouts/r1/sides").json()["devices"] == []
+    ready.post("/rollouts/r1/start")
+    (bundle,) = ready.get("/bundles").json()["items"]
+    said = a_telemetry(bundle=parse_digest(bundle["bundle"]))
+    with served.store.transaction() as tx:
+        telemetry.add_windows(tx, [window_of(parse_device_id("pi-1"), said, served.now)])
+    shown = ready.get("/rollouts/r1/sides").json()
+    (device,) = shown["devices"]
+    assert (device["device"], device["before"]) == ("pi-1", None)
+    assert device["sides"]["candidate"]["requests"] == said.requests
+    assert shown["profiles"] == {PROFILE: device["sides"]}
+    page = ready.get("/rollouts/r1/sides.html")
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert page.text == ready.get("/rollouts/r1/sides", headers={"Accept": "text/html"}).text
+    assert refusal(ready.get("/rollouts/none/sides")) == (404, "unknown_rollout")
+
+
 def test_what_a_device_attested_is_shown_as_it_was_signed(
     ready: httpx.Client, served: Served
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from tests.builders import a_key, a_profile, a_reported, an_event
+from tests.builders import a_key, a_profile, a_reported, a_telemetry, an_event
 from tests.controller.cli.conftest import Ran, Wherry
 from tests.controller.scripted import (
     Script,
@@ -25,7 +25,7 @@ from tests.controller.served import TOKEN, Served
 from tests.controller.stores import DIGITS
 from wherry import codec
 from wherry.messages import TrustReport
-from wherry.names import parse_device_id, parse_version_name
+from wherry.names import parse_device_id, parse_digest, parse_version_name
 from wherry.reasons import Phase, Reason, Status
 from wherry.signing import public_pem
 from wherry_controller.cli.building import follow
@@ -34,7 +34,8 @@ from wherry_controller.cli.remote import connect
 from wherry_controller.core.build import BuildMessage, BuildRequest
 from wherry_controller.core.fault import BuildReason
 from wherry_controller.services.fleet import device_of
-from wherry_controller.store import devices, models
+from wherry_controller.services.telemetry import window_of
+from wherry_controller.store import devices, models, telemetry
 from wherry_controller.store.records import Build, Flag
 
 V1 = parse_version_name("v1")
@@ -455,6 +456,22 @@ def test_a_rollout_that_shadows_and_splits_says_so(
     assert "policy   resource" in shown
     assert "10% for 300 s and 50 requests, within 3600 s, agreeing on 90% at least" in shown
     assert "split    20%" in shown
+
+
+def test_both_sides_of_a_rollout_are_shown_and_written(
+    ready: Wherry, served: Served, tmp_path: Path
+) -> None:
+    create(ready, tmp_path, "r1", "--start")
+    (bundle,) = ready("bundle", "list", "--json").items
+    said = a_telemetry(bundle=parse_digest(str(bundle["bundle"])))
+    with served.store.transaction() as tx:
+        telemetry.add_windows(tx, [window_of(parse_device_id("pi-1"), said, served.now)])
+    shown = ready("rollout", "sides", "r1").out
+    assert "pi-1" in shown and "3 /" in shown and "agreement" not in shown
+    assert ready("rollout", "sides", "r1", "--json").json["rollout"] == "r1"
+    page = tmp_path / "sides.html"
+    assert "is written" in ready("rollout", "sides", "r1", "--html", page).out
+    assert "r1: both sides" in page.read_text()
 
 
 def test_what_a_device_attested_is_shown(ready: Wherry, served: Served, tmp_path: Path) -> None:
