@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tests.agent.benches import ALIAS, PATIENCE_S, Bench, a_bench, a_get, an_inf
 from tests.agent.bundles import a_bundle, images
 from tests.agent.serving.calls import Caller, a_server
 from wherry.names import DeviceId, ProfileName
+from wherry_agent.engine import EngineSettings
 from wherry_agent.serving import CannotListen, ListenSettings, Server, listen_settings
 from wherry_agent.serving.http import HttpLimits
 from wherry_agent.settings import ApiSettings, Settings
@@ -23,7 +23,6 @@ from wherry_agent.settings import ApiSettings, Settings
 pytestmark = pytest.mark.system
 
 BUNDLE = a_bundle()
-SLOW = a_bundle(version="slow", work=4000)
 STRANGER = str(os.geteuid() + 1)
 INFER = f"/v2/models/{ALIAS}/infer"
 
@@ -164,8 +163,9 @@ def test_what_is_wrong_about_a_region_is_said(
 
 
 def test_what_was_asked_is_answered_before_the_server_ends(tmp_path: Path) -> None:
-    with a_bench(tmp_path) as bench:
-        bench.serve(SLOW)
+    waiting = EngineSettings(batch_rows=16, batch_wait_s=0.5)
+    with a_bench(tmp_path, waiting) as bench:
+        bench.serve(BUNDLE)
         path = tmp_path / "other"
         server = Server(bench.engine, bench.recorder, ListenSettings(socket_path=path))
         server.start()
@@ -175,13 +175,21 @@ def test_what_was_asked_is_answered_before_the_server_ends(tmp_path: Path) -> No
             wire.connect(str(path))
             wire.sendall(an_infer_request(images(1)))
             Caller(path).get("/v2/health/live")  # What came before it has been read.
-            ending = threading.Thread(target=server.close, args=(PATIENCE_S,))
-            ending.start()
+            server.close(drain_s=PATIENCE_S)
             assert wire.recv(4096).startswith(b"HTTP/1.1 200 ")
             assert wire.recv(4096) == b""
             assert idle.recv(1) == b""
-            ending.join(PATIENCE_S)
-            assert not ending.is_alive()
+
+
+def test_a_server_that_does_not_wait_ends_at_once(tmp_path: Path) -> None:
+    waiting = EngineSettings(batch_rows=16, batch_wait_s=PATIENCE_S)
+    with a_bench(tmp_path, waiting) as bench:
+        bench.serve(BUNDLE)
+        with bench.wire() as wire:
+            wire.send(an_infer_request(images(1)))
+            Caller(bench.socket).get("/v2/health/live")
+            bench.server.close()
+            assert wire.is_closed_by_the_server()
 
 
 def test_an_agents_settings_say_where_and_how_it_listens(tmp_path: Path) -> None:
