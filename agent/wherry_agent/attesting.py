@@ -38,7 +38,7 @@ def sign(home: Path, claim: Claim, *, at: float) -> SignedReceipt:
     identity = read_identity(home)
     key = load_pem_private_key((home / KEY_FILE).read_bytes(), password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError("the device's key is none of an elliptic curve")  # noqa: TRY004
+        raise ValueError("the device's key is none of an elliptic curve")
     receipt = Receipt(
         device=identity.device,
         epoch=identity.epoch,

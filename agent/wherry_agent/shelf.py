@@ -42,6 +42,10 @@ class Shelf:
         self._clock = clock
         self._manifests: dict[Digest, Manifest] = {}
 
+    def judge_by(self, machine: Machine) -> None:
+        """Judge what comes from now on by what this device was found to be."""
+        self._machine = machine
+
     def accept(self, bundle: Digest, envelope: bytes) -> ManifestAccepted | BundleRefused:
         """Verify, then parse, then judge; only then is anything of the bundle fetched."""
         try:

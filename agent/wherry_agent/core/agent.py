@@ -149,7 +149,13 @@ def _dispatch(agent: Agent, event: Event, now_s: float) -> tuple[Agent, Effects]
             return _link(agent, event, now_s)
         case Tick():
             return _tick(agent, now_s)
-        case session.Connected() | session.Lost() | session.Stored() | session.Acked():
+        case (
+            session.Connected()
+            | session.Lost()
+            | session.Stored()
+            | session.Acked()
+            | session.Advised()
+        ):
             return _speak(agent, event)
         case Installed() | Measured() | trial.Ran() | receipts.Attested():
             return _read(agent, event, now_s)

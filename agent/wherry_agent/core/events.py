@@ -10,7 +10,7 @@ import msgspec
 from wherry.messages import Deployment, Order
 from wherry.names import AliasName, Digest, TrialId
 from wherry.reasons import Reason
-from wherry.trust.verdict import Verdict
+from wherry.trust.target import Verdict
 from wherry_agent.core import download, install, receipts, session, trial
 from wherry_agent.core.health import Window
 
@@ -89,6 +89,7 @@ Event: TypeAlias = (
     | session.Lost
     | session.Stored
     | session.Acked
+    | session.Advised
     | download.ChunkCame
     | download.ChunkSpoiled
     | download.StillMissing

@@ -1,0 +1,106 @@
+"""What the device says of itself at once: its presence, and `reported`.
+
+While a flip is on its way `reported` waits, for a while, so that it never names a bundle that the
+local API does not answer with yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+from wherry import codec, topics
+from wherry.names import DeviceId
+from wherry.reasons import Reason
+from wherry.trust.keeping import proved_by_certificates, report_of
+from wherry_agent.core import clock, download
+from wherry_agent.core.dates import Verdict
+from wherry_agent.database import CannotSave
+from wherry_agent.parts import Parts
+
+# What a broker's dates say of this device, or of the broker; nothing installs by them.
+_DEGRADED: dict[Verdict, tuple[Reason, ...]] = {
+    Verdict.SOUND: (),
+    Verdict.CLOCK_AHEAD: (Reason.CLOCK_AHEAD,),
+    Verdict.EXPIRED: (Reason.CERTIFICATE_EXPIRED,),
+}
+
+log = logging.getLogger("wherry_agent")
+
+
+class Announcer:
+    """Used by the deciding thread; says nothing while there is no connection."""
+
+    def __init__(self, device: DeviceId, parts: Parts) -> None:
+        self._device, self._parts = device, parts
+        self._clock = clock.Clock(time.time(), time.monotonic())
+        self._broker_dates = Verdict.SOUND
+        self._told: tuple[Reason, ...] = ()
+        self._is_owed = False
+
+    def note_broker(self, verdict: Verdict) -> None:
+        """Keep what the dates of the broker's certificate say."""
+        self._broker_dates = verdict
+
+    def tick(self, now_s: float) -> None:
+        """Say what became of the device, and what had to wait."""
+        self._clock, jump_s = clock.read(self._clock, unix_s=time.time(), at_s=now_s)
+        if jump_s:
+            log.warning("clock.jumped", extra={"seconds": round(jump_s, 3)})
+        if self._is_owed or tuple(self._degraded()) != self._told:
+            self.announce()
+
+    def catch_up(self) -> None:
+        """Say what had to wait for a flip."""
+        if self._is_owed:
+            self.announce()
+
+    def announce(self) -> None:
+        """Say that the device is there, and what it has."""
+        memory, control = self._parts.memory, self._parts.control
+        if not memory.agent.session.connected:
+            return
+        presence = codec.encode(self._parts.teller.presence(online=True))
+        control.publish(topics.PresenceTopic(self._device), presence, retain=True)
+        self._is_owed = self._parts.installer.is_flipping(time.monotonic())
+        if not self._is_owed:
+            self._report()
+
+    def _report(self) -> None:
+        parts, trust = self._parts, self._parts.memory.acceptance.trust
+        try:
+            seq = parts.store.next_report_seq()
+        except CannotSave as error:
+            log.warning("report.unwritten", extra={"problem": str(error)})
+            self._is_owed = True
+            return
+        self._told = tuple(self._degraded())
+        reported = parts.teller.reported(
+            parts.memory.agent.aliases,
+            generation=trust.generation,
+            seq=seq,
+            oldest_event=parts.outbox.span()[0],
+            trust=report_of(trust, time.time()),
+            degraded=self._told,
+            receipts=parts.memory.agent.receipts.signed,
+        )
+        topic = topics.ReportedTopic(self._device)
+        parts.control.publish(topic, codec.encode(reported), retain=True)
+
+    def _degraded(self) -> Iterator[Reason]:
+        """Yield what keeps this device from following orders as it should, beside its states."""
+        parts = self._parts
+        yield from _DEGRADED[self._broker_dates]
+        floor = proved_by_certificates(parts.memory.acceptance.trust)
+        if fault := parts.certificate.find_fault(floor):
+            yield fault
+        if parts.installer.bad_runtimes:
+            yield Reason.BAD_RUNTIME
+        if clock.has_jumped(self._clock):
+            yield Reason.CLOCK_JUMPED
+        if fault := parts.memory.fault or parts.windows.fault:
+            yield fault
+        current = parts.memory.agent.download
+        if current is not None and download.is_held_up(current):
+            yield Reason.OVER_BYTE_BUDGET
