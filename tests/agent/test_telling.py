@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.builders import a_deployment, a_digest, a_histogram, a_store_id, a_wanted, an_alias
-from wherry.measures import Feedback, HostFacts, Traffic
+from wherry.measures import Feedback, HostFacts, Seen, ShadowCounts, Traffic
 from wherry.messages import EventKind, Flip, Presence, Slots, TrustReport
 from wherry.names import AliasName, ProfileName
 from wherry.profile import Facts
@@ -23,6 +23,7 @@ TELLER = Teller(
     facts=FACTS,
 )
 OLD, NEW = a_digest("old"), a_digest("new")
+SEEN = Seen(name="x", rows=1, values=1, counts=(1,), zeros=0, not_finite=0)
 
 
 @pytest.mark.parametrize("status", Status)
@@ -81,6 +82,11 @@ def test_telemetry_says_what_was_counted_and_where() -> None:
         latency=a_histogram(1, 2, 3),
         compute=a_histogram(0.5),
         feedback=Feedback(labelled=2, right=1),
+        inputs=(SEEN,),
+        outputs=(SEEN, SEEN),
+        shadow=ShadowCounts(requests=4),
+        restarts=5,
+        worker_bytes=6,
     )
     facts, traffic = HostFacts(cpu_percent=3.0), Traffic(sent_bytes=1, received_bytes=2)
     told = TELLER.telemetry(window, facts, traffic, window_s=10.0, at=7.0)
@@ -92,6 +98,8 @@ def test_telemetry_says_what_was_counted_and_where() -> None:
     )
     assert (told.feedback, told.host, told.traffic) == (window.feedback, facts, traffic)
     assert (told.window_s, told.at, told.store_id) == (10.0, 7.0, a_store_id())
+    assert (told.inputs, told.outputs, told.shadow) == ((SEEN,), (SEEN, SEEN), window.shadow)
+    assert (told.restarts, told.worker_bytes) == (5, 6)
 
 
 def test_presence_names_the_store() -> None:
