@@ -140,7 +140,7 @@ class Server:
             statistics=Statistics(),
             stale=settings.stale_state,
         )
-        api = Api(inference, shared_memory=settings.shared_memory, metrics=metrics)
+        api = Api(inference, shared_memory=settings.shared_memory, show_metrics=metrics)
         self._handle: Handler = api.handle
         self._room = Room(max(settings.http.bodies_bytes, settings.http.body_bytes))
         self._servers: list[asyncio.Server] = []

@@ -10,10 +10,11 @@ import msgspec
 from wherry import __version__
 from wherry.errors import Malformed, Unavailable, Unsuitable
 from wherry.names import AliasName, parse_alias_name
+from wherry_agent import metrics
 from wherry_agent.serving import repository, v2
 from wherry_agent.serving.feedback import decode_feedback
 from wherry_agent.serving.inference import Inference
-from wherry_agent.serving.message import PROMETHEUS, Request, Respond, Response, refusal
+from wherry_agent.serving.message import Request, Respond, Response, refusal
 from wherry_agent.serving.refusals import refused
 from wherry_agent.serving.regions import Registration
 
@@ -44,7 +45,7 @@ class BadRegistration(Malformed):
 class Api:
     """Answers requests on the engine's thread, each at once or when its worker has answered.
 
-    `metrics` writes what `/metrics` shows; None: nothing is there.
+    `show_metrics` writes what `/metrics` shows; None: nothing is there.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class Api:
         inference: Inference,
         *,
         shared_memory: bool = True,
-        metrics: Callable[[], str] | None = None,
+        show_metrics: Callable[[], str] | None = None,
     ) -> None:
-        self._inference, self._metrics = inference, metrics
+        self._inference, self._show_metrics = inference, show_metrics
         self._engine, self._regions = inference.engine, inference.regions
         self._shared_memory = shared_memory
 
@@ -72,8 +73,8 @@ class Api:
                 self._inference.infer(parse_alias_name(alias), None, request, respond)
             case "POST", ["v2", "models", alias, "versions", version, "infer"]:
                 self._inference.infer(parse_alias_name(alias), version, request, respond)
-            case (("GET" | "HEAD"), ["metrics"]) if self._metrics is not None:
-                respond(Response(self._metrics().encode(), content_type=PROMETHEUS))
+            case (("GET" | "HEAD"), ["metrics"]) if self._show_metrics is not None:
+                respond(Response(self._show_metrics().encode(), content_type=metrics.CONTENT_TYPE))
             case _, ["v2", ("systemsharedmemory" | "cudasharedmemory") as kind, *rest]:
                 respond(self._share_memory(request, kind, rest))
             case "POST", ["v2", *rest]:

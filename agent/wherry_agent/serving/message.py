@@ -13,7 +13,7 @@ from wherry_agent.serving.coding import SMALLEST_BYTES, Coding, compress
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
 JSON_BYTES = "inference-header-content-length"  # So many bytes of a body are JSON, then tensors.
 KEY = "wherry-key"
 READ_HEADERS = frozenset((JSON_BYTES, KEY, "content-encoding", "accept-encoding"))
