@@ -56,7 +56,7 @@ from wherry_controller.services.publisher import size_of_all
 from wherry_controller.services.releases import WAITS_FOR_SIGNATURE, Releasing, release
 from wherry_controller.services.telemetry import Sides
 from wherry_controller.services.trials import withdraw_all
-from wherry_controller.store import devices, rollouts
+from wherry_controller.store import devices, models, rollouts
 from wherry_controller.store.database import Store, Transaction
 from wherry_controller.store.records import Journey, RolloutRecord
 
@@ -301,7 +301,10 @@ def _news(tx: Transaction, state: Rollout, now: float) -> list[DeviceReported]:
 
 
 def _serving(tx: Transaction, plan: Plan) -> Serving:
-    return fleet.serving(tx, sorted(devices_of(plan)), plan.alias)
+    """Return what each device serves, None too where no way back could be ordered to it."""
+    told = fleet.serving(tx, sorted(devices_of(plan)), plan.alias)
+    kept = {one for one in set(told.values()) if one and models.get_envelope(tx, one)}
+    return {device: bundle if bundle in kept else None for device, bundle in told.items()}
 
 
 def _perform(tx: Transaction, name: RolloutName, effect: Effect, now: float) -> None:
