@@ -123,7 +123,7 @@ class Requests:
         return [lane.popleft() for _ in range(count)]
 
     def _waits_for_others(self, lane: deque[Waiting], count: int, rows: int, limit: int) -> bool:
-        if rows >= limit or count < len(lane) or lane[0].alone:
+        if rows >= limit or count < len(lane):
             return False
         begins_s = lane[0].came_s + self._settings.batch_wait_s
         return self._clock.time() < begins_s - CLOCK_SLACK_S

@@ -22,7 +22,6 @@ from wherry_agent.asking import (
     Proof,
     Question,
     Runner,
-    RunnerState,
     StartRunner,
     Unanswered,
 )
@@ -46,6 +45,7 @@ from wherry_agent.engine.slots import Duty, Slots, Wish
 from wherry_agent.frames import Fault
 
 LOADING_NICENESS = 10  # Never SCHED_IDLE: beside a busy process that took 20 s to load.
+GAVE_WAY = "it gave way to what is to serve, for the memory of both is not there; order it again"
 NO_ROOM = (
     "there is no memory for it beside what serves, and it is to be compared with that one: "
     "roll it out without shadow and split, or free memory"
@@ -126,8 +126,6 @@ class Residents:
 
     def retire(self, alias: AliasName) -> None:
         slots = self._of(alias)
-        if slots.next_up and not self._is_kept(slots, slots.next_up.digest):
-            slots.next_up = None
         for bundle in tuple(slots.runners):
             if self._is_kept(slots, bundle):
                 continue
@@ -168,11 +166,10 @@ class Residents:
         self._bring_up(slots, place)
 
     def _resident(self, slots: Slots) -> Resident | None:
-        runner = slots.runners.get(slots.serving.digest) if slots.serving else None
-        if runner is None:
+        if slots.serving is None:
             return None
-        is_measured = runner.state is RunnerState.READY
-        return Resident(runner.place.manifest, runner.memory_bytes() if is_measured else 0)
+        runner = slots.ready(slots.serving.digest)  # None: it is being started again.
+        return Resident(slots.serving.manifest, runner.memory_bytes() if runner else 0)
 
     def _bring_up(self, slots: Slots, place: BundlePlace) -> None:
         if place.digest in slots.runners:
@@ -180,6 +177,7 @@ class Residents:
         if slots.policy is SwapPolicy.RESOURCE and (slots.runners or slots.leaving):
             slots.next_up = place
             for bundle in tuple(slots.runners):
+                self._tell_load_failed(slots, bundle, Reason.LOAD_FAILED, GAVE_WAY)
                 self._drain(slots, bundle)
         else:
             self._start(slots, place)
@@ -207,8 +205,6 @@ class Residents:
         runner = slots.runners.pop(bundle, None)
         for forgotten in (slots.loads, slots.proofs):
             forgotten.pop(bundle, None)
-        if not slots.is_in_use(bundle):
-            slots.restarts.pop(bundle, None)
         if slots.before == bundle:
             slots.before = None  # Should it be loaded again, it is a candidate.
         if slots.swapping == bundle:
@@ -243,10 +239,9 @@ class Residents:
 
     def _give_up_swap(self, slots: Slots, wish: Wish) -> None:
         """Bring up again what shall go on serving, where a candidate was to follow it."""
-        if slots.swapping and slots.swapping != wish.place.digest:
-            if slots.next_up and slots.next_up.digest == slots.swapping:
-                slots.next_up = None
-            slots.swapping = None
+        slots.swapping = None
+        if slots.next_up and slots.next_up.digest != wish.place.digest:
+            slots.next_up = None
         self._bring_back(slots)
 
     def _flip(self, slots: Slots, wish: Wish) -> None:
@@ -261,7 +256,8 @@ class Residents:
                 slots.before, slots.serving = replaced, wish.place
             slots.sharing = None
         slots.shadowing = slots.swapping = None
-        slots.restarts.pop(bundle, None)
+        counted = slots.restarts.items()
+        slots.restarts = {each: count for each, count in counted if slots.is_in_use(each)}
         old = slots.runners.get(replaced) if replaced else None
         in_flight = old.in_flight if old else 0
         event = Flipped(slots.alias, bundle, replaced, in_flight, wish.share, slots.policy)
@@ -325,7 +321,7 @@ class Residents:
     def ended(self, runner: Runner) -> None:
         slots = self._slots[runner.alias]
         slots.leaving.discard(runner)
-        is_free = not slots.leaving and not slots.runners and not self._requests.is_closing
+        is_free = not slots.leaving and not self._requests.is_closing
         if slots.next_up and is_free:
             place, slots.next_up = slots.next_up, None
             self._start(slots, place)
@@ -348,8 +344,7 @@ class Residents:
 
     def _tell_failure(self, slots: Slots, place: BundlePlace, reason: Reason, detail: str) -> None:
         bundle = place.digest
-        for deployment in slots.loads.pop(bundle, []):
-            self._on_event(LoadFailed(slots.alias, deployment, bundle, reason, detail))
+        self._tell_load_failed(slots, bundle, reason, detail)
         if slots.swapping == bundle:
             slots.swapping = None
         if slots.is_in_use(bundle):
@@ -359,6 +354,10 @@ class Residents:
             self._on_event(Unservable(slots.alias, bundle, reason, detail))
         self._bring_back(slots)
         self._requests.pump(slots)
+
+    def _tell_load_failed(self, slots: Slots, bundle: Digest, reason: Reason, detail: str) -> None:
+        for deployment in slots.loads.pop(bundle, []):
+            self._on_event(LoadFailed(slots.alias, deployment, bundle, reason, detail))
 
     def _count_failure(self, slots: Slots, place: BundlePlace, reason: Reason, detail: str) -> None:
         bounds = self._settings.restarts
@@ -375,6 +374,8 @@ class Residents:
 
     def _restart(self, slots: Slots, place: BundlePlace) -> None:
         slots.pauses.pop(place.digest, None)
-        if slots.is_in_use(place.digest) and not self._requests.is_closing:
+        if slots.swapping or self._requests.is_closing:
+            return
+        if slots.is_in_use(place.digest):
             self._recorder.restarted(slots.alias, place.digest)
             self._bring_up(slots, place)

@@ -33,12 +33,13 @@ LOOK_EVERY_S = 1.0  # At memory and temperature.
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """What a candidate gets of a request: its inputs, and the answer that was given to it."""
+    """What an idle candidate gets of a request: its inputs, and the answer that was given to it."""
 
+    runner: Runner
+    shadowing: Shadowing
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     incumbent_ns: int
-    timeout_s: float
 
 
 class Shadows:
@@ -70,28 +71,26 @@ class Shadows:
         shadowing.number += 1
         if not is_sampled(shadowing.number, shadowing.shadow.share):
             return None
-        cause = self._find_obstacle(slots, shadowing, entry)
+        runner = slots.ready(shadowing.place.digest)
+        cause = self._find_obstacle(shadowing, runner, entry) if runner else Skipped.NOT_UP
         if cause is not None:
             bundle = shadowing.place.digest
             self._recorder.skipped_shadowing(slots.alias, bundle, cause.value)
+        if runner is None or cause is not None:
             return None
         inputs, outputs = map(_kept, (entry.asking.tensors, answer.tensors))
-        return Copy(inputs, outputs, answer.compute_ns, self._timeout_s)
+        return Copy(runner, shadowing, inputs, outputs, answer.compute_ns)
 
     def hand_on(self, slots: Slots, copy: Copy) -> None:
         """Have the candidate compute what was copied."""
-        shadowing = slots.shadowing
-        runner = slots.ready(shadowing.place.digest) if shadowing else None
-        if shadowing is None or runner is None or runner.in_flight:
-            return
-        done = partial(self._note, slots, shadowing, copy)
-        runner.ask(Comparison(slots.alias, copy.inputs, copy.outputs, done), copy.timeout_s)
+        done = partial(self._note, slots, copy)
+        comparison = Comparison(slots.alias, copy.inputs, copy.outputs, done)
+        copy.runner.ask(comparison, self._timeout_s)
 
-    def _find_obstacle(self, slots: Slots, shadowing: Shadowing, entry: Waiting) -> Skipped | None:
-        candidate = slots.ready(shadowing.place.digest)
+    def _find_obstacle(
+        self, shadowing: Shadowing, candidate: Runner, entry: Waiting
+    ) -> Skipped | None:
         signature = shadowing.place.manifest.signature
-        if candidate is None:
-            return Skipped.NOT_UP
         if entry.rows > signature.max_batch or not are_alike(entry.signature, signature):
             return Skipped.UNLIKE
         self._look(shadowing, candidate)
@@ -118,9 +117,8 @@ class Shadows:
             shadow.memory_bytes is not None and candidate.memory_bytes() > shadow.memory_bytes
         )
 
-    def _note(
-        self, slots: Slots, shadowing: Shadowing, copy: Copy, outcome: Compared | Unanswered
-    ) -> None:
+    def _note(self, slots: Slots, copy: Copy, outcome: Compared | Unanswered) -> None:
+        shadowing = copy.shadowing
         if isinstance(outcome, Compared):
             spent_s = outcome.compute_ns / 1e9
             self._recorder.shadowed(slots.alias, outcome, incumbent_ns=copy.incumbent_ns)

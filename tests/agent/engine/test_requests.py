@@ -130,6 +130,25 @@ def test_what_is_asked_again_goes_before_what_came_later() -> None:
     assert [values_of(question) for question in again.asked] == [[2.0], [3.0]]
 
 
+def test_requests_that_came_one_after_another_expire_one_after_another() -> None:
+    stage, _ = a_serving_stage(EngineSettings(request_timeout_s=5.0))
+    ask_one_by_one(stage, *range(DEPTH + 1))
+    stage.clock.pass_time(3.0)
+    stage.ask(9.0)
+    stage.clock.pass_time(2.0)
+    assert len(stage.outcomes) == 1
+    stage.clock.pass_time(3.0)
+    assert stage.faults() == [Fault.TIMED_OUT] * 2
+
+
+def test_what_is_to_be_asked_again_expires_too() -> None:
+    stage, runner = a_serving_stage()
+    stage.ask(1.0)
+    runner.die()
+    stage.clock.pass_time(10.0)
+    assert stage.faults() == [Fault.TIMED_OUT]
+
+
 def test_requests_wait_while_what_serves_is_started_again_at_once() -> None:
     stage, runner = a_serving_stage()
     runner.die()
@@ -216,6 +235,15 @@ def test_a_request_that_names_a_bundle_is_answered_by_no_other() -> None:
     ] * 2
 
 
+def test_a_request_that_names_a_bundle_does_not_wait_for_another_to_come_back() -> None:
+    stage, old = a_serving_stage()
+    new = stage.serve(B)
+    stage.ask(1.0, bundle=A.digest)
+    new.die()
+    old.die()
+    assert stage.faults() == [Fault.WORKER_DIED]
+
+
 def test_a_request_that_names_what_serves_waits_for_it_to_come_back() -> None:
     stage, runner = a_serving_stage()
     runner.die()
@@ -287,6 +315,15 @@ def test_one_bad_request_does_not_spoil_those_computed_with_it(fault: Fault) -> 
             runner.answer()
     assert [bundle_values for _, bundle_values in stage.answers()] == [[0.0], [1.0], [2.0], [4.0]]
     assert stage.faults() == [fault]
+
+
+def test_a_batch_that_took_too_long_is_not_computed_again() -> None:
+    stage, runner = a_serving_stage(BATCHING)
+    ask_one_by_one(stage, *range(DEPTH + 3))
+    for _ in range(DEPTH):
+        runner.answer()
+    runner.refuse(Fault.TIMED_OUT)
+    assert stage.faults() == [Fault.TIMED_OUT] * 3
 
 
 def test_requests_that_were_computed_together_when_a_runner_ended_are_asked_again_alone() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from tests.agent.engine.stage import ALIAS, MIB, PROOF, FakeRunner, Stage, a_place
@@ -53,14 +55,12 @@ def test_runners_are_told_the_bounds_of_the_settings() -> None:
 def test_a_bundle_is_brought_up_at_low_priority_unless_requests_wait_for_it() -> None:
     stage = Stage()
     first = stage.serve(A)
-    candidate = stage.bring_up(B)
+    stage.residents.serve(ALIAS, B)  # While A answers.
     first.die()
+    stage.load(C)
     stage.clock.pass_time(0.0)
-    stage.load(C, RESOURCE)
-    stage.bury()
     niceness = [(runner.place.digest, runner.bringing.niceness) for runner in stage.started]
-    assert niceness == [(A.digest, 0), (B.digest, 10), (A.digest, 0), (C.digest, 0)]
-    assert candidate.state is RunnerState.ENDED
+    assert niceness == [(A.digest, 0), (B.digest, 10), (C.digest, 10), (A.digest, 0)]
 
 
 def test_a_candidate_that_shadows_is_brought_up_as_one_that_will_answer() -> None:
@@ -225,7 +225,185 @@ def test_what_cannot_be_resident_beside_the_incumbent_is_not_compared_with_it(du
     assert (a.state, residents(stage)) == (RunnerState.READY, ["A"])
 
 
+def test_an_order_to_load_that_is_repeated_is_decided_once() -> None:
+    stage = Stage()
+    stage.serve(A)
+    stage.load(B, AUTO)
+    stage.available_bytes = 0
+    stage.load(B, AUTO)
+    stage.runner(B).come_up()
+    loaded = stage.take_events()
+    assert loaded == [Loaded(ALIAS, D1, B.digest, proof=PROOF, policy=SwapPolicy.AVAILABILITY)]
+
+
+def test_an_order_to_load_that_is_repeated_still_waits_for_the_memory() -> None:
+    stage = Stage()
+    a = stage.serve(A)
+    stage.ask(1.0)
+    for _ in range(2):
+        stage.load(B, RESOURCE)
+    assert len(stage.started) == 1
+    a.answer()
+    stage.bury()
+    assert residents(stage) == ["B"]
+
+
+def test_retiring_a_candidate_alone_brings_the_incumbent_back() -> None:
+    stage = Stage()
+    stage.serve(A)
+    stage.load(B, RESOURCE)
+    stage.bury()
+    stage.runner(B).come_up()
+    stage.residents.retire(ALIAS)
+    stage.bury()
+    assert residents(stage) == ["A"]
+
+
+def test_an_order_to_serve_that_is_taken_back_before_its_bundle_was_begun_is_forgotten() -> None:
+    stage = Stage()
+    stage.serve(A)
+    stage.load(B, RESOURCE)
+    stage.bury()
+    stage.runner(B).come_up()
+    stage.residents.serve(ALIAS, B)
+    stage.residents.serve(ALIAS, A)  # B drains; A is next.
+    stage.residents.serve(ALIAS, B)
+    stage.bury()
+    assert residents(stage) == ["B"]
+
+
+def test_nothing_is_begun_by_resource_before_the_last_one_is_gone() -> None:
+    stage = Stage()
+    stage.serve(C)
+    a = stage.serve(A)
+    stage.ask(1.0)
+    stage.load(B, RESOURCE)
+    stage.bury()
+    assert residents(stage) == ["A"]
+    a.answer()
+    stage.bury()
+    assert residents(stage) == ["B"]
+
+
+def test_what_was_swapped_in_by_resource_is_started_again_when_it_dies() -> None:
+    stage = Stage()
+    stage.serve(A)
+    stage.load(B, RESOURCE)
+    stage.bury()
+    stage.runner(B).come_up()
+    stage.residents.serve(ALIAS, B)
+    for _ in range(2):
+        stage.runner(B).die()
+        stage.bury()
+        stage.clock.pass_time(0.1)
+        assert residents(stage) == ["B"]
+        stage.runner(B).come_up()
+    stage.runner(B).die()
+    stage.clock.pass_time(1.0)
+    stage.bury()
+    stage.runner(B).fail()
+    stage.ask(1.0)
+    assert stage.faults() == [Fault.WORKER_DIED]  # Nobody waits: no swap is under way.
+
+
+def test_an_incumbent_that_waits_for_its_restart_gives_way_to_a_candidate() -> None:
+    stage = Stage()
+    stage.serve(A).die()
+    stage.bury()
+    stage.load(B, RESOURCE)
+    stage.clock.pass_time(60.0)
+    assert residents(stage) == ["B"]
+    stage.runner(B).fail()
+    stage.bury()
+    assert residents(stage) == ["A"]
+
+
+def test_requests_wait_for_a_candidate_though_the_incumbent_failed_before() -> None:
+    stage = Stage()
+    stage.serve(A).die()
+    stage.clock.pass_time(0.0)
+    stage.runner(A).fail()
+    stage.bury()
+    stage.load(B, RESOURCE)
+    stage.ask(1.0)
+    assert stage.faults() == []
+
+
+def test_an_incumbent_that_came_back_once_comes_back_for_a_candidate_too() -> None:
+    stage = Stage()
+    stage.serve(A).die()
+    stage.clock.pass_time(0.0)
+    stage.runner(A).come_up()
+    stage.load(B, RESOURCE)
+    stage.bury()
+    stage.runner(B).fail()
+    stage.bury()
+    assert residents(stage) == ["A"]
+
+
+def test_a_candidate_that_gives_way_while_it_loads_is_told_as_failed() -> None:
+    stage = Stage()
+    stage.serve(A)
+    stage.load(B, RESOURCE)
+    stage.bury()
+    stage.residents.serve(ALIAS, C)
+    (failed,) = stage.take_events()
+    assert isinstance(failed, LoadFailed)
+    assert (failed.bundle, failed.reason) == (B.digest, Reason.LOAD_FAILED)
+    stage.bury()
+    assert residents(stage) == ["C"]
+
+
+def test_a_bundle_that_is_loaded_again_is_not_retired_at_the_next_flip() -> None:
+    stage = Stage()
+    stage.serve(A)
+    stage.residents.serve(ALIAS, B)
+    stage.residents.retire(ALIAS)
+    stage.load(A)
+    stage.runner(B).come_up()
+    assert residents(stage) == ["A", "B"]
+
+
 # What dies
+
+
+def test_a_restart_keeps_its_pause_though_a_candidate_fails_meanwhile() -> None:
+    stage = Stage()
+    for _ in range(2):
+        stage.serve(A).die()
+        stage.bury()
+        stage.clock.pass_time(0.0)
+    assert stage.slots[ALIAS].pauses
+    stage.load(B)
+    stage.runner(B).fail()
+    stage.bury()
+    assert residents(stage) == []
+    stage.clock.pass_time(0.1)
+    assert residents(stage) == ["A"]
+
+
+def test_what_no_longer_answers_is_not_started_again() -> None:
+    stage = Stage()
+    for _ in range(2):
+        stage.serve(A).die()
+        stage.bury()
+        stage.clock.pass_time(0.0)
+    stage.serve(B)
+    stage.clock.pass_time(60.0)
+    assert residents(stage) == ["B"]
+
+
+def test_failures_are_in_a_row_only_while_it_does_not_come_up() -> None:
+    stage = Stage(EngineSettings(restarts=Bounds(failures=3)))
+    stage.serve(A)
+    for _ in range(2):
+        stage.runner(A).die()
+        for _ in range(2):
+            stage.clock.pass_time(30.0)
+            stage.runner(A).fail()
+        stage.clock.pass_time(30.0)
+        stage.runner(A).come_up()
+    assert {type(event) for event in stage.take_events()} == {WorkerDied}
 
 
 def test_a_runner_that_answers_and_dies_is_started_again_at_once_and_then_ever_later() -> None:
@@ -258,7 +436,8 @@ def test_a_runner_that_keeps_dying_is_said_to_be_unservable_and_goes_on() -> Non
         Reason.CRASH_LOOP,
         "it died 3 times within 60 s: it was ended by SIGSEGV",
     )
-    assert residents(stage).count("A") >= 1
+    stage.runner(A).die()
+    assert [type(event) for event in stage.take_events()] == [WorkerDied]  # It was told once.
 
 
 def test_deaths_far_apart_are_no_loop() -> None:
@@ -380,7 +559,7 @@ def test_a_split_ends_with_the_candidate_serving_wholly() -> None:
 def test_a_split_ends_with_the_incumbent_serving_wholly_again() -> None:
     stage, a, b = a_split_stage(0.5)
     stage.take_events()
-    for number in range(8):
+    for number in range(40):
         stage.ask(float(number))
     waiting = len(b.asked)
     stage.residents.serve(ALIAS, A)
@@ -388,14 +567,48 @@ def test_a_split_ends_with_the_incumbent_serving_wholly_again() -> None:
     assert stage.take_events() == [Flipped(ALIAS, A.digest, B.digest, waiting)]
     answer_all(a, b)
     stage.bury()
-    assert len(stage.answers()) == 8
+    answered = Counter(bundle for bundle, _ in stage.answers())
+    assert answered == {A.digest: 40 - waiting, B.digest: waiting}
     assert residents(stage) == ["A"]
+
+
+def test_a_split_ends_at_once_though_the_incumbent_is_being_started_again() -> None:
+    stage, a, _ = a_split_stage(0.5)
+    a.die()
+    stage.take_events()
+    stage.residents.serve(ALIAS, A)
+    assert stage.take_events() == [Flipped(ALIAS, A.digest, B.digest, 0)]
+
+
+def test_retiring_while_the_candidate_loads_leaves_the_incumbent_its_side_of_a_split() -> None:
+    stage = Stage()
+    stage.serve(A)
+    stage.residents.serve(ALIAS, B)
+    stage.residents.retire(ALIAS)
+    stage.residents.share(ALIAS, B, Split(share=0.5))
+    stage.runner(B).come_up()
+    assert residents(stage) == ["A", "B"]
+
+
+def test_a_request_of_one_side_and_one_for_that_bundle_only_are_not_computed_together() -> None:
+    stage = Stage(EngineSettings(batch_rows=8, queue_requests=1000))
+    a, b = stage.serve(A), stage.bring_up(B)
+    stage.residents.share(ALIAS, B, Split(share=0.999))
+    for number in range(4):
+        stage.ask(float(number))
+    stage.ask(9.0, bundle=B.digest)
+    b.die()
+    while a.asked:
+        a.answer()
+    assert sorted(value for _, (value,) in stage.answers()) == [0.0, 1.0, 2.0, 3.0]
+    assert stage.faults() == [Fault.WORKER_DIED]
 
 
 def test_a_split_survives_retiring_with_both_its_sides() -> None:
     stage, _, _ = a_split_stage(0.5)
     stage.bring_up(C)
     stage.residents.retire(ALIAS)
+    stage.residents.share(ALIAS, B, Split(share=0.6))
     stage.bury()
     assert residents(stage) == ["A", "B"]
 
@@ -428,9 +641,12 @@ def test_nothing_is_left_of_bundles_that_came_and_went() -> None:
         stage.runner(place).answer()
         stage.residents.retire(ALIAS)
         stage.bury()
+        stage.runner(place).die()
+        stage.bury()
+        stage.clock.pass_time(0.0)
+        stage.runner(place).come_up()
     slots = stage.slots[ALIAS]
     assert (len(slots.runners), len(slots.proofs)) == (1, 1)
-    assert not any(
-        map(len, (slots.leaving, slots.loads, slots.restarts, slots.pauses, slots.retired))
-    )
+    assert not any(map(len, (slots.leaving, slots.loads, slots.pauses, slots.retired)))
+    assert len(slots.restarts) == 1
     assert len(slots.queue.lanes) <= 1

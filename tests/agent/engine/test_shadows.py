@@ -115,6 +115,17 @@ def test_only_what_the_incumbent_itself_answered_is_copied() -> None:
     assert stage.notes.said == []
 
 
+def test_what_another_bundle_answered_in_the_incumbents_place_is_not_copied() -> None:
+    stage = Stage()
+    before, a, b = stage.serve(a_place("C")), stage.serve(A), stage.bring_up(B)
+    stage.residents.shadow(ALIAS, B, ALL)
+    a.die()
+    stage.ask(1.0)
+    before.answer()
+    assert not b.asked
+    assert stage.notes.said == []
+
+
 def test_the_candidate_gets_one_copy_at_a_time() -> None:
     stage, a, b = a_shadowing_stage()
     for number in range(3):
