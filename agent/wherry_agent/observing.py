@@ -61,7 +61,7 @@ class Observer:
         self._share, self._clock_ns = share, clock_ns
         self._left_ns = 0.0
         self._inputs, self._outputs = _tallies(manifest, reference)
-        self._looks = bool(share and (self._inputs or self._outputs))
+        self._looks = bool(self._inputs or self._outputs)
 
     def note(self, inputs: Sequence[Array], outputs: Sequence[Array], compute_ns: int) -> None:
         """Look at a request, in the signature's order, if there is time left for it."""

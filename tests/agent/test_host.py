@@ -44,7 +44,7 @@ def a_machine(root: Path, *, busy: int = 10, idle: int = 90, throttles: int | No
     """Write the files of a machine whose cores have been busy for so many ticks."""
     (root / "proc").mkdir(exist_ok=True)
     # user nice system idle iowait irq softirq steal guest guest_nice
-    ticks = f"cpu  {busy - 3} 1 1 {idle - 5} 5 1 0 0 7 7"
+    ticks = f"cpu  {busy - 3} 1 1 {idle - idle // 2} {idle // 2} 1 0 0 {busy - 9} 7"
     (root / "proc/stat").write_text(f"{ticks}\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
     (root / "proc/meminfo").write_text("MemTotal: 100 kB\nMemAvailable: 40 kB\n")
     if throttles is not None:

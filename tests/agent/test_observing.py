@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,7 +18,7 @@ from wherry import codec
 from wherry.blobs import describe
 from wherry.manifest import REFERENCE_FILE, Manifest, open_manifest
 from wherry.measures import LARGEST_BINS, LARGEST_CLASSES, Seen
-from wherry.reference import Distribution, Reference
+from wherry.reference import LARGEST_REFERENCE_BYTES, Distribution, Reference
 from wherry_agent import observing
 from wherry_agent.observing import Observer, reference_of
 
@@ -128,8 +129,13 @@ def test_of_a_large_request_some_rows_and_of_a_long_row_some_values_are_looked_a
 
 
 def test_what_was_taken_is_not_told_again() -> None:
-    observer = an_observer(a_reference())
-    assert look(observer) == look(observer)
+    classes = a_distribution("logits", classes=(0.25, 0.25, 0.25, 0.25))
+    observer = an_observer(a_reference(outputs=(classes,)))
+    taken = []
+    for _ in range(2):
+        observer.note([IMAGE], [LOGITS], 1000)
+        taken.append(observer.take())
+    assert taken[0] == taken[1] is not None
     assert observer.take() is None
 
 
@@ -215,6 +221,12 @@ def test_the_reference_is_read_from_the_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"{}", b"no json", b" " * (300 * 1024)])
 def test_a_reference_that_cannot_be_read_is_none(tmp_path: Path, data: bytes) -> None:
     assert reference_of(write(tmp_path, data), tmp_path) is None
+
+
+def test_a_reference_too_long_to_be_one_is_not_read(tmp_path: Path) -> None:
+    manifest = write(tmp_path, b" " * (LARGEST_REFERENCE_BYTES + 1))
+    os.truncate(tmp_path / manifest.files[REFERENCE_FILE].digest, 1 << 42)  # No memory holds it.
+    assert reference_of(manifest, tmp_path) is None
 
 
 def test_a_reference_that_was_altered_or_is_gone_is_none(tmp_path: Path) -> None:

@@ -187,6 +187,8 @@ def test_windows_of_one_bundle_add_up() -> None:
     first, second = (replace(window, worker_bytes=n) for n, window in enumerate(windows, 1))
     (total,) = recorder.totals()
     assert first + second == replace(total, worker_bytes=2)
+    assert (total.requests, total.errors, total.restarts) == (4, {"timed_out": 2}, 2)
+    assert (total.feedback, total.inputs) == (Feedback(4, 2), (a_seen() + a_seen(),))
     assert total.shadow == compared_twice()
     assert (first + replace(second, shadow=None)).shadow == first.shadow
     assert (replace(first, shadow=None) + second).shadow == second.shadow

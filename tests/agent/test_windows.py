@@ -309,5 +309,7 @@ def test_counts_of_more_bundles_than_can_wait_are_lost_and_counted(counted: Coun
     assert len(counted.told()) == MOST_WAITING
     assert counted.told()[-1].dropped_windows == 4
     assert counted.outbox.dropped_windows() == counted.windows.dropped == 4
+    counted.end()
+    assert counted.windows.dropped == 4
     again = Counted(counted.store)
     assert again.windows.dropped == 4

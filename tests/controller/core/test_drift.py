@@ -94,7 +94,8 @@ def test_counts_of_other_bins_or_of_no_rows_are_left_out() -> None:
         replace(same, rows=0),
         replace(same, classes=(1, 2)),
     ]
-    (known,) = drift_of([REFERENCE], others)
+    classed = replace(REFERENCE, classes=(0.5, 0.3, 0.2))
+    (known,) = drift_of([classed], others)
     assert known.classes_psi is None
 
 
@@ -130,6 +131,12 @@ def test_the_index_of_unchanged_rows_stays_below_its_noise_in_95_of_100_samples(
         assert psi is not None
         above += psi > bound
     assert above <= 24
+
+
+def test_few_rows_on_either_side_are_noise() -> None:
+    assert noise_of(32, 100, 10_000) == pytest.approx(noise_of(32, 10_000, 100))
+    assert noise_of(32, 100, 100) > noise_of(32, 100, 10_000) > noise_of(32, 10_000, 10_000)
+    assert noise_of(2, 100, 100) < noise_of(32, 100, 100)
 
 
 def test_the_worst_tensor_speaks_for_the_bundle() -> None:
