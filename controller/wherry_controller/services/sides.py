@@ -61,6 +61,11 @@ class BothSides:
         self._readings: OrderedDict[str, _Reading] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def kept(self) -> int:
+        """How many rollouts are read on from where the last reading ended."""
+        return len(self._readings)
+
     def read(self, tx: Transaction, record: RolloutRecord, now: float) -> RolloutSides:
         """Return both sides of a rollout as they are now."""
         pairs = self.pairs(tx, record, now)

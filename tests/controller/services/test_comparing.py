@@ -22,11 +22,12 @@ from wherry.names import DeviceId, Digest, parse_rollout_name
 from wherry.reasons import Reason, Status
 from wherry.signature import Signature, StatePair
 from wherry_controller.core.gate import GateReason
-from wherry_controller.core.rollout import RolloutStatus, StoppedBy
+from wherry_controller.core.rollout import RolloutStatus, Started, StoppedBy, step
 from wherry_controller.services.comparing import NothingCompared, OldAgents, StatesDiffer
 from wherry_controller.services.fleet import device_of
+from wherry_controller.services.machines import state_of, written
 from wherry_controller.services.plan import Wish
-from wherry_controller.store import devices, models
+from wherry_controller.store import devices, models, rollouts
 
 SHADOW, SPLIT = Shadow(share=0.1, deadline_s=600.0), Split(share=0.2)
 FLEET = (PI_1, PI_2, PI_3)
@@ -125,6 +126,24 @@ def test_an_order_that_compares_never_goes_to_a_release_that_does_not(bench: Ben
     refused = state.journeys[PI_2]
     assert (refused.status, refused.reason) == (Status.REJECTED, Reason.UNSUITABLE_PROFILE)
     assert refused.detail.startswith("its agent is 0.4.0")
+
+
+def test_an_effect_that_is_performed_again_takes_no_order_back(bench: Bench) -> None:
+    run_release(bench, "0.5.0")
+    bench.rollouts.create(comparing(), bench.now)
+    with bench.store.transaction() as tx:
+        record = rollouts.get_rollout(tx, parse_rollout_name("v2"))
+        assert record is not None
+        state, effects = step(state_of(record), Started(bench.now, {}))
+        rollouts.save_rollout(tx, written(record, state, effects, now=bench.now))
+    bench.restart()
+    run_release(bench, "0.4.0")
+    with bench.store.transaction() as tx:
+        rollouts.save_rollout(tx, written(record, state, effects, now=bench.now))
+    bench.restart()
+    bench.tick()
+    assert bench.state("v2").journeys[PI_1].status is Status.QUEUED
+    assert wanted_of(bench, PI_1).shadow == SHADOW
 
 
 def served_before(bench: Bench, signature: Signature) -> Bundle:

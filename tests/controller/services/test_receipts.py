@@ -23,6 +23,7 @@ from tests.controller.services.test_ingest import (
     event,
     said,
 )
+from tests.controller.stores import add_devices
 from wherry import codec
 from wherry.messages import EventKind, Receipt, SignedReceipt
 from wherry.names import DeploymentId, DeviceId
@@ -159,10 +160,10 @@ def test_a_receipt_of_something_else_is_refused_counted_and_audited_once(
     assert entry.facts == {"device": DEVICE, "reason": "bad_receipt", "detail": problem}
 
 
-def refused(store: Store, signed: SignedReceipt) -> str:
-    """Return why a receipt is refused."""
+def refused(store: Store, signed: SignedReceipt, device: DeviceId = DEVICE) -> str:
+    """Return why a receipt that a device sent is refused."""
     with pytest.raises(BadReceipt) as why, store.transaction() as tx:
-        receipts.take(tx, DEVICE, signed, 5.0)
+        receipts.take(tx, device, signed, 5.0)
     assert str(why.value).endswith("revoke the device if its key is in other hands.")
     return why.value.problem
 
@@ -177,6 +178,8 @@ def test_only_a_key_that_the_device_was_certified_signs_its_receipts(
     assert refused(store, stranger.sign(a_receipt())) == UNSIGNED
     posing = replace(stranger.sign(a_receipt()), keyid=attester.certificate.fingerprint)
     assert refused(store, posing) == UNSIGNED
+    misnamed = replace(attester.sign(a_receipt()), keyid=stranger.certificate.fingerprint)
+    assert refused(store, misnamed) == UNSIGNED
     for sig in ("", "00", "no hex"):
         assert refused(store, replace(attester.sign(a_receipt()), sig=sig)) == UNSIGNED
 
@@ -202,12 +205,19 @@ def test_a_key_attests_for_its_own_enrolment_only(
 
 
 def test_another_device_cannot_attest_what_this_one_was_ordered(
-    store: Store, authority: Authority
+    store: Store, attester: Attester, authority: Authority
 ) -> None:
-    other = Attester(authority, device=a_device_id("pi-2"))
+    pi_2 = a_device_id("pi-2")
+    with store.transaction() as tx:
+        add_devices(tx, pi_2)
+    other = Attester(authority, device=pi_2)
     other.enrol(store)
-    signed = other.sign(replace(a_receipt(), device=a_device_id("pi-2")))
+    signed = other.sign(replace(a_receipt(), device=pi_2))
     assert refused(store, signed) == UNSIGNED
+    problem = "is of a deployment that it was never ordered"
+    assert refused(store, signed, pi_2) == problem
+    Ingest(store).take([attesting(attester.sign(a_receipt()))], now=5.0)
+    assert refused(store, signed, pi_2) == problem
 
 
 def test_a_deployment_that_was_reverted_has_no_receipt(store: Store, attester: Attester) -> None:

@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.builders import a_digest, a_histogram, a_telemetry, an_alias
-from tests.controller.services.test_rollouts import CANARY, PI_1, PI_2, QUICK
+from tests.controller.services.test_rollouts import CANARY, PI_1, PI_2, PI_3, QUICK
 from tests.controller.stores import DIGITS, a_store, add_devices
 from wherry.histogram import quantile_ms
-from wherry.measures import ShadowCounts
+from wherry.measures import Feedback, ShadowCounts
 from wherry.messages import Split
 from wherry.names import DeviceId, Digest, parse_rollout_name, parse_version_name
-from wherry_controller.core.rollout import Plan, Rollout, Stage, Started, step
+from wherry_controller.core.gate import Decision, GateReason, Verdict
+from wherry_controller.core.rollout import Judged, Plan, Rollout, Stage, Started, step
 from wherry_controller.core.sides import Pair
 from wherry_controller.services.machines import written
-from wherry_controller.services.sides import BothSides
+from wherry_controller.services.sides import MOST_KEPT, BothSides
 from wherry_controller.services.sides_page import page_of
 from wherry_controller.services.telemetry import window_of
 from wherry_controller.store import devices, telemetry
@@ -32,21 +33,31 @@ BEGAN_S, BEFORE_S = 1000.0, 100.0
 BESIDE = Split(share=0.5)
 
 
-def a_rollout(split: Split | None = None, *, ended_at: float | None = None) -> RolloutRecord:
-    """Return a rollout whose stage has begun: one device served before, the other did not."""
+CANARIES = Stage(name="canary", bundles={PI_1: NEW, PI_2: NEW}, gate=QUICK)
+FIELD = Stage(name="field", bundles={PI_3: NEW}, gate=QUICK)
+PROMOTE = Verdict(decision=Decision.PROMOTE, reason=GateReason.PASSED, sentence="")
+
+
+def a_rollout(
+    split: Split | None = None,
+    *,
+    ended_at: float | None = None,
+    second_at: float | None = None,
+    before: Digest = OLD,
+) -> RolloutRecord:
+    """Return a rollout that has begun: one canary served before, the other did not."""
     plan = Plan(
-        name=parse_rollout_name("v2"),
-        alias=an_alias(),
-        stages=(Stage(name="canary", bundles={PI_1: NEW, PI_2: NEW}, gate=QUICK),),
-        split=split,
+        name=parse_rollout_name("v2"), alias=an_alias(), stages=(CANARIES, FIELD), split=split
     )
-    state, _ = step(Rollout(plan=plan), Started(BEGAN_S, {PI_1: OLD}))
+    state, _ = step(Rollout(plan=plan), Started(BEGAN_S, {PI_1: before}))
+    if second_at is not None:
+        state, _ = step(state, Judged(0, PROMOTE, second_at, {PI_3: OLD}))
     record = RolloutRecord(
         name=plan.name,
         model=DIGITS,
         version=parse_version_name("v2"),
         alias=plan.alias,
-        groups=(CANARY,),
+        groups=(CANARY, CANARY),
         status="",
         state="",
         effects="",
@@ -63,7 +74,7 @@ def store(tmp_path: Path) -> Store:
 def a_fleet_store(folder: Path) -> Store:
     store = a_store(folder)
     with store.transaction() as tx:
-        add_devices(tx, PI_1, PI_2)
+        add_devices(tx, PI_1, PI_2, PI_3)
     return store
 
 
@@ -140,6 +151,37 @@ def test_what_comes_long_after_the_end_counts_no_more(store: Store) -> None:
     assert requests_of(fresh(store, record, BEGAN_S + 900)[0]) == (6, 0)
 
 
+def test_a_stage_that_begins_later_is_read_from_before_its_begin(store: Store) -> None:
+    teller, sides = Teller(store), BothSides(before_s=BEFORE_S)
+    teller.tell(OLD, BEGAN_S + 120, device=PI_3)
+    assert len(read(store, sides, a_rollout(), BEGAN_S + 190)) == 2
+    teller.tell(NEW, BEGAN_S + 205, device=PI_3)
+    record = a_rollout(second_at=BEGAN_S + 200)
+    (_, _, third) = read(store, sides, record, BEGAN_S + 210)
+    assert (third.device, requests_of(third)) == (PI_3, (3, 3))
+
+
+def test_a_device_that_had_the_bundle_already_has_nothing_beside_it(store: Store) -> None:
+    Teller(store).tell(NEW, BEGAN_S + 5)
+    one = fresh(store, a_rollout(before=NEW), BEGAN_S + 20)[0]
+    assert (one.before, requests_of(one)) == (None, (3, 0))
+
+
+def test_windows_of_an_earlier_release_count_their_labels(store: Store) -> None:
+    said = window_of(PI_1, a_telemetry(bundle=NEW), BEGAN_S + 5)
+    with store.transaction() as tx:
+        telemetry.add_windows(tx, [replace(said, feedback=None)])
+    assert fresh(store, a_rollout(), BEGAN_S + 9)[0].candidate.feedback == Feedback(2, 1)
+
+
+def test_numbers_that_were_labelled_come_with_their_errors(store: Store) -> None:
+    feedback = Feedback(values=4, absolute_error=2.0, squared_error=4.0)
+    said = window_of(PI_1, a_telemetry(bundle=NEW), BEGAN_S + 5)
+    with store.transaction() as tx:
+        telemetry.add_windows(tx, [replace(said, feedback=feedback)])
+    assert fresh(store, a_rollout(), BEGAN_S + 9)[0].candidate.feedback == feedback
+
+
 def test_a_device_that_was_removed_has_no_sides(store: Store) -> None:
     with store.transaction() as tx:
         devices.remove_device(tx, PI_2)
@@ -186,6 +228,15 @@ def test_a_page_shows_a_point_for_each_device_and_escapes_what_it_shows(store: S
     assert f"pi-1: {own:.3f} ms, before {other:.3f} ms" in page
     assert "0.9500" in page and "On 1 of 1 devices the candidate is slower" in page
     assert "By profile" in page and "<script" not in page
+
+
+def test_few_rollouts_are_kept_and_all_are_read(store: Store) -> None:
+    Teller(store).tell(NEW, BEGAN_S + 5)
+    sides = BothSides(before_s=BEFORE_S)
+    for number in range(2 * MOST_KEPT):
+        record = replace(a_rollout(), name=parse_rollout_name(f"r{number}"))
+        assert requests_of(read(store, sides, record, BEGAN_S + 90)[0]) == (3, 0)
+    assert sides.kept == MOST_KEPT
 
 
 def test_a_page_of_a_rollout_that_has_not_begun_says_so_much(store: Store) -> None:
