@@ -9,7 +9,7 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -139,6 +139,7 @@ def test_what_was_taken_is_not_told_again() -> None:
     assert observer.take() is None
 
 
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, 10**7), min_size=200, max_size=300), st.integers(1, 10**6))
 def test_looking_takes_no_more_than_its_share_of_the_computing_time(
     compute_ns: list[int], look_ns: int

@@ -252,7 +252,7 @@ def test_windows_that_cost_too_many_bytes_are_longer_and_lose_no_count(frugal: C
     assert 2 <= len(told) <= 6
     assert told[1].window_s == pytest.approx(600.0)
     assert told[1].errors == {"timed_out": 60}
-    frugal.end(3600 * 24 // 10)
+    frugal.end(3600 * 6 // 10)
     sizes = [len(body) for _, body in frugal.outbox.telemetry(0, 1000)]
     assert sum(sizes) <= 10_000
     assert sum(one.requests for one in frugal.told()) > 5 * len(sizes)
