@@ -103,7 +103,8 @@ class Residents:
             self._fulfil(slots)
             return
         slots.serving = slots.sharing = slots.shadowing = slots.before = None
-        slots.swapping = slots.next_up = None
+        if slots.next_up and slots.next_up.digest not in slots.loads:
+            slots.next_up = None
         self._requests.change_lanes(slots)
 
     def share(self, alias: AliasName, place: BundlePlace, split: Split) -> None:
@@ -241,6 +242,7 @@ class Residents:
         """Bring up again what shall go on serving, where a candidate was to follow it."""
         slots.swapping = None
         if slots.next_up and slots.next_up.digest != wish.place.digest:
+            self._tell_load_failed(slots, slots.next_up.digest, Reason.LOAD_FAILED, GAVE_WAY)
             slots.next_up = None
         self._bring_back(slots)
 

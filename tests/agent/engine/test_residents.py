@@ -164,6 +164,9 @@ def test_a_candidate_that_was_given_up_before_the_incumbent_was_gone_is_never_be
     stage.load(B, RESOURCE)
     stage.residents.serve(ALIAS, A)
     stage.residents.retire(ALIAS)
+    (failed,) = stage.take_events()
+    assert isinstance(failed, LoadFailed)
+    assert failed.bundle == B.digest
     a.answer()
     stage.bury()
     assert [runner.place.digest for runner in stage.started] == [A.digest, A.digest]
@@ -352,6 +355,18 @@ def test_a_candidate_that_gives_way_while_it_loads_is_told_as_failed() -> None:
     assert (failed.bundle, failed.reason) == (B.digest, Reason.LOAD_FAILED)
     stage.bury()
     assert residents(stage) == ["C"]
+
+
+def test_serving_nothing_any_more_does_not_keep_a_candidate_from_loading() -> None:
+    stage = Stage()
+    a = stage.serve(A)
+    stage.ask(1.0)
+    stage.load(B, RESOURCE)
+    stage.residents.serve(ALIAS, None)
+    a.answer()
+    stage.bury()
+    stage.runner(B).come_up()
+    assert isinstance(stage.take_events()[-1], Loaded)
 
 
 def test_a_bundle_that_is_loaded_again_is_not_retired_at_the_next_flip() -> None:

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from tests.agent.benches import ALIAS, Bench, a_bench, ask
-from tests.agent.bundles import Floats, a_bundle, images, logits_of
+from tests.agent.bundles import Floats, a_bundle, a_profile, images, logits_of
 from tests.agent.processes import niceness, worker_pids
 from tests.agent.waiting import PATIENCE_S, wait_until
 from wherry.messages import Shadow, Split, SwapPolicy
 from wherry.names import DeploymentId, Digest
+from wherry.profile import Runtime
 from wherry.reasons import Reason
 from wherry.signature import Datatype
 from wherry_agent.asking import Answer, Unanswered
@@ -34,6 +35,7 @@ from wherry_agent.engine import (
     WorkerDied,
 )
 from wherry_agent.frames import Fault, Tensor
+from wherry_agent.settings import Isolation
 
 pytestmark = pytest.mark.system
 
@@ -229,3 +231,27 @@ def test_memory_is_told_of_each_resident_bundle(tmp_path: Path) -> None:
         memory = bench.engine.memory()
         assert set(memory) == {(ALIAS, A.digest), (ALIAS, B.digest)}
         assert min(memory.values()) > 1 << 20
+
+
+def test_inline_by_setting_there_is_no_worker_and_a_bad_candidate_is_refused(
+    tmp_path: Path,
+) -> None:
+    inline = EngineSettings(isolation=Isolation.INLINE)
+    sick = a_bundle(golden_error=1.0)
+    with a_bench(tmp_path, inline) as bench:
+        bench.serve(A)
+        with constant_requests(bench) as answered:
+            bench.engine.load(ALIAS, DeploymentId("d-2"), bench.place(sick))
+            assert bench.expect(LoadFailed).reason is Reason.GOLDEN_MISMATCH
+            bench.serve(B)
+            bench.engine.retire(ALIAS)
+            wait_until(lambda: answered[B.digest] > 10)
+            assert not worker_pids("--bundle")
+
+
+def test_tflite_runtime_is_run_in_a_worker_whatever_the_setting(tmp_path: Path) -> None:
+    crashing = a_bundle(profile=a_profile(runtime=Runtime.TFLITE))
+    with a_bench(tmp_path, EngineSettings(isolation=Isolation.INLINE)) as bench:
+        bench.engine.load(ALIAS, DeploymentId("d-1"), bench.place(crashing))
+        wait_until(lambda: worker_pids(crashing.digest))
+        assert bench.expect(LoadFailed).reason is Reason.MISSING_RUNTIME
