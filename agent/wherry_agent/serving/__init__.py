@@ -17,9 +17,10 @@ from wherry.errors import Unavailable, Unsuitable
 from wherry_agent.engine import Engine
 from wherry_agent.serving.api import Api
 from wherry_agent.serving.feedback import Answers
+from wherry_agent.serving.guards import answer_only, answer_programs
 from wherry_agent.serving.http import Connection, HttpLimits, Room
 from wherry_agent.serving.inference import Inference
-from wherry_agent.serving.message import Handler, Request, Respond, encode, refusal
+from wherry_agent.serving.message import Handler, encode, refusal
 from wherry_agent.serving.peers import UnknownUser, peer_of, user_id_of
 from wherry_agent.serving.refusals import RETRY_AFTER_S
 from wherry_agent.serving.regions import SHARED_MEMORY, Regions
@@ -75,7 +76,7 @@ class ListenSettings:
     group: str | None = None
     users: tuple[str, ...] = ()
     connections: int = 256
-    answers_kept: int = 16_384  # For feedback.
+    answers_kept: int = 8192  # For feedback.
     http: HttpLimits = field(default_factory=HttpLimits)
     shared_memory: bool = True
     shared_folder: Path = SHARED_MEMORY
@@ -111,7 +112,6 @@ class _Unwelcome(asyncio.Protocol):
         sentence = "too many connections are open; close some, or ask again in a moment"
         response = refusal(HTTPStatus.SERVICE_UNAVAILABLE, sentence, RETRY_AFTER_S)
         transport.writelines(encode(response, None, connection="close"))
-        transport.write_eof()
         # Closed at once, it would break the pipe of a client that still asks.
         asyncio.get_running_loop().call_later(UNWELCOME_S, transport.abort)
 
@@ -166,11 +166,10 @@ class Server:
         try:
             if self._settings.users:
                 users = {os.geteuid(), *map(user_id_of, self._settings.users)}
-                self._handle = partial(_answer_only, users, self._handle)
+                self._handle = partial(answer_only, users, self._handle)
             local = _bind(path, self._settings)
-            self._servers.append(
-                await self._engine.loop.create_unix_server(self._accept, sock=local)
-            )
+            accept = partial(self._accept, self._handle)
+            self._servers.append(await self._engine.loop.create_unix_server(accept, sock=local))
         except (OSError, UnknownUser) as error:
             raise CannotListen(str(path), str(error)) from error
         if self._settings.port is not None:
@@ -181,8 +180,9 @@ class Server:
 
     async def _listen_on_loopback(self, port: int) -> None:
         host = self._settings.host
+        accept = partial(self._accept, partial(answer_programs, self._handle))
         try:
-            server = await self._engine.loop.create_server(self._accept, host, port)
+            server = await self._engine.loop.create_server(accept, host, port)
         except OSError as error:
             raise CannotListen(f"{host}:{port}", str(error)) from error
         self._servers.append(server)
@@ -201,12 +201,10 @@ class Server:
         except OSError as error:
             raise CannotListen(address, str(error)) from error
 
-    def _accept(self) -> asyncio.BaseProtocol:
+    def _accept(self, handle: Handler) -> asyncio.BaseProtocol:
         if len(self._connections) >= self._settings.connections:
             return _Unwelcome()
-        connection = Connection(
-            self._handle, self._settings.http, self._leave, self._room, _user_of
-        )
+        connection = Connection(handle, self._settings.http, self._leave, self._room, _user_of)
         self._connections.add(connection)
         return connection
 
@@ -238,15 +236,6 @@ class Server:
         self._connections.discard(connection)
         if not self._connections and not self._servers:
             self._all_gone.set()
-
-
-def _answer_only(users: set[int], handle: Handler, request: Request, respond: Respond) -> None:
-    user = request.user()
-    if user in users:
-        handle(request, respond)
-    else:
-        sentence = f"user {user} is not among the `users` of [api]; ask as one of them"
-        respond(refusal(HTTPStatus.FORBIDDEN, sentence))
 
 
 def _user_of(transport: asyncio.BaseTransport) -> Callable[[], int | None]:

@@ -179,7 +179,7 @@ class Api:
         offered = self._shared_memory and kind == "systemsharedmemory"
         match request.method, parts:
             case "GET", ["status"]:
-                return _json(regions.list(user) if offered else [])
+                return _json(regions.list(user) if kind == "systemsharedmemory" else [])
             case "GET", ["region", name, "status"] if offered:
                 return _json([regions.find(user, name)])
             case "POST", ["unregister"]:

@@ -17,8 +17,8 @@ from wherry.errors import Malformed, Unavailable
 from wherry.measures import LARGEST_CLASSES, ClassCounts, Feedback, capped
 from wherry.names import AliasName, Digest
 
-LARGEST_KEPT = 256  # Values of one answer.
-LARGEST_ALL_KEPT = 1 << 17  # Values of all answers together.
+LARGEST_KEPT = 1024  # Values of one answer.
+LARGEST_ALL_KEPT = 1 << 16  # Values of all answers together.
 
 Truth: TypeAlias = tuple[int, ...] | tuple[float, ...]
 _Key: TypeAlias = tuple[AliasName, str]

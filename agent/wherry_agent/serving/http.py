@@ -196,7 +196,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         whole = self._arriving.whole
-        if whole is None or self._closing:
+        if whole is None:
             return self._scratch
         return memoryview(whole)[self._arriving.body_bytes :]
 

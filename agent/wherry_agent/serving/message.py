@@ -16,7 +16,7 @@ BINARY = "application/octet-stream"
 
 JSON_BYTES = "inference-header-content-length"  # So many bytes of a body are JSON, then tensors.
 KEY = "wherry-key"
-READ_HEADERS = frozenset((JSON_BYTES, KEY, "content-encoding", "accept-encoding"))
+READ_HEADERS = frozenset((JSON_BYTES, KEY, "content-encoding", "accept-encoding", "host", "origin"))
 JOINED_BYTES = 16 << 10  # Up to here one write is cheaper than two.
 
 Bytes: TypeAlias = bytes | bytearray | memoryview

@@ -27,7 +27,7 @@ LARGEST_NAME = 255
 UNUSED_S = 60.0
 _KEY = re.compile(r"/?[A-Za-z0-9_-][A-Za-z0-9._-]{0,253}")
 _OTHERS = stat.S_IROTH | stat.S_IWOTH
-_NO_WAIT = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_AS_IT_IS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class BadRegion(Malformed):
@@ -200,7 +200,7 @@ def _open(folder: Path, name: str, key: str) -> int:
         problem = f"its key {key[:80]!r} is no name of shared memory"
         raise BadRegion(name, problem, "give one like '/frames', without further slashes")
     try:
-        return os.open(folder / key.removeprefix("/"), _NO_WAIT)
+        return os.open(folder / key.removeprefix("/"), _AS_IT_IS)
     except OSError as error:
         problem = f"its key {key!r} cannot be opened: {error.strerror}"
         remedy = "create it first, for the agent's user too"

@@ -28,7 +28,6 @@ from wherry_agent.serving.numbers import Numbers, decode_numbers, numbers_of, pa
 from wherry_agent.serving.states import carries
 
 LARGEST_ID = 255
-LARGEST_RANK = 16
 PLATFORM = "wherry_bundle"  # The same on every device, whatever the runtime inside.
 
 _Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
@@ -238,7 +237,7 @@ def _input_of(sent: _Input, wanted: signature.Tensor, rest: Rest, read: ReadPart
         problem = f"{wanted.name!r} came as {sent.datatype[:20]}"
         raise BadRequest(problem, f"send it as {wanted.datatype.value}")
     shape = tuple(sent.shape)
-    if len(shape) > LARGEST_RANK or any(length < 1 for length in shape):
+    if any(length < 1 for length in shape):
         raise BadSignature(f"{wanted.name!r} came with an axis below 1", "send at least one row")
     batch_of(wanted, shape)
     return Tensor(wanted.name, wanted.datatype, shape, _data_of(sent, wanted, shape, rest, read))

@@ -9,7 +9,7 @@ import pytest
 from tests.agent.bundles import a_bundle
 from wherry.errors import Malformed
 from wherry.names import AliasName
-from wherry.signature import Datatype, Signature
+from wherry.signature import Datatype, Signature, StatePair
 from wherry.signature import Tensor as Wanted
 from wherry_agent.frames import Tensor
 from wherry_agent.serving import binary, v2
@@ -104,10 +104,40 @@ def test_bytes_that_do_not_fit_are_refused(document: object, raw: bytes, sentenc
         decode(document, raw)
 
 
-@pytest.mark.parametrize("length", ["", "0", "-1", "99999", "1e3", "٣", "9" * 30, "+5", "5, 5"])
+@pytest.mark.parametrize(
+    "length", ["", "0", "-1", "99999", "1e3", "٣", "9" * 30, "9" * 5000, "+5", "5, 5"]
+)
 def test_a_length_that_is_none_is_refused(length: str) -> None:
     with pytest.raises(Malformed, match="give the bytes of its JSON"):
         binary.split(b'{"inputs":[]}', length)
+
+
+def two(state: Wanted) -> Signature:
+    return Signature(
+        inputs=(*SIGNATURE.inputs, state),
+        outputs=SIGNATURE.outputs,
+        states=(StatePair("logits", state.name),),
+    )
+
+
+def test_a_state_that_was_left_out_is_zeros_of_the_batch_length() -> None:
+    signature = two(Wanted("h", Datatype.INT64, ("batch", 3)))
+    image = {**IMAGE, "shape": [2, 2, 2], "data": [0.5] * 8}
+    _, state = decode(a_request(image), signature=signature).inputs
+    assert (state.name, state.shape, state.data) == ("h", (2, 3), bytes(2 * 3 * 8))
+
+
+def test_a_state_of_a_length_that_varies_cannot_be_left_out() -> None:
+    signature = two(Wanted("h", Datatype.FP32, ("batch", "time")))
+    with pytest.raises(Malformed, match="begin with zeros of the length that you want"):
+        decode(a_request({**IMAGE, "data": [0.5] * 4}), signature=signature)
+
+
+def test_inputs_of_different_batch_lengths_are_refused() -> None:
+    signature = two(Wanted("h", Datatype.FP32, ("batch", 1)))
+    state: dict[str, object] = {"name": "h", "datatype": "FP32", "shape": [2, 1], "data": [0, 0]}
+    with pytest.raises(Malformed, match="send as many rows of each"):
+        decode(a_request({**IMAGE, "data": [0.5] * 4}, state), signature=signature)
 
 
 def test_only_zeros_and_ones_are_truths() -> None:

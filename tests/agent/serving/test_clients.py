@@ -126,6 +126,7 @@ def test_tensors_go_through_shared_memory_both_ways(client: Client) -> None:
         client.register_system_shared_memory("frames", key, 2 * room)
         (told,) = client.get_system_shared_memory_status()
         assert told == {"name": "frames", "key": key, "offset": 0, "byte_size": 2 * room}
+        assert client.get_cuda_shared_memory_status() == []
         shared_memory.set_shared_memory_region(region, [ROWS])
         sent = triton.InferInput("image", list(ROWS.shape), "FP32")
         sent.set_shared_memory("frames", ROWS.nbytes)
@@ -144,6 +145,26 @@ def test_tensors_go_through_shared_memory_both_ways(client: Client) -> None:
         assert client.get_system_shared_memory_status() == []
         with pytest.raises(InferenceServerException, match="register it first"):
             client.infer(ALIAS, [sent])
+
+
+def test_an_output_that_has_nowhere_to_go_is_not_computed(client: Client) -> None:
+    wanted = triton.InferRequestedOutput("logits")
+    wanted.set_shared_memory("nowhere", WANTED.nbytes)
+    before = _counted(client)
+    with pytest.raises(InferenceServerException, match="register it first"):
+        client.infer(ALIAS, [an_input()], outputs=[wanted])
+    assert _counted(client) == before
+
+
+def test_an_output_stays_in_the_part_that_it_was_given(client: Client) -> None:
+    with a_region(1024) as (key, region):
+        client.register_system_shared_memory("small", key, 1024)
+        wanted = triton.InferRequestedOutput("logits")
+        wanted.set_shared_memory("small", WANTED.nbytes - 1)
+        with pytest.raises(InferenceServerException, match=r"'logits' has 48 bytes; give more"):
+            client.infer(ALIAS, [an_input()], outputs=[wanted])
+        assert not shared_memory.get_contents_as_numpy(region, np.uint8, [1024]).any()
+        client.unregister_system_shared_memory("small")
 
 
 def test_what_the_client_counts_as_statistics_is_there(client: Client) -> None:

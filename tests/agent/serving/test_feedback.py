@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wherry.measures import LARGEST_SUM, ClassCounts, Feedback
+from wherry.measures import LARGEST_CLASSES, LARGEST_SUM, ClassCounts, Feedback
 from wherry.names import AliasName, Digest
 from wherry_agent.serving.feedback import (
     LARGEST_ALL_KEPT,
@@ -93,6 +93,14 @@ def test_labels_are_counted_by_class_for_f1() -> None:
             },
         ),
     )
+
+
+def test_no_more_classes_are_told_than_a_message_holds() -> None:
+    answers = Answers(1)
+    answers.keep(ALIAS, "r", BUNDLE, tuple(range(LARGEST_KEPT)))
+    labels = list(range(LARGEST_KEPT, 2 * LARGEST_KEPT))
+    judged = answers.judge(ALIAS, Sent("r", labels)).feedback
+    assert (judged.labelled, len(judged.classes)) == (LARGEST_KEPT, LARGEST_CLASSES)
 
 
 def test_numbers_are_judged_by_their_errors() -> None:

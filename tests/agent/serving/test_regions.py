@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,20 @@ def test_a_file_that_shrank_gives_an_error_and_is_not_made_longer(folder: Path) 
     with pytest.raises(BadRegion, match="has become smaller"):
         regions.write(ME, "r", b"x" * 20, offset=0, now_s=NOW_S)
     assert (folder / "frames").stat().st_size == 10
+    regions.close()
+
+
+def test_an_output_that_is_taken_in_part_is_an_error(folder: Path) -> None:
+    regions = registered(folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
+    try:
+        with pytest.raises(BadRegion, match="takes only a part"):
+            regions.write(ME, "r", b"x" * 60, offset=0, now_s=NOW_S)
+        with pytest.raises(BadRegion, match="takes no output"):
+            regions.write(ME, "r", b"x", offset=60, now_s=NOW_S)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     regions.close()
 
 

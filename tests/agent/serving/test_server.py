@@ -40,10 +40,10 @@ def a_request(rows: int = 1) -> bytes:
 
 
 def test_the_sockets_mode_and_group_are_as_set(bench: Bench, tmp_path: Path) -> None:
-    path, group = tmp_path / "api", str(os.getegid())
-    with a_server(bench, ListenSettings(socket_path=path, mode=0o600, group=group)):
+    path, group = tmp_path / "api", 1 if os.geteuid() == 0 else os.getgroups()[-1]
+    with a_server(bench, ListenSettings(socket_path=path, mode=0o600, group=str(group))):
         assert path.stat().st_mode & 0o777 == 0o600
-        assert path.stat().st_gid == os.getegid()
+        assert path.stat().st_gid == group
     assert not path.exists()
 
 
@@ -75,8 +75,58 @@ def test_only_the_users_of_the_settings_are_answered(
             assert called.status == status
             assert status == 200 or "is not among the `users`" in called.error
             with socket.create_connection(("127.0.0.1", server.port or 0)) as wire:
-                wire.sendall(a_get("/v2/health/live"))
+                wire.sendall(b"GET /v2/health/live HTTP/1.1\r\n\r\n")
                 assert wire.recv(4096).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+def test_the_agents_own_user_is_always_answered(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "api"
+    with a_server(bench, ListenSettings(socket_path=path, users=(STRANGER,))):
+        assert Caller(path).get("/v2/health/live").status == 200
+
+
+def test_regions_end_with_the_server_or_when_they_are_gone_and_unused(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wherry_agent.serving.SWEEP_S", 0.01)
+    monkeypatch.setattr("wherry_agent.serving.regions.UNUSED_S", 0.0)
+    path, files = tmp_path / "api", Path("/proc/self/fd")
+    registration = {"key": "frames", "byte_size": 8}
+    settings = ListenSettings(socket_path=path, shared_folder=tmp_path)
+    for ends in ("unlinked", "server closed"):
+        (tmp_path / "frames").write_bytes(bytes(8))
+        before = len(list(files.iterdir()))
+        with a_server(bench, settings):
+            caller = Caller(path)
+            told = caller.post("/v2/systemsharedmemory/region/r/register", registration)
+            assert (told.status, told.body) == (200, b"")
+            if ends == "unlinked":
+                (tmp_path / "frames").unlink()
+                for _ in range(10_000):
+                    if caller.get("/v2/systemsharedmemory/status").body == b"[]":
+                        break
+                else:
+                    raise AssertionError("a region that is gone is kept")
+        assert len(list(files.iterdir())) == before
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ("host: 127.0.0.1:9000", 200),
+        ("host: LOCALHOST", 200),
+        ("host: [::1]:80", 200),
+        ("x: y", 200),
+        ("host: evil.example:9000", 403),
+        ("host: evil.example", 403),
+        ("host: localhost\r\norigin: http://evil.example", 403),
+        ("host: localhost\r\norigin: null", 403),
+    ],
+)
+def test_web_pages_are_not_answered(bench: Bench, lines: str, status: int) -> None:
+    with socket.create_connection(("127.0.0.1", bench.server.port or 0)) as wire:
+        wire.sendall(f"GET /v2/health/live HTTP/1.1\r\n{lines}\r\n\r\n".encode())
+        assert wire.recv(4096).startswith(f"HTTP/1.1 {status} ".encode())
 
 
 def test_one_connection_too_many_is_told_to_come_back(bench: Bench, tmp_path: Path) -> None:

@@ -72,6 +72,16 @@ def test_a_state_finds_its_bundle_while_that_may_still_answer(bench: Bench) -> N
     assert sums(answer) == (7.0, 7.0)
 
 
+def test_a_version_that_may_still_answer_is_the_one_that_does(bench: Bench) -> None:
+    bench.serve(SECOND)
+    for bundle in (FIRST, SECOND):
+        path = f"/v2/models/{ALIAS}/versions/{bundle.digest}"
+        inputs = [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}]
+        answer = Caller(bench.socket).post(f"{path}/infer", {"inputs": inputs})
+        assert answer.json["model_version"] == bundle.digest
+        assert Caller(bench.socket).get(path).json["versions"] == [bundle.digest]
+
+
 def test_a_stale_state_is_refused_by_name(bench: Bench) -> None:
     bench.serve(SECOND)
     refused = ask(Caller(bench.socket), 4.0, 3.0, "f" * 64)
