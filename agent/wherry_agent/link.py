@@ -4,9 +4,7 @@
 
 Every state ends with the worker's stream and at its own deadline, STARTING with Failed too.
 Everything here runs on the engine's loop. A worker ends when its socket closes; one that does
-not within a grace is killed. What a worker leaves unanswered goes back to the engine. A question
-whose time is over is answered so, and the worker still owes its answer: no other one is asked
-in its place, and a worker that stays silent over it for too long is ended.
+not within a grace is killed. What a worker leaves unanswered goes back to the engine.
 
 Small tensors travel in the frames, large ones in two arenas, one for questions and one for
 answers; what finds no room there travels in the frames too. An answer is copied out when it comes.
@@ -19,9 +17,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from wherry.names import AliasName
@@ -42,7 +37,8 @@ from wherry_agent.asking import (
     Unanswered,
     encode_bringing,
 )
-from wherry_agent.frames import Fault, Tensor
+from wherry_agent.frames import Tensor
+from wherry_agent.ledger import Ledger, Outcome
 from wherry_agent.limits import describe_end, is_over_cpu
 from wherry_agent.measuring import memory_bytes
 
@@ -65,15 +61,6 @@ class _Arenas:
     def close(self) -> None:
         self.questions.close()
         self.answers.close()
-
-
-@dataclass(slots=True)
-class _Owed:
-    """An answer that the worker owes; `question` is None once nobody waits for it."""
-
-    question: Question | Comparison | None
-    timer: asyncio.TimerHandle
-    timeout_s: float
 
 
 def start_runner(
@@ -108,13 +95,20 @@ class Link(asyncio.Protocol):
         self._listener, self._bringing = listener, bringing
         self._loop = asyncio.get_running_loop()
         self._reader = frames.Reader()
-        self._owed: dict[int, _Owed] = {}
-        self._number = self._heard = 0
+        self._ledger = Ledger(
+            place.digest,
+            silence_s=bringing.silence_s,
+            on_expired=self._end_if_drained,
+            on_silent=self._lose,
+        )
         self._arenas = _Arenas()
         self._trims = 0
-        self._heard_at_s = 0.0
         self._transport: asyncio.Transport | None = None
-        self._process, self._connecting = self._start()
+        self._socket, self._process = self._start()
+        self._watched = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._watched, self._reap)
+        connecting = self._loop.create_connection(lambda: self, sock=self._socket)
+        self._connecting = self._loop.create_task(connecting)
         self._timer = self._loop.call_later(bringing.load_timeout_s, self._took_too_long)
 
     @property
@@ -123,23 +117,19 @@ class Link(asyncio.Protocol):
 
     @property
     def in_flight(self) -> int:
-        return len(self._owed)
+        return len(self._ledger)
 
     def memory_bytes(self) -> int:
         return memory_bytes("RssAnon", Path(f"/proc/{self.pid}/status"))
 
     def ask(self, question: Question | Comparison, timeout_s: float) -> None:
         assert self.state is RunnerState.READY and self._transport is not None
-        if not self._owed:
-            self._heard_at_s = self._loop.time()  # Its silence begins with the question.
-        self._number += 1
-        timer = self._loop.call_later(timeout_s, self._expire, self._number)
-        self._owed[self._number] = _Owed(question, timer, timeout_s)
-        self._transport.write(self._frame(self._number, question))
+        number = self._ledger.enter(question, timeout_s)
+        self._transport.write(self._frame(number, question))
 
     def drain(self, timeout_s: float) -> None:
         """End the worker when it has answered what it was asked, or when the time is over."""
-        if self.state is not RunnerState.READY or not self._is_waited_for():
+        if self.state is not RunnerState.READY or not self._ledger.is_waited_for:
             self.end()
             return
         self.state = RunnerState.DRAINING
@@ -158,13 +148,14 @@ class Link(asyncio.Protocol):
         """End the worker without a word to anybody, and wait until it is gone."""
         self.state = RunnerState.ENDED
         self._timer.cancel()
-        for owed in self._owed.values():
-            owed.timer.cancel()
+        self._ledger.close()
         self._connecting.cancel()
-        if self._transport is not None:
+        if self._transport is None:
+            self._socket.close()
+        else:
             self._transport.abort()
         self._process.kill()
-        self._process.wait()
+        self._forget_process()
 
     # asyncio.Protocol
 
@@ -175,7 +166,7 @@ class Link(asyncio.Protocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at_s = self._loop.time()
+        self._ledger.hear()
         try:
             for head, body in self._reader.feed(data):
                 if self.state is not RunnerState.ENDED:
@@ -234,23 +225,16 @@ class Link(asyncio.Protocol):
             compute_ns=head.compute_ns,
         )
 
-    def _settle(self, number: int, outcome: Answer | Compared | Unanswered) -> None:
-        owed = self._owed.get(number)
-        if owed is None:
-            raise frames.BadFrame(f"the worker answered {number}, which it was not asked")
-        answer = _answer(owed.question, outcome)
-        del self._owed[number]
-        self._heard = number
+    def _settle(self, number: int, outcome: Outcome) -> None:
+        self._ledger.settle(number, outcome)
         self._arenas.questions.release(number - 1)
-        owed.timer.cancel()
-        answer()
-        if self.state is RunnerState.DRAINING and not self._is_waited_for():
-            self.end()
-        elif self.state is RunnerState.READY and len(self._owed) == DEPTH - 1:
+        self._end_if_drained()
+        if self.state is RunnerState.READY and len(self._ledger) == DEPTH - 1:
             self._listener.has_room(self)
 
-    def _is_waited_for(self) -> bool:
-        return any(owed.question for owed in self._owed.values())
+    def _end_if_drained(self) -> None:
+        if self.state is RunnerState.DRAINING and not self._ledger.is_waited_for:
+            self.end()
 
     # Shared memory
 
@@ -261,9 +245,9 @@ class Link(asyncio.Protocol):
         if isinstance(question, Comparison):
             reference, tensors = frames.heads_of(question.reference), tensors + question.reference
         at = self._put(number, frames.body_bytes(heads + reference), tensors)
-        head: frames.Head = frames.Infer(number, self._heard, at, heads)
+        head: frames.Head = frames.Infer(number, self._ledger.last_answered, at, heads)
         if isinstance(question, Comparison):
-            head = frames.Compare(number, self._heard, at, heads, reference)
+            head = frames.Compare(number, self._ledger.last_answered, at, heads, reference)
         return frames.encode(head, tensors if at is None else ())
 
     def _put(self, number: int, size_bytes: int, tensors: tuple[Tensor, ...]) -> int | None:
@@ -285,37 +269,15 @@ class Link(asyncio.Protocol):
     def _trim(self) -> None:
         if self.state is RunnerState.ENDED or self._transport is None:
             return
-        if not self._owed:
-            self._arenas.questions.release(self._number)  # Looked at long ago.
+        if not self._ledger:
+            self._arenas.questions.release(self._ledger.last_asked)  # Looked at long ago.
         self._arenas.questions.trim()
-        self._transport.write(frames.encode(frames.Trim(self._heard)))
+        self._transport.write(frames.encode(frames.Trim(self._ledger.last_answered)))
         self._trims -= 1
         if self._trims:
             self._loop.call_later(TRIM_S, self._trim)
 
     # Deadlines
-
-    def _expire(self, number: int) -> None:
-        owed = self._owed[number]
-        question, owed.question = owed.question, None
-        detail = f"no answer came within {owed.timeout_s:g} s; send fewer rows at a time"
-        if question is not None:
-            question.done(Unanswered(Fault.TIMED_OUT, detail, self.place.digest))
-        if self.state is RunnerState.DRAINING and not self._is_waited_for():
-            self.end()
-        else:
-            self._end_if_silent()
-
-    def _end_if_silent(self) -> None:
-        """End the worker if it is silent for too long; else look again when it would be."""
-        if self.state is RunnerState.ENDED or not self._owed:
-            return
-        allowed_s = self._bringing.silence_s
-        left_s = self._heard_at_s + allowed_s - self._loop.time()
-        if left_s <= 0:
-            self._lose(f"it answered nothing for {allowed_s:g} s")
-        elif not any(owed.question for owed in self._owed.values()):
-            self._loop.call_later(left_s, self._end_if_silent)
 
     def _took_too_long(self) -> None:
         detail = f"it was not ready within {self._bringing.load_timeout_s:g} s"
@@ -342,7 +304,7 @@ class Link(asyncio.Protocol):
 
     # The process
 
-    def _start(self) -> tuple[subprocess.Popen[bytes], asyncio.Task[object]]:
+    def _start(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [
@@ -358,17 +320,19 @@ class Link(asyncio.Protocol):
                 raise
             finally:
                 self._arenas.close_descriptors()
-        watched = os.pidfd_open(process.pid)
-        self._loop.add_reader(watched, self._reap, watched)
-        connecting = self._loop.create_task(self._loop.create_connection(lambda: self, sock=ours))
-        return process, connecting
+        return ours, process
 
-    def _reap(self, watched: int) -> None:
-        self._loop.remove_reader(watched)
-        os.close(watched)
-        self._process.wait()
-        self._arenas.close()
+    def _reap(self) -> None:
+        self._forget_process()
         self._listener.ended(self)
+
+    def _forget_process(self) -> None:
+        """Wait for a process that ended or is killed, and let go of what belonged to it."""
+        self._process.wait()
+        if not self._loop.remove_reader(self._watched):
+            return  # Done already.
+        os.close(self._watched)
+        self._arenas.close()
 
     def _status(self) -> int | None:
         """Return the status that it ended with; None where it only closed its socket."""
@@ -380,21 +344,5 @@ class Link(asyncio.Protocol):
     def _enter_end(self) -> None:
         self.state = RunnerState.ENDED
         self._timer.cancel()
-        left, self._owed = self._owed, {}
-        for owed in left.values():
-            owed.timer.cancel()
-            if owed.question is not None:
-                self._listener.left_unanswered(self, owed.question)
-
-
-def _answer(
-    question: Question | Comparison | None, outcome: Answer | Compared | Unanswered
-) -> Callable[[], None]:
-    """Return what gives a question its answer, which must be of its kind."""
-    if question is None:
-        return lambda: None  # It came after its deadline.
-    if isinstance(question, Question) and not isinstance(outcome, Compared):
-        return partial(question.done, outcome)
-    if isinstance(question, Comparison) and not isinstance(outcome, Answer):
-        return partial(question.done, outcome)
-    raise frames.BadFrame(f"the worker answered with {type(outcome).__name__}")
+        for question in self._ledger.close():
+            self._listener.left_unanswered(self, question)

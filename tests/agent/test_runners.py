@@ -1,0 +1,376 @@
+"""Runners bring up, answer, compare, keep deadlines and end; in a process and in a thread alike."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+
+from tests.agent.bundles import (
+    Floats,
+    a_bundle,
+    a_profile,
+    images,
+    logits_of,
+    write_bundle,
+)
+from wherry.bundle import Bundle
+from wherry.measures import Seen
+from wherry.names import AliasName
+from wherry.profile import Runtime
+from wherry.reasons import Reason
+from wherry.signature import Datatype
+from wherry_agent import inline, link
+from wherry_agent.asking import (
+    DEPTH,
+    Answer,
+    Bringing,
+    BundlePlace,
+    Compared,
+    Comparison,
+    Proof,
+    Question,
+    Runner,
+    RunnerState,
+    StartRunner,
+    Unanswered,
+)
+from wherry_agent.frames import Fault, Tensor
+from wherry_agent.link import Link
+
+pytestmark = pytest.mark.system
+
+ALIAS = AliasName("default")
+PATIENCE_S = 30.0
+STARTS = [link.start_runner, inline.start_runner]
+both = pytest.mark.parametrize("start", STARTS, ids=["link", "inline"])
+
+Story: TypeAlias = Coroutine[object, object, None]
+
+
+@dataclass
+class Listener:
+    """Keeps what a runner told, in order."""
+
+    told: list[tuple[object, ...]] = field(default_factory=list)
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def became_ready(self, runner: Runner, proof: Proof) -> None:
+        self._tell("ready", proof)
+
+    def failed_to_load(self, runner: Runner, reason: Reason, detail: str) -> None:
+        self._tell("failed", reason, detail)
+
+    def died(self, runner: Runner, detail: str) -> None:
+        self._tell("died", detail)
+
+    def left_unanswered(self, runner: Runner, question: Question | Comparison) -> None:
+        self._tell("left", question)
+
+    def has_room(self, runner: Runner) -> None:
+        self._tell("room")
+
+    def saw(self, runner: Runner, inputs: tuple[Seen, ...], outputs: tuple[Seen, ...]) -> None:
+        self._tell("saw", inputs, outputs)
+
+    def ended(self, runner: Runner) -> None:
+        self._tell("ended")
+
+    def words(self) -> list[object]:
+        return [word for word, *_ in self.told]
+
+    async def next(self, word: str) -> tuple[object, ...]:
+        """Wait until `word` was told, and return what was told with it."""
+        while word not in self.words():
+            self.heard.clear()
+            await asyncio.wait_for(self.heard.wait(), PATIENCE_S)
+        return next(rest for first, *rest in self.told if first == word)
+
+    def _tell(self, *what: object) -> None:
+        self.told.append(what)
+        self.heard.set()
+
+
+class Bench:
+    def __init__(self, folder: Path, start: StartRunner) -> None:
+        self.folder, self.start = folder, start
+        self.listener = Listener()
+        self.runners: list[Runner] = []
+        self.answers: list[Answer | Unanswered] = []
+
+    def begin(self, bundle: Bundle, bringing: Bringing | None = None) -> Runner:
+        manifest, blobs = write_bundle(bundle, self.folder)
+        place = BundlePlace(bundle.digest, manifest, blobs_folder=blobs, manifest=bundle.manifest)
+        runner = self.start(ALIAS, place, self.listener, bringing or Bringing())
+        self.runners.append(runner)
+        return runner
+
+    async def ready(self, bundle: Bundle, bringing: Bringing | None = None) -> Runner:
+        runner = self.begin(bundle, bringing)
+        await self.listener.next("ready")
+        return runner
+
+
+def run(folder: Path, start: StartRunner, story: Callable[[Bench], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        bench = Bench(folder, start)
+        try:
+            await story(bench)
+        finally:
+            for runner in bench.runners:
+                runner.kill()
+
+    asyncio.run(whole())
+
+
+def an_image(rows: Floats) -> Tensor:
+    return Tensor("image", Datatype.FP32, rows.shape, rows.tobytes())
+
+
+async def ask(runner: Runner, rows: Floats, timeout_s: float = PATIENCE_S) -> Answer | Unanswered:
+    answered: asyncio.Future[Answer | Unanswered] = asyncio.get_running_loop().create_future()
+    runner.ask(Question(ALIAS, (an_image(rows),), answered.set_result), timeout_s)
+    return await answered
+
+
+def values_of(answer: Answer | Unanswered) -> Floats:
+    assert isinstance(answer, Answer), answer
+    (logits,) = answer.tensors
+    return np.frombuffer(logits.data, np.float32).reshape(logits.shape)
+
+
+@both
+def test_a_bundle_comes_up_with_its_proof_and_answers(tmp_path: Path, start: StartRunner) -> None:
+    async def story(bench: Bench) -> None:
+        bundle = a_bundle(shift=1.5)
+        runner = bench.begin(bundle)
+        assert (runner.alias, runner.place.digest) == (ALIAS, bundle.digest)
+        assert runner.state is RunnerState.STARTING
+        (proof,) = await bench.listener.next("ready")
+        assert isinstance(proof, Proof)
+        assert proof.runtime_version and proof.load_ms > 0 and proof.peak_bytes > 0
+        assert runner.state is RunnerState.READY and runner.ready_at_s > 0
+        for seed in range(5):
+            answer = await ask(runner, images(3, seed=seed))
+            expected = logits_of(images(3, seed=seed), shift=1.5)
+            assert np.allclose(values_of(answer), expected)
+            assert isinstance(answer, Answer)
+            assert answer.bundle == bundle.digest and answer.compute_ns > 0
+
+    run(tmp_path, start, story)
+
+
+@both
+def test_answers_stay_as_they_were_whatever_is_asked_next(
+    tmp_path: Path, start: StartRunner
+) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle())
+        batches = [images(5000, seed=seed) for seed in range(6)]
+        answers = [await ask(runner, rows) for rows in batches]
+        for rows, answer in zip(batches, answers, strict=True):
+            assert np.allclose(values_of(answer), logits_of(rows))
+
+    run(tmp_path, start, story)
+
+
+@both
+def test_questions_asked_together_are_answered_in_their_order(
+    tmp_path: Path, start: StartRunner
+) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle())
+        sizes = [1, 4000, 2, 9000]
+        answers = await asyncio.gather(*(ask(runner, images(rows)) for rows in sizes))
+        for rows, answer in zip(sizes, answers, strict=True):
+            assert np.allclose(values_of(answer), logits_of(images(rows)))
+
+    run(tmp_path, start, story)
+
+
+@both
+def test_a_runner_that_owed_all_it_may_owe_tells_when_it_has_room(
+    tmp_path: Path, start: StartRunner
+) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle())
+        await ask(runner, images(1))
+        assert "room" not in bench.listener.words()
+        asked = [asyncio.create_task(ask(runner, images(1))) for _ in range(DEPTH)]
+        await asyncio.sleep(0)
+        assert runner.in_flight == DEPTH
+        await asyncio.gather(*asked)
+        assert bench.listener.words().count("room") == 1
+        assert runner.in_flight == 0
+
+    run(tmp_path, start, story)
+
+
+@both
+def test_a_comparison_is_made_where_the_model_is(tmp_path: Path, start: StartRunner) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle())
+        for rows in (2, 5000):
+            reference = logits_of(images(rows), shift=0.5)
+            tensor = Tensor("logits", Datatype.FP32, reference.shape, reference.tobytes())
+            done: asyncio.Future[Compared | Unanswered]
+            done = asyncio.get_running_loop().create_future()
+            asked = Comparison(ALIAS, (an_image(images(rows)),), (tensor,), done.set_result)
+            runner.ask(asked, PATIENCE_S)
+            compared = await done
+            assert isinstance(compared, Compared)
+            assert (compared.rows, compared.agreed) == (rows, rows)
+            assert 0 < compared.largest_distance <= compared.distance
+            assert compared.compute_ns > 0
+
+    run(tmp_path, start, story)
+
+
+@both
+def test_an_answer_that_is_not_finite_is_a_fault(tmp_path: Path, start: StartRunner) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle(nan_above=1000.0))
+        answer = await ask(runner, np.full((1, 2, 2), 2000.0, np.float32))
+        assert isinstance(answer, Unanswered)
+        assert (answer.fault, answer.bundle) == (Fault.NOT_FINITE, runner.place.digest)
+        assert isinstance(await ask(runner, images(1)), Answer)
+
+    run(tmp_path, start, story)
+
+
+@both
+def test_a_bundle_that_does_not_come_up_says_why(tmp_path: Path, start: StartRunner) -> None:
+    async def story(bench: Bench) -> None:
+        runner = bench.begin(a_bundle(golden_error=1.0))
+        reason, detail = await bench.listener.next("failed")
+        assert reason is Reason.GOLDEN_MISMATCH and "logits" in str(detail)
+        await bench.listener.next("ended")
+        assert runner.state is RunnerState.ENDED
+        assert bench.listener.words() == ["failed", "ended"]
+
+    run(tmp_path, start, story)
+
+
+@both
+def test_a_bundle_that_is_not_ready_in_time_has_failed(tmp_path: Path, start: StartRunner) -> None:
+    async def story(bench: Bench) -> None:
+        bench.begin(a_bundle(), Bringing(load_timeout_s=0.001))
+        reason, _ = await bench.listener.next("failed")
+        assert reason is Reason.LOAD_TIMEOUT
+        await bench.listener.next("ended")
+        assert bench.listener.words() == ["failed", "ended"]
+
+    run(tmp_path, start, story)
+
+
+@both
+def test_a_runner_that_drains_answers_what_it_was_asked(tmp_path: Path, start: StartRunner) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle(work=400))
+        asked = asyncio.create_task(ask(runner, images(2)))
+        await asyncio.sleep(0)
+        runner.drain(PATIENCE_S)
+        assert runner.state is RunnerState.DRAINING
+        assert isinstance(await asked, Answer)
+        await bench.listener.next("ended")
+        assert bench.listener.words() == ["ready", "ended"]
+
+    run(tmp_path, start, story)
+
+
+@both
+def test_what_is_not_answered_within_the_drain_goes_back(
+    tmp_path: Path, start: StartRunner
+) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle(work=400))
+        asked = Question(ALIAS, (an_image(images(16)),), lambda _: None)
+        runner.ask(asked, PATIENCE_S)
+        runner.drain(0.001)
+        (left,) = await bench.listener.next("left")
+        assert left is asked
+        await bench.listener.next("ended")
+
+    run(tmp_path, start, story)
+
+
+@both
+def test_a_question_whose_time_is_over_is_answered_so_and_its_answer_is_still_owed(
+    tmp_path: Path, start: StartRunner
+) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle(work=400))
+        answer = await ask(runner, images(16), timeout_s=0.001)
+        assert isinstance(answer, Unanswered) and answer.fault is Fault.TIMED_OUT
+        assert runner.in_flight == 1
+        assert isinstance(await ask(runner, images(1)), Answer)
+        assert runner.in_flight == 0 and runner.state is RunnerState.READY
+
+    run(tmp_path, start, story)
+
+
+@both
+def test_a_runner_that_is_silent_for_too_long_is_given_up(
+    tmp_path: Path, start: StartRunner
+) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle(work=400), Bringing(silence_s=0.002))
+        answer = await ask(runner, images(16), timeout_s=0.001)
+        assert isinstance(answer, Unanswered) and answer.fault is Fault.TIMED_OUT
+        (detail,) = await bench.listener.next("died")
+        assert detail == "it answered nothing for 0.002 s"
+        assert runner.state is RunnerState.ENDED
+
+    run(tmp_path, start, story)
+
+
+def test_a_worker_that_is_killed_leaves_its_questions_to_the_engine(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle(work=400))
+        assert isinstance(runner, Link)
+        asked = Question(ALIAS, (an_image(images(16)),), lambda _: None)
+        runner.ask(asked, PATIENCE_S)
+        os.kill(runner.pid, signal.SIGSEGV)
+        await bench.listener.next("ended")
+        assert bench.listener.told[1:] == [
+            ("died", "it was ended by SIGSEGV"),
+            ("left", asked),
+            ("ended",),
+        ]
+
+    run(tmp_path, link.start_runner, story)
+
+
+@both
+def test_a_runner_that_is_killed_says_nothing(tmp_path: Path, start: StartRunner) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle(work=400))
+        runner.ask(Question(ALIAS, (an_image(images(4)),), bench.answers.append), PATIENCE_S)
+        runner.kill()
+        await asyncio.sleep(0)
+        assert bench.listener.words() == ["ready"] and not bench.answers
+
+    run(tmp_path, start, story)
+
+
+def test_a_worker_has_memory_of_its_own(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle())
+        assert 1 << 20 < runner.memory_bytes() < 1 << 30
+
+    run(tmp_path, link.start_runner, story)
+
+
+def test_tflite_runtime_is_run_in_a_worker_always(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        runner = bench.begin(a_bundle(profile=a_profile(runtime=Runtime.TFLITE)))
+        assert isinstance(runner, Link)
+
+    run(tmp_path, inline.start_runner, story)
