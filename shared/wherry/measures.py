@@ -20,6 +20,7 @@ LARGEST_SUM = 1e300  # Of errors and distances: JSON has no infinity, and sums m
 
 # What every JSON reader takes exactly, and a database's integer holds.
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+Sum = Annotated[float, msgspec.Meta(ge=0, le=LARGEST_SUM)]
 
 
 class ClassCounts(msgspec.Struct, frozen=True):
@@ -46,8 +47,8 @@ class Feedback(msgspec.Struct, frozen=True):
     right: Count = 0
     classes: Annotated[dict[str, ClassCounts], msgspec.Meta(max_length=LARGEST_CLASSES)] = {}
     values: Count = 0
-    absolute_error: float = 0.0
-    squared_error: float = 0.0
+    absolute_error: Sum = 0.0
+    squared_error: Sum = 0.0
 
     def __add__(self, more: Feedback) -> Feedback:
         """Add up; of classes beyond `LARGEST_CLASSES` only the labels are counted."""
@@ -101,8 +102,8 @@ class ShadowCounts(msgspec.Struct, frozen=True, kw_only=True):
     requests: Count = 0
     rows: Count = 0
     agreed: Count = 0
-    distance: float = 0.0
-    largest_distance: float = 0.0
+    distance: Sum = 0.0
+    largest_distance: Sum = 0.0
     compute: Histogram = Histogram()
     incumbent_compute: Histogram = Histogram()
     errors: Annotated[dict[str, Count], msgspec.Meta(max_length=LARGEST_ERROR_CLASSES)] = {}

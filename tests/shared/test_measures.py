@@ -7,6 +7,7 @@ import math
 import pytest
 
 from wherry import codec
+from wherry.errors import Malformed
 from wherry.histogram import from_durations
 from wherry.measures import (
     LARGEST_CLASSES,
@@ -52,6 +53,15 @@ def test_sums_stay_numbers_that_json_can_say() -> None:
     assert codec.decode(Feedback, codec.encode(both + both)) == both + both
     shadows = ShadowCounts(distance=math.inf, largest_distance=math.inf) + ShadowCounts()
     assert (shadows.distance, shadows.largest_distance) == (LARGEST_SUM, LARGEST_SUM)
+
+
+@pytest.mark.parametrize("sick", ["-1", "1e301", "1e400"])
+@pytest.mark.parametrize("field", ["absolute_error", "squared_error"])
+def test_a_sum_that_no_device_could_have_is_refused(field: str, sick: str) -> None:
+    with pytest.raises(Malformed):
+        codec.decode(Feedback, f'{{"{field}":{sick}}}'.encode())
+    with pytest.raises(Malformed):
+        codec.decode(ShadowCounts, f'{{"distance":{sick}}}'.encode())
 
 
 def test_what_was_seen_adds_up_tensor_by_tensor() -> None:

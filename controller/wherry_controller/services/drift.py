@@ -12,7 +12,7 @@ from wherry.errors import REFUSALS
 from wherry.manifest import REFERENCE_FILE, Manifest
 from wherry.measures import Seen, sum_seen
 from wherry.names import DeviceId, Digest, ProfileName
-from wherry.reference import Reference, parse_reference
+from wherry.reference import Distribution, Reference, parse_reference
 from wherry_controller.core.drift import Drift, DriftLevel, drifts_of, worst_of
 from wherry_controller.services.shelving import manifest_in
 from wherry_controller.store import models, telemetry
@@ -95,9 +95,21 @@ def _drift_of_device(
 def _drifts(
     reference: Reference, records: Sequence[SeenRecord]
 ) -> tuple[tuple[Drift, ...], tuple[Drift, ...]]:
-    inputs: tuple[Seen, ...] = sum_seen(record.inputs for record in records)
-    outputs: tuple[Seen, ...] = sum_seen(record.outputs for record in records)
+    inputs = sum_seen(_known(reference.inputs, record.inputs) for record in records)
+    outputs = sum_seen(_known(reference.outputs, record.outputs) for record in records)
     return drifts_of(reference, inputs, outputs)
+
+
+def _known(references: Sequence[Distribution], seen: Iterable[Seen]) -> tuple[Seen, ...]:
+    """Leave out what one device counted in other bins: it would spoil the sum of all."""
+    bins = {one.name: (len(one.counts), len(one.classes)) for one in references}
+    return tuple(
+        one
+        for one in seen
+        if one.name in bins
+        and len(one.counts) == bins[one.name][0]
+        and len(one.classes) in (0, bins[one.name][1])
+    )
 
 
 def _by_bundle(records: Iterable[SeenRecord]) -> Mapping[Digest, Sequence[SeenRecord]]:

@@ -62,6 +62,14 @@ def test_windows_of_a_device_add_up(kept: Kept) -> None:
     assert found.devices[0].rows == 66
 
 
+def test_a_device_that_counts_in_other_bins_spoils_nothing(kept: Kept) -> None:
+    bundle = kept.bundle()
+    tell(kept.tx, bundle, {ONE: LIKE, TWO: (1, 2, 3, 4)})
+    (found,) = drift_over_fleet(kept.tx, kept.blobs, since=0.0)
+    assert (found.inputs[0].rows, found.inputs[0].level) == (1000, DriftLevel.STABLE)
+    assert (found.devices[-1].device, found.devices[-1].rows) == (TWO, 0)
+
+
 def test_each_profile_is_told_for_itself(kept: Kept) -> None:
     tell(kept.tx, kept.bundle("pi"), {ONE: LIKE}, at=50.0)
     tell(kept.tx, kept.bundle("nano"), {TWO: UNLIKE}, at=51.0)
