@@ -160,7 +160,7 @@ class Engine:
         return {
             (runner.alias, runner.place.digest): memory_bytes
             for runner in runners
-            if (memory_bytes := _memory_bytes(runner))
+            if (memory_bytes := runner.memory_bytes())  # 0 where it has no process (any more).
         }
 
     # For the local API, on the engine's own thread
@@ -229,10 +229,3 @@ def runner_of(isolation: Isolation) -> StartRunner:
         return begin(alias, place, listener, bringing)
 
     return start
-
-
-def _memory_bytes(runner: Runner) -> int:
-    try:
-        return runner.memory_bytes()
-    except OSError:
-        return 0  # It ended meanwhile.

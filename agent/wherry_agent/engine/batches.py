@@ -34,7 +34,8 @@ def split(answer: Answer, rows: Sequence[int]) -> list[Answer] | None:
     """Return the answer of each request that was merged, by their numbers of rows.
 
     None where an output has not a row for each row that was asked: such a model answers requests
-    only one by one. Each took as long to compute as all of them did.
+    only one by one. Each took as long to compute as all of them did. The bytes are copied: the
+    first that is told its answer may ask again, and so free what the others' stand in.
     """
     ends = list(accumulate(rows))
     if any(tensor.shape[:1] != (ends[-1],) for tensor in answer.tensors):
@@ -51,5 +52,5 @@ def split(answer: Answer, rows: Sequence[int]) -> list[Answer] | None:
 
 def _rows_of(tensor: Tensor, begin: int, end: int) -> Tensor:
     row_bytes = len(tensor.data) // tensor.shape[0]
-    part = memoryview(tensor.data)[begin * row_bytes : end * row_bytes]
+    part = bytes(memoryview(tensor.data)[begin * row_bytes : end * row_bytes])
     return Tensor(tensor.name, tensor.datatype, (end - begin, *tensor.shape[1:]), part)

@@ -28,6 +28,15 @@ def test_requests_that_are_merged_and_parted_get_each_its_own_rows(
     assert {part.compute_ns for part in parts} == {7}
 
 
+def test_parted_answers_outlive_what_they_were_computed_into() -> None:
+    area = bytearray(scores_of(rows(1.0, 2.0)).data)
+    scores = Tensor("scores", Datatype.FP32, (2, 3), memoryview(area).toreadonly())
+    parts = split(Answer(a_digest("A"), (scores,), 7), [1, 1])
+    area[:] = bytes(len(area))
+    assert parts is not None
+    assert [list(first_scores(part)) for part in parts] == [[1.0], [2.0]]
+
+
 def test_an_output_without_a_row_for_each_row_cannot_be_parted() -> None:
     whole = Tensor("mean", Datatype.FP32, (1,), bytes(4))
     scalar = Tensor("mean", Datatype.FP32, (), bytes(4))
