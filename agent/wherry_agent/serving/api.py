@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from http import HTTPStatus
+from urllib.parse import unquote
 
 import msgspec
 
@@ -68,7 +69,7 @@ class Api:
 
     def _route(self, request: Request, respond: Respond) -> None:
         path = request.path.partition("?")[0]
-        match request.method, path.strip("/").split("/"):
+        match request.method, list(map(unquote, path.strip("/").split("/"))):
             case "POST", ["v2", "models", alias, "infer"]:
                 self._inference.infer(parse_alias_name(alias), None, request, respond)
             case "POST", ["v2", "models", alias, "versions", version, "infer"]:
@@ -180,18 +181,18 @@ class Api:
         match request.method, parts:
             case "GET", ["status"]:
                 return _json(regions.list(user) if kind == "systemsharedmemory" else [])
-            case "GET", ["region", name, "status"] if offered:
-                return _json([regions.find(user, name)])
+            case "GET", ["region", *names, "status"] if offered:
+                return _json([regions.find(user, "/".join(names))])
             case "POST", ["unregister"]:
                 if offered:
                     regions.unregister_all(user)
                 return Response(b"")
-            case "POST", ["region", name, "unregister"] if offered:
-                regions.unregister(user, name)
+            case "POST", ["region", *names, "unregister"] if offered:
+                regions.unregister(user, "/".join(names))
                 return Response(b"")
-            case "POST", ["region", name, "register"] if offered:
-                now_s = self._inference.now_s()
-                regions.register(user, name, _registration_of(request), now_s=now_s)
+            case "POST", ["region", *names, "register"] if offered:
+                sent, now_s = _registration_of(request), self._inference.now_s()
+                regions.register(user, "/".join(names), sent, now_s=now_s)
                 return Response(b"")
             case _, ["region", *_] if not offered:
                 raise repository.no_extension(request.path)

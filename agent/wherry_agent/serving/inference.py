@@ -14,7 +14,7 @@ from wherry_agent.engine import Asking, Engine, nothing_serves
 from wherry_agent.frames import Tensor
 from wherry_agent.serving import numbers, states, v2
 from wherry_agent.serving.feedback import LARGEST_KEPT, Answers
-from wherry_agent.serving.message import JSON_BYTES, KEY, Request, Respond
+from wherry_agent.serving.message import JSON_BYTES, KEY, Request, Respond, Response
 from wherry_agent.serving.refusals import (
     NothingServes,
     UnknownModel,
@@ -95,18 +95,19 @@ class Inference:
             self._count_failure(ask, outcome)
             ask.respond(unanswered(outcome))
             return
-        try:
-            self._write_parts(ask, outcome.tensors)
-        except (Malformed, Unavailable, Unsuitable) as error:
-            ask.respond(refused(error))
-            return
-        parameters = _told_of_state(ask, outcome)
-        response = v2.encode_answer(
-            ask.alias, outcome.bundle, ask.asked, outcome.tensors, parameters
-        )
+        response = self._answer(ask, outcome)
+        latency_ns = time.perf_counter_ns() - ask.request.received_ns
+        ask.respond(response)  # The rest is done before anything else is read.
         self._keep(ask, outcome)
-        self._count(ask, outcome)
-        ask.respond(response)
+        self._count(ask, outcome, latency_ns)
+
+    def _answer(self, ask: _Open, answer: Answer) -> Response:
+        try:
+            self._write_parts(ask, answer.tensors)
+        except (Malformed, Unavailable, Unsuitable) as error:
+            return refused(error)
+        told = _told_of_state(ask, answer)
+        return v2.encode_answer(ask.alias, answer.bundle, ask.asked, answer.tensors, told)
 
     # Shared memory
 
@@ -150,8 +151,7 @@ class Inference:
             given = tuple(map(float, values))
         self.answers.keep(ask.alias, ask.asked.request, answer.bundle, given)
 
-    def _count(self, ask: _Open, answer: Answer) -> None:
-        latency_ns = time.perf_counter_ns() - ask.request.received_ns
+    def _count(self, ask: _Open, answer: Answer, latency_ns: int) -> None:
         self.statistics.answered(
             ask.alias,
             answer.bundle,

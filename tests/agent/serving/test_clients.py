@@ -123,25 +123,25 @@ def test_tensors_go_through_shared_memory_both_ways(client: Client) -> None:
     with a_region(2 * room) as (key, region):
         client.unregister_system_shared_memory()
         client.unregister_cuda_shared_memory()
-        client.register_system_shared_memory("frames", key, 2 * room)
-        (told,) = client.get_system_shared_memory_status()
-        assert told == {"name": "frames", "key": key, "offset": 0, "byte_size": 2 * room}
+        client.register_system_shared_memory("my frames/1", key, 2 * room)
+        (told,) = client.get_system_shared_memory_status("my frames/1")
+        assert told == {"name": "my frames/1", "key": key, "offset": 0, "byte_size": 2 * room}
         assert client.get_cuda_shared_memory_status() == []
         shared_memory.set_shared_memory_region(region, [ROWS])
         sent = triton.InferInput("image", list(ROWS.shape), "FP32")
-        sent.set_shared_memory("frames", ROWS.nbytes)
+        sent.set_shared_memory("my frames/1", ROWS.nbytes)
         wanted = triton.InferRequestedOutput("logits")
-        wanted.set_shared_memory("frames", WANTED.nbytes, offset=room)
+        wanted.set_shared_memory("my frames/1", WANTED.nbytes, offset=room)
         answer = client.infer(ALIAS, [sent], outputs=[wanted])
         assert answer.get_output("logits")["parameters"] == {
-            "shared_memory_region": "frames",
+            "shared_memory_region": "my frames/1",
             "shared_memory_byte_size": WANTED.nbytes,
             "shared_memory_offset": room,
         }
         got = shared_memory.get_contents_as_numpy(region, np.float32, WANTED.shape, offset=room)
         np.testing.assert_allclose(got, WANTED, atol=1e-5)
         del got  # It holds the mapping that ends with the region.
-        client.unregister_system_shared_memory("frames")
+        client.unregister_system_shared_memory("my frames/1")
         assert client.get_system_shared_memory_status() == []
         with pytest.raises(InferenceServerException, match="register it first"):
             client.infer(ALIAS, [sent])
