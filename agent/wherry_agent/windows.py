@@ -89,10 +89,15 @@ class Windows:
         traffic: Traffic,
         workers: Mapping[tuple[AliasName, Digest], int],
     ) -> None:
-        """Put all that was counted into the outbox, to be sent after the next start."""
+        """Put all that was counted into the outbox, to be sent after the next start.
+
+        What the day's bytes do not allow is lost, and counted.
+        """
         self._take(now_s, workers)
         if self._waiting:
             self._tell(now_s, host, traffic, workers)
+        if self._waiting:
+            self._give_up()
 
     def send(self, publish: Callable[[bytes], int | None]) -> None:
         """Publish what waits, as far as the broker keeps up; `publish` returns a message id."""
@@ -196,6 +201,13 @@ class Windows:
                 self._outbox.save_told(spent)
         if dropped:
             log.warning("telemetry.dropped", extra={"windows": dropped})
+
+    def _give_up(self) -> None:
+        try:
+            with self._store.transaction():
+                self._outbox.count_dropped(self._lost + len(self._waiting))
+        except CannotSave as error:
+            self._note(error)
 
     def _note(self, error: CannotSave) -> None:
         if self.fault is not error.reason:

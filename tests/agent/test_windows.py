@@ -268,6 +268,24 @@ def test_the_days_bytes_are_remembered_by_the_next_process(tmp_path: Path) -> No
     assert 0 < sum(sizes) <= 1200
 
 
+def test_what_the_days_bytes_do_not_allow_at_the_end_is_lost_and_counted(tmp_path: Path) -> None:
+    settings = TelemetrySettings(max_bytes_per_day=10)
+    with closing(Store(tmp_path)) as store:
+        counted = Counted(store, settings)
+        counted.end()
+        counted.end(bundle=a_digest("another"))
+        counted.close()
+    with closing(Store(tmp_path)) as store:
+        assert Counted(store, settings).outbox.dropped_windows() == 2
+
+
+def test_a_disk_that_is_full_at_the_end_stops_nothing(counted: Counted) -> None:
+    with a_full_disk():
+        counted.end()
+        counted.close()
+    assert counted.fault() is Reason.DISK_FULL
+
+
 def test_all_that_was_counted_is_kept_at_the_end(frugal: Counted) -> None:
     frugal.end(5)
     frugal.recorder.failed(an_alias(), a_digest(), "timed_out")
