@@ -230,7 +230,7 @@ class Residents:
         if wish is None:
             return
         if slots.fulfils(wish):
-            self._give_up_swap(slots, wish)
+            self._give_up_swap(slots)
             return
         ends_split = wish.split is None and slots.serves(wish.place.digest)
         if slots.ready(wish.place.digest) or ends_split:
@@ -238,10 +238,10 @@ class Residents:
         else:
             self._bring_up(slots, wish.place)
 
-    def _give_up_swap(self, slots: Slots, wish: Wish) -> None:
+    def _give_up_swap(self, slots: Slots) -> None:
         """Bring up again what shall go on serving, where a candidate was to follow it."""
         slots.swapping = None
-        if slots.next_up and slots.next_up.digest != wish.place.digest:
+        if slots.next_up:
             self._tell_load_failed(slots, slots.next_up.digest, Reason.LOAD_FAILED, GAVE_WAY)
             slots.next_up = None
         self._bring_back(slots)

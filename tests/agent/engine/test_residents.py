@@ -243,8 +243,9 @@ def test_an_order_to_load_that_is_repeated_still_waits_for_the_memory() -> None:
     stage = Stage()
     a = stage.serve(A)
     stage.ask(1.0)
-    for _ in range(2):
-        stage.load(B, RESOURCE)
+    for available_bytes in (0, 1 << 40):
+        stage.available_bytes = available_bytes
+        stage.load(B, AUTO)
     assert len(stage.started) == 1
     a.answer()
     stage.bury()
@@ -316,9 +317,42 @@ def test_an_incumbent_that_waits_for_its_restart_gives_way_to_a_candidate() -> N
     stage.load(B, RESOURCE)
     stage.clock.pass_time(60.0)
     assert residents(stage) == ["B"]
+    assert stage.runner(B).state is RunnerState.STARTING
     stage.runner(B).fail()
     stage.bury()
     assert residents(stage) == ["A"]
+
+
+def test_requests_wait_for_the_way_back_though_the_candidate_failed_before() -> None:
+    stage = Stage()
+    stage.serve(A)
+    stage.load(B, RESOURCE)
+    stage.bury()
+    stage.runner(B).come_up()
+    stage.residents.serve(ALIAS, B)
+    stage.runner(B).die()
+    stage.bury()
+    stage.clock.pass_time(0.0)
+    stage.runner(B).fail()
+    stage.residents.serve(ALIAS, A)
+    stage.ask(1.0)
+    stage.bury()
+    stage.runner(A).come_up()
+    stage.runner(A).answer()
+    assert stage.answers() == [(A.digest, [1.0])]
+
+
+def test_a_way_back_that_is_taken_back_before_it_was_begun_is_forgotten() -> None:
+    stage = Stage()
+    stage.serve(A)
+    stage.load(B, RESOURCE)
+    stage.bury()
+    stage.runner(B).come_up()
+    stage.residents.serve(ALIAS, B)
+    stage.residents.serve(ALIAS, A)
+    stage.residents.serve(ALIAS, None)
+    stage.bury()
+    assert residents(stage) == []
 
 
 def test_requests_wait_for_a_candidate_though_the_incumbent_failed_before() -> None:
@@ -376,7 +410,7 @@ def test_a_bundle_that_is_loaded_again_is_not_retired_at_the_next_flip() -> None
     stage.residents.retire(ALIAS)
     stage.load(A)
     stage.runner(B).come_up()
-    assert residents(stage) == ["A", "B"]
+    assert stage.runner(A).state is RunnerState.READY
 
 
 # What dies
@@ -587,6 +621,16 @@ def test_a_split_ends_with_the_incumbent_serving_wholly_again() -> None:
     assert residents(stage) == ["A"]
 
 
+def test_what_waited_for_a_side_goes_to_the_other_once_the_split_has_ended() -> None:
+    stage, a, b = a_split_stage(0.5)
+    for number in range(40):
+        stage.ask(float(number))
+    stage.residents.serve(ALIAS, A)  # B stays resident, and is asked nothing more.
+    answer_all(a, b)
+    answered = Counter(bundle for bundle, _ in stage.answers())
+    assert answered == {A.digest: 38, B.digest: 2}
+
+
 def test_a_split_ends_at_once_though_the_incumbent_is_being_started_again() -> None:
     stage, a, _ = a_split_stage(0.5)
     a.die()
@@ -602,7 +646,7 @@ def test_retiring_while_the_candidate_loads_leaves_the_incumbent_its_side_of_a_s
     stage.residents.retire(ALIAS)
     stage.residents.share(ALIAS, B, Split(share=0.5))
     stage.runner(B).come_up()
-    assert residents(stage) == ["A", "B"]
+    assert stage.runner(A).state is RunnerState.READY
 
 
 def test_a_request_of_one_side_and_one_for_that_bundle_only_are_not_computed_together() -> None:
@@ -648,10 +692,16 @@ def test_nothing_is_left_of_bundles_that_came_and_went() -> None:
     stage = Stage()
     for number in range(50):
         place = a_place(f"bundle {number}")
-        stage.load(place, RESOURCE if number % 2 else SwapPolicy.AVAILABILITY)
-        stage.bury()
-        stage.runner(place).come_up()
-        stage.residents.serve(ALIAS, place)
+        if number % 2:
+            stage.load(place, RESOURCE)
+            stage.bury()
+            stage.runner(place).come_up()
+            stage.residents.serve(ALIAS, place)
+        else:
+            stage.load(place)
+            stage.residents.serve(ALIAS, place)
+            stage.residents.retire(ALIAS)
+            stage.runner(place).come_up()
         stage.ask(1.0)
         stage.runner(place).answer()
         stage.residents.retire(ALIAS)
