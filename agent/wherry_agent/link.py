@@ -89,6 +89,7 @@ class Link(asyncio.Protocol):
         *,
         listener: RunnerListener,
         bringing: Bringing,
+        trim_s: float = TRIM_S,
     ) -> None:
         self.alias, self.place, self.state = alias, place, RunnerState.STARTING
         self.ready_at_s = 0.0
@@ -102,7 +103,7 @@ class Link(asyncio.Protocol):
             on_silent=self._lose,
         )
         self._arenas = _Arenas()
-        self._trims = 0
+        self._trim_s, self._trims = trim_s, 0
         self._transport: asyncio.Transport | None = None
         self._socket, self._process = self._start()
         self._watched = os.pidfd_open(self._process.pid)
@@ -263,7 +264,7 @@ class Link(asyncio.Protocol):
     def _trim_later(self) -> None:
         """Have both arenas trimmed until nothing is left of what was used now."""
         if not self._trims:
-            self._loop.call_later(TRIM_S, self._trim)
+            self._loop.call_later(self._trim_s, self._trim)
         self._trims = TRIMS
 
     def _trim(self) -> None:
@@ -275,7 +276,7 @@ class Link(asyncio.Protocol):
         self._transport.write(frames.encode(frames.Trim(self._ledger.last_answered)))
         self._trims -= 1
         if self._trims:
-            self._loop.call_later(TRIM_S, self._trim)
+            self._loop.call_later(self._trim_s, self._trim)
 
     # Deadlines
 

@@ -38,6 +38,7 @@ from wherry_agent.asking import (
     Proof,
     Question,
     Runner,
+    RunnerListener,
     RunnerState,
     StartRunner,
     Unanswered,
@@ -91,7 +92,7 @@ class Listener:
         while word not in self.words():
             self.heard.clear()
             await asyncio.wait_for(self.heard.wait(), PATIENCE_S)
-        return next(rest for first, *rest in self.told if first == word)
+        return next(told[1:] for told in self.told if told[0] == word)
 
     def _tell(self, *what: object) -> None:
         self.told.append(what)
@@ -130,6 +131,10 @@ def run(folder: Path, start: StartRunner, story: Callable[[Bench], Awaitable[Non
     asyncio.run(whole())
 
 
+def state_of(runner: Runner) -> RunnerState:
+    return runner.state
+
+
 def an_image(rows: Floats) -> Tensor:
     return Tensor("image", Datatype.FP32, rows.shape, rows.tobytes())
 
@@ -152,11 +157,11 @@ def test_a_bundle_comes_up_with_its_proof_and_answers(tmp_path: Path, start: Sta
         bundle = a_bundle(shift=1.5)
         runner = bench.begin(bundle)
         assert (runner.alias, runner.place.digest) == (ALIAS, bundle.digest)
-        assert runner.state is RunnerState.STARTING
+        assert state_of(runner) is RunnerState.STARTING
         (proof,) = await bench.listener.next("ready")
         assert isinstance(proof, Proof)
         assert proof.runtime_version and proof.load_ms > 0 and proof.peak_bytes > 0
-        assert runner.state is RunnerState.READY and runner.ready_at_s > 0
+        assert state_of(runner) is RunnerState.READY and runner.ready_at_s > 0
         for seed in range(5):
             answer = await ask(runner, images(3, seed=seed))
             expected = logits_of(images(3, seed=seed), shift=1.5)
@@ -366,6 +371,38 @@ def test_a_worker_has_memory_of_its_own(tmp_path: Path) -> None:
         assert 1 << 20 < runner.memory_bytes() < 1 << 30
 
     run(tmp_path, link.start_runner, story)
+
+
+def test_shared_memory_that_is_needed_no_more_is_given_back(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle())
+        assert isinstance(runner, Link)
+        assert isinstance(await ask(runner, images(10_000)), Answer)
+        arenas = shared_by(runner.pid)
+        assert len(arenas) >= 2
+
+        async def empty() -> None:
+            while any(map(held_bytes, arenas)):
+                assert isinstance(await ask(runner, images(1)), Answer)
+
+        await asyncio.wait_for(empty(), PATIENCE_S)
+
+    def start(
+        alias: AliasName, place: BundlePlace, listener: RunnerListener, bringing: Bringing
+    ) -> Runner:
+        return Link(alias, place, listener=listener, bringing=bringing, trim_s=0.01)
+
+    run(tmp_path, start, story)
+
+
+def shared_by(pid: int) -> list[Path]:
+    """Return the arenas that a worker inherited."""
+    places = Path(f"/proc/{pid}/fd").iterdir()
+    return [place for place in places if "wherry-arena" in str(place.readlink())]
+
+
+def held_bytes(place: Path) -> int:
+    return place.stat().st_blocks * 512
 
 
 def test_tflite_runtime_is_run_in_a_worker_always(tmp_path: Path) -> None:
