@@ -268,10 +268,17 @@ class Stage:
         return [outcome.fault for outcome in self.outcomes if isinstance(outcome, Unanswered)]
 
 
+def residents(stage: Stage) -> list[str]:
+    """Return the names of what is resident or on its way, until their processes are gone."""
+    slots = stage.slots[ALIAS]
+    runners = [*slots.runners.values(), *slots.leaving]
+    return sorted(str(runner.place.manifest_path) for runner in runners)
+
+
 def a_place(name: str = "A", manifest: Manifest | None = None) -> BundlePlace:
     return BundlePlace(
         a_digest(name),
-        Path("manifest"),
+        Path(name),
         blobs_folder=Path("blobs"),
         manifest=manifest or a_manifest(signature=a_signature()),
     )
