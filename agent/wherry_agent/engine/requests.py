@@ -68,11 +68,10 @@ class Requests:
         self.pump(slots)
 
     def pump(self, slots: Slots) -> None:
-        """Hand on what waits, the oldest of each lane first."""
+        """Hand on what waits, the oldest first whose runner has room."""
         gone: list[Waiting] = []
-        for lane in tuple(slots.queue.lanes.values()):
-            while lane and self._pump_one(slots, lane, gone):
-                pass
+        while any(self._pump_one(slots, lane, gone) for lane in slots.queue.by_age()):
+            pass
         for entry in gone:  # Told last, since who is told may ask at once.
             self._tell(entry, self._why_gone(slots, entry))
 

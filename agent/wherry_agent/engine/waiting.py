@@ -72,6 +72,11 @@ class Queue:
         else:
             lane.insert(place, entry)
 
+    def by_age(self) -> list[deque[Waiting]]:
+        """Return the lanes in which requests wait, the one that has waited longest first."""
+        lanes = [lane for lane in self.lanes.values() if lane]
+        return sorted(lanes, key=lambda lane: lane[0].number) if len(lanes) > 1 else lanes
+
     def take_expired(self, now_s: float) -> Iterator[Waiting]:
         for lane in self.lanes.values():
             while lane and lane[0].deadline_s <= now_s:

@@ -85,6 +85,17 @@ def test_the_other_side_answers_for_one_that_died() -> None:
     assert len(again.asked) == 2
 
 
+def test_neither_side_waits_longer_than_the_other_for_the_one_that_answers_for_both() -> None:
+    stage, a, b = a_split_stage(0.5)
+    for number in range(40):
+        stage.ask(float(number))
+    b.die()
+    begun = len(stage.answers())
+    answer_all(a)
+    order = [value for _, (value,) in stage.answers()[begun:]]
+    assert order[4:] == sorted(order[4:])  # The first were asked of one of them before.
+
+
 def test_a_split_ends_with_the_candidate_serving_wholly() -> None:
     stage, _, b = a_split_stage(0.5)
     stage.take_events()
