@@ -161,6 +161,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._closing = False  # No further request is read; what is owed is answered.
+        self._has_ended = False  # The client sends no more.
         self._quiet_since_s = self._loop.time()
         self._stuck_since_s: float | None = None
 
@@ -219,7 +220,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """Keep a half-closed connection for as long as an answer is owed."""
-        self._closing = True
+        self._closing = self._has_ended = True
         return bool(self._exchanges)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -378,10 +379,10 @@ class Connection(asyncio.BufferedProtocol):
             pieces = [head + end]
         for piece in pieces:
             self._transport.write(piece)
-        if exchange.then is _Then.LINGER:
+        if exchange.then is _Then.LINGER and not self._has_ended:
             self._arriving.since_s = self._loop.time()
             self._transport.write_eof()
-        elif exchange.then is _Then.CLOSE or (self._closing and not self._exchanges):
+        elif exchange.then is not _Then.KEEP_ALIVE or (self._closing and not self._exchanges):
             self._exchanges.clear()
             self._transport.close()
 

@@ -109,6 +109,17 @@ def test_what_breaks_the_protocol_gets_one_answer_and_no_further_reading(
     on_a_loop(story)
 
 
+def test_a_client_that_sends_no_more_is_not_waited_for_after_its_nonsense() -> None:
+    def story() -> None:
+        peer = Peer(answers=False)
+        peer.send(a_get("/") + b"nonsense\r\n\r\n")
+        assert peer.connection.eof_received()
+        peer.answer(0)
+        assert (peer.statuses, peer.pipe.open) == ([200, 400], False)
+
+    on_a_loop(story)
+
+
 def test_what_came_before_nonsense_is_answered_first() -> None:
     def story() -> None:
         peer = Peer(answers=False)
