@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -73,6 +72,8 @@ def facts(folder: Path) -> HostFacts:
 
 def runtimes() -> dict[str, str]:
     """Return the versions of the installed runtimes, without importing any."""
+    from importlib import metadata  # A tenth of what a worker imports, and it asks for none.
+
     found: dict[str, str] = {}
     for distribution, runtime in _DISTRIBUTIONS.items():
         try:
