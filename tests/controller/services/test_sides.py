@@ -221,8 +221,11 @@ def test_a_page_shows_a_point_for_each_device_and_escapes_what_it_shows(store: S
     teller.tell(NEW, BEGAN_S + 5, compute_ms=3.0, shadow=counts)
     with store.reading() as tx:
         sides = BothSides(before_s=BEFORE_S).read(tx, a_rollout(), BEGAN_S + 9)
-    page = page_of(replace(sides, status="<b>"))
+    one, other = sides.devices
+    named = (replace(one, profile="<i>"), other)
+    page = page_of(replace(sides, status="<b>", devices=named))
     assert "&lt;b&gt;" in page and "<b>" not in page
+    assert "&lt;i&gt;" in page and "<i>" not in page
     assert page.count("<circle") == 1 and 'class="bad"' in page
     own, other = (quantile_ms(one, 0.5) for one in (counts.compute, counts.incumbent_compute))
     assert f"pi-1: {own:.3f} ms, before {other:.3f} ms" in page
