@@ -127,6 +127,7 @@ def _bring_up(place: Place, manifest: Manifest, bringing: Bringing, kept_in: Pat
     base_bytes, began_s = measuring.memory_bytes("VmRSS"), time.perf_counter()
     model = installed.load(path, manifest, kept_in)
     load_ms = 1e3 * (time.perf_counter() - began_s)
+    limits.let_go_of_code()
     variant = Variant(model, manifest)
     try:
         outputs = hold(variant, manifest, golden)

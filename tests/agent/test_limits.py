@@ -234,3 +234,34 @@ def test_cores_that_are_not_there_are_named() -> None:
 def test_an_end_is_told_in_words(status: int | None, words: str) -> None:
     assert limits.describe_end(status) == words
     assert not limits.is_over_cpu(status)
+
+
+def test_code_that_was_needed_once_is_let_go_and_what_runs_goes_on() -> None:
+    ended = run(
+        """
+        import numpy, onnxruntime
+        from wherry_agent import measuring
+        before = measuring.memory_bytes("RssFile")
+        limits.let_go_of_code()
+        assert measuring.memory_bytes("RssFile") < before - (4 << 20)
+        assert numpy.ones(9).sum() == 9 and onnxruntime.get_available_providers()
+        """
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_code_of_which_something_was_changed_stays() -> None:
+    smaps = """\
+7f00-7f10 r-xp 00000000 08:01 1  /usr/lib/a.so
+Rss:                 8 kB
+Anonymous:           0 kB
+7f20-7f30 r-xp 00000000 08:01 2  /usr/lib/b.so
+Anonymous:           4 kB
+7f40-7f50 r--p 00000000 08:01 1  /usr/lib/a.so
+Anonymous:           0 kB
+7f60-7f70 r-xp 00000000 00:00 0  [vdso]
+Anonymous:           0 kB
+7f80-7f90 r-xp 00000000 00:00 0
+Anonymous:           0 kB
+"""
+    assert list(limits.untouched_code(smaps)) == [(0x7F00, 0x7F10)]

@@ -8,6 +8,7 @@ arrays that are used again and again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -154,8 +155,11 @@ def load(path: Path, manifest: Manifest, kept_in: Path | None = None) -> OnnxMod
     if kept_in is None or profile.provider != CPU_PROVIDER:
         return model_of(_start(path, options_of(profile), providers), manifest)
     key = optimized.key_of(manifest.files[MODEL_FILE].digest, _conditions(profile))
-    session = _start_kept(kept_in, key, profile) or _start_keeping(path, kept_in, key, profile)
-    return model_of(session, manifest)
+    session = _start_kept(kept_in, key, profile)
+    if session is None:
+        _keep(path, kept_in, key, profile)
+        session = _start_kept(kept_in, key, profile)
+    return model_of(session or _start(path, options_of(profile), providers), manifest)
 
 
 def providers_of(profile: Profile, available: Sequence[str]) -> list[str]:
@@ -201,23 +205,19 @@ def _start_kept(folder: Path, key: str, profile: Profile) -> onnxruntime.Inferen
         return None
 
 
-def _start_keeping(
-    path: Path, folder: Path, key: str, profile: Profile
-) -> onnxruntime.InferenceSession:
-    """Load the model and keep what was made of it, if there is room for it."""
-    sessions: list[onnxruntime.InferenceSession] = []
+def _keep(path: Path, folder: Path, key: str, profile: Profile) -> None:
+    """Keep what onnxruntime makes of a model, where it takes it and there is room for it.
+
+    The session that writes it is let go: it holds some ten megabytes more than one that reads it.
+    """
 
     def write(made: Path) -> None:
         options = options_of(profile)
         options.optimized_model_filepath = str(made)
-        sessions.append(_start(path, options, [CPU_PROVIDER]))
+        _start(path, options, [CPU_PROVIDER])
 
-    try:
+    with suppress(BadModel, OSError):
         optimized.keep(folder, key, write)
-    except (BadModel, OSError):
-        # A model that is refused is refused again; one that could not be kept is loaded.
-        return sessions[0] if sessions else _start(path, options_of(profile), [CPU_PROVIDER])
-    return sessions[0]
 
 
 def _conditions(profile: Profile) -> list[str]:
