@@ -227,8 +227,8 @@ def test_a_page_shows_a_point_for_each_device_and_escapes_what_it_shows(store: S
     assert "&lt;b&gt;" in page and "<b>" not in page
     assert "&lt;i&gt;" in page and "<i>" not in page
     assert page.count("<circle") == 1 and 'class="bad"' in page
-    own, other = (quantile_ms(one, 0.5) for one in (counts.compute, counts.incumbent_compute))
-    assert f"pi-1: {own:.3f} ms, before {other:.3f} ms" in page
+    own_ms, other_ms = (quantile_ms(one, 0.5) for one in (counts.compute, counts.incumbent_compute))
+    assert f"pi-1: {own_ms:.3f} ms, before {other_ms:.3f} ms" in page
     assert "0.9500" in page and "On 1 of 1 devices the candidate is slower" in page
     assert "By profile" in page and "<script" not in page
 
