@@ -96,10 +96,9 @@ class Inference:
             ask.respond(unanswered(outcome))
             return
         response = self._answer(ask, outcome)
-        latency_ns = time.perf_counter_ns() - ask.request.received_ns
-        ask.respond(response)  # The rest is done before anything else is read.
         self._keep(ask, outcome)
-        self._count(ask, outcome, latency_ns)
+        self._count(ask, outcome)
+        ask.respond(response)  # Whoever has the answer finds it counted.
 
     def _answer(self, ask: _Open, answer: Answer) -> Response:
         try:
@@ -151,7 +150,8 @@ class Inference:
             given = tuple(map(float, values))
         self.answers.keep(ask.alias, ask.asked.request, answer.bundle, given)
 
-    def _count(self, ask: _Open, answer: Answer, latency_ns: int) -> None:
+    def _count(self, ask: _Open, answer: Answer) -> None:
+        latency_ns = time.perf_counter_ns() - ask.request.received_ns
         self.statistics.answered(
             ask.alias,
             answer.bundle,
