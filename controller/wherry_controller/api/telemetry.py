@@ -97,7 +97,7 @@ class Telemetry(BaseModel):
     """`host`, lost windows and the bytes at the sockets to the broker are of the newest window."""
 
     summaries: list[Summary]
-    host: dict[str, float | None]
+    host: dict[str, float | bool | None]
     sent_bytes: int | None
     received_bytes: int | None
     dropped_windows: int | None

@@ -63,7 +63,7 @@ class Summary(msgspec.Struct, frozen=True):
 
 class Telemetry(msgspec.Struct, frozen=True):
     summaries: tuple[Summary, ...]
-    host: dict[str, float | None]
+    host: dict[str, float | bool | None]
     dropped_windows: int | None
 
 
@@ -170,8 +170,13 @@ def _times(p50_ms: float | None, p99_ms: float | None) -> str:
 
 def _host(told: Telemetry) -> Iterator[tuple[str, str]]:
     for name, value in told.host.items():
-        if value is not None:
-            yield name, show.size(int(value)) if name.endswith("_bytes") else f"{value:g}"
+        match value:
+            case None:
+                pass
+            case bool():
+                yield name, "yes" if value else "no"
+            case _:
+                yield name, show.size(int(value)) if name.endswith("_bytes") else f"{value:g}"
     yield "windows lost", str(told.dropped_windows or "")
 
 

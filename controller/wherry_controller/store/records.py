@@ -330,7 +330,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     right: int
     sent_bytes: int
     received_bytes: int
-    host: dict[str, float | None] = {}
+    host: dict[str, float | bool | None] = {}
     error_classes: dict[str, int] | None = None
     feedback: Feedback | None = None
     inputs: tuple[Seen, ...] | None = None

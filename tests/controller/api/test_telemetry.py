@@ -12,7 +12,7 @@ from tests.builders import a_histogram, a_telemetry
 from tests.controller.seen import LIKE, UNLIKE, a_look, a_referenced_bundle, keep, tell
 from tests.controller.served import Served
 from tests.controller.stores import add_devices
-from wherry.measures import ClassCounts, Feedback, ShadowCounts
+from wherry.measures import ClassCounts, Feedback, HostFacts, ShadowCounts
 from wherry.messages import Telemetry
 from wherry.names import parse_device_id
 from wherry_controller.services.telemetry import window_of
@@ -44,9 +44,12 @@ def summary(api: httpx.Client) -> dict[str, object]:
 
 
 def test_errors_memory_and_restarts_are_told(api: httpx.Client, served: Served) -> None:
-    said = replace(a_telemetry(errors={"timed_out": 2}), restarts=1, dropped_windows=4)
+    host = HostFacts(throttled=True)
+    said = a_telemetry(errors={"timed_out": 2}, host=host)
+    said = replace(said, restarts=1, dropped_windows=4)
     take(served, replace(said, worker_bytes=5), replace(said, worker_bytes=7), said)
     told = summary(api)
+    assert api.get("/devices/pi-1/telemetry").json()["host"]["throttled"] is True
     assert (told["errors"], told["error_classes"]) == (6, {"timed_out": 6})
     assert (told["worker_bytes"], told["restarts"]) == (7, 3)
     assert api.get("/devices/pi-1/telemetry").json()["dropped_windows"] == 4

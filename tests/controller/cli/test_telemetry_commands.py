@@ -29,7 +29,7 @@ def test_a_devices_telemetry_is_shown_with_its_drift(fleet: Wherry, served: Serv
     bundle = a_referenced_bundle()
     said = replace(
         a_telemetry(bundle=bundle.digest, errors={"timed_out": 2}),
-        host=HostFacts(temperature_c=48.5, memory_total_bytes=4_000_000_000),
+        host=HostFacts(temperature_c=48.5, memory_total_bytes=4_000_000_000, throttled=True),
         inputs=(a_look(UNLIKE),),
         shadow=ShadowCounts(requests=5, rows=5, agreed=4, skipped={"busy": 1}),
         dropped_windows=3,
@@ -41,7 +41,15 @@ def test_a_devices_telemetry_is_shown_with_its_drift(fleet: Wherry, served: Serv
     assert shown.status == 0
     for word in ("2 failed (timed_out 2)", "agreement 0.8000", "skipped: busy 1", "drifted"):
         assert word in shown.out
-    for word in ("temperature_c", "48.5", "4000.00 MB", "windows lost  ", "image"):
+    for word in (
+        "throttled           ",
+        "yes",
+        "temperature_c",
+        "48.5",
+        "4000.00 MB",
+        "windows lost  ",
+        "image",
+    ):
         assert word in shown.out
     assert fleet("device", "telemetry", "pi-1", "--json").json["dropped_windows"] == 3
 
