@@ -127,6 +127,8 @@ class Residents:
 
     def retire(self, alias: AliasName) -> None:
         slots = self._of(alias)
+        if slots.next_up and not self._is_kept(slots, slots.next_up.digest):
+            self._forget_next(slots)
         for bundle in tuple(slots.runners):
             if self._is_kept(slots, bundle):
                 continue
@@ -240,11 +242,15 @@ class Residents:
 
     def _give_up_swap(self, slots: Slots) -> None:
         """Bring up again what shall go on serving, where a candidate was to follow it."""
+        self._forget_next(slots)
+        self._bring_back(slots)
+
+    def _forget_next(self, slots: Slots) -> None:
+        """Forget a candidate that waits for the memory of others, and its swap."""
         slots.swapping = None
         if slots.next_up:
             self._tell_load_failed(slots, slots.next_up.digest, Reason.LOAD_FAILED, GAVE_WAY)
             slots.next_up = None
-        self._bring_back(slots)
 
     def _flip(self, slots: Slots, wish: Wish) -> None:
         bundle, serving = wish.place.digest, slots.serving

@@ -380,6 +380,30 @@ def test_a_candidate_that_gives_way_while_it_loads_is_told_as_failed() -> None:
     assert residents(stage) == ["C"]
 
 
+def test_a_candidate_that_waits_for_memory_is_never_begun_once_all_is_retired() -> None:
+    stage = Stage()
+    a = stage.serve(A)
+    stage.ask(1.0)
+    stage.load(B, RESOURCE)
+    stage.residents.serve(ALIAS, None)
+    stage.residents.retire(ALIAS)
+    a.answer()
+    stage.bury()
+    assert [type(event) for event in stage.take_events()] == [LoadFailed]
+    assert residents(stage) == []
+
+
+def test_retiring_does_not_stop_what_is_on_its_way_to_serve() -> None:
+    stage = Stage()
+    stage.serve(A)
+    stage.load(B, RESOURCE)
+    stage.bury()
+    stage.runner(B).fail()  # A is to come back once B is gone.
+    stage.residents.retire(ALIAS)
+    stage.bury()
+    assert residents(stage) == ["A"]
+
+
 def test_serving_nothing_any_more_does_not_keep_a_candidate_from_loading() -> None:
     stage = Stage()
     a = stage.serve(A)
