@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from tests.agent.engine.stage import ALIAS, Stage, a_place, residents
-from wherry.messages import SwapPolicy
 from wherry.reasons import Reason
 from wherry_agent.core.restarts import Bounds
 from wherry_agent.engine.events import Unservable, WorkerDied
 from wherry_agent.engine.settings import EngineSettings
 
 A, B = a_place("A"), a_place("B")
-RESOURCE, AUTO = SwapPolicy.RESOURCE, SwapPolicy.AUTO
 
 
 def test_a_restart_keeps_its_pause_though_a_candidate_fails_meanwhile() -> None:

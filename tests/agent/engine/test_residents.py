@@ -12,7 +12,7 @@ from wherry_agent.engine.slots import Duty
 
 A, B, C = a_place("A"), a_place("B"), a_place("C")
 D1 = DeploymentId("d-1")
-RESOURCE, AUTO = SwapPolicy.RESOURCE, SwapPolicy.AUTO
+RESOURCE = SwapPolicy.RESOURCE
 
 
 def test_a_bundle_is_loaded_beside_what_serves_and_what_it_showed_is_told() -> None:

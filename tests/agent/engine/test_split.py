@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from tests.agent.engine.stage import ALIAS, FakeRunner, Stage, a_place, residents
-from wherry.messages import Split, SwapPolicy
+from wherry.messages import Split
 from wherry_agent.asking import RunnerState
 from wherry_agent.engine.events import Flipped, WorkerDied
 from wherry_agent.engine.settings import EngineSettings
 from wherry_agent.frames import Fault
 
 A, B, C = a_place("A"), a_place("B"), a_place("C")
-RESOURCE, AUTO = SwapPolicy.RESOURCE, SwapPolicy.AUTO
 
 
 def a_split_stage(share: float = 0.5) -> tuple[Stage, FakeRunner, FakeRunner]:
