@@ -139,6 +139,15 @@ def test_an_outcome_is_not_taken_back_by_late_progress(tmp_path: Path) -> None:
     assert (journey_of(store).status, journey_of(store).ended_at) == (Status.REVERTED, 5.0)
 
 
+def test_shadowing_is_between_loading_and_probation(tmp_path: Path) -> None:
+    store = a_fleet_of_one(tmp_path)
+    ingest = Ingest(store)
+    ingest.take([event(1, under_way(Phase.LOADING)), event(2, under_way(Phase.SHADOWING))], 5.0)
+    assert journey_of(store).phase is Phase.SHADOWING
+    ingest.take([event(3, under_way(Phase.PROBATION)), event(4, under_way(Phase.SHADOWING))], 6.0)
+    assert journey_of(store).phase is Phase.PROBATION
+
+
 def test_a_device_made_anew_is_heard_from_its_first_report_on(tmp_path: Path) -> None:
     store = a_fleet_of_one(tmp_path)
     Ingest(store).take([reported(70, under_way(Phase.FETCHING))], now=5.0)
