@@ -80,7 +80,9 @@ class Life:
     def begin(self) -> None:
         command = [sys.executable, "-m", "wherry_agent", "run", "--home", str(self.home)]
         with (self.home.parent / "agent.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, env=device_environment())
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=log, env=device_environment()
+            )
 
     def wait_for_answer(self, request: bytes, address: Address | None = None) -> None:
         until_true(lambda: answers(address or self.socket, request), PATIENCE_S)
@@ -119,7 +121,8 @@ def a_broker(folder: Path) -> Broker:
     )
     program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/bin")
     assert program, "the bench needs mosquitto: apt-get install mosquitto"
-    process = subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL)
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen([program, "-c", str(config)], stdout=quiet, stderr=quiet)
     wait_for_port(plain)
     return Broker(tls, plain, process, papers)
 
