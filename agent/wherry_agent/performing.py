@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 from typing_extensions import assert_never
 
 from wherry.manifest import Manifest
-from wherry.messages import SwapPolicy, detail
-from wherry.names import AliasName, Digest
+from wherry.messages import Shadow, Split, SwapPolicy, detail
+from wherry.names import AliasName, DeploymentId, Digest
 from wherry.reasons import Reason
 from wherry.signature import states_of
 from wherry_agent import engine
+from wherry_agent.asking import BundlePlace
 from wherry_agent.core import agent as machine
 from wherry_agent.core import install, trial
 from wherry_agent.gauge import Gauge
@@ -29,6 +31,29 @@ OTHER_STATES = (
 LONGEST_FLIP_S = 5.0
 
 
+class Orders(Protocol):
+    """What the engine can be told; it returns at once, and tells what came of it as events."""
+
+    def load(
+        self,
+        alias: AliasName,
+        deployment: DeploymentId,
+        place: BundlePlace,
+        policy: SwapPolicy,
+        duty: engine.Duty,
+    ) -> None: ...
+    def serve(self, alias: AliasName, place: BundlePlace | None) -> None: ...
+    def share(self, alias: AliasName, place: BundlePlace, split: Split) -> None: ...
+    def shadow(self, alias: AliasName, place: BundlePlace, shadow: Shadow) -> None: ...
+    def retire(self, alias: AliasName) -> None: ...
+
+
+class Places(Protocol):
+    """Where bundles stand on the disk: the shelf's part."""
+
+    def place(self, bundle: Digest) -> BundlePlace | None: ...
+
+
 class Installer:
     """Orders the engine what the install machines want, and reads its news; deciding thread only.
 
@@ -36,7 +61,7 @@ class Installer:
     that do not run here.
     """
 
-    def __init__(self, serving: engine.Engine, shelf: Shelf) -> None:
+    def __init__(self, serving: Orders, shelf: Places) -> None:
         self._engine, self._shelf = serving, shelf
         self._is_probed = False
         self._loads: dict[AliasName, install.Load] = {}  # Which wait for the probes.

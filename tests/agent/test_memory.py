@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import A_TIME, a_bundle_of, a_digest, a_profile, an_alias
+from tests.agent.stores import a_full_disk
+from tests.builders import A_TIME, a_bundle_of, a_deployment_id, a_digest, a_profile, an_alias
 from tests.threats.devices import PROBATION_S, Broker, Device, a_device
 from tests.threats.test_orders import an_order_for, desired, stamp
 from tests.trusted import a_repository
 from tests.vectors.cases import Case, read
+from wherry.messages import EventKind
 from wherry.reasons import Reason, Status
+from wherry_agent.core import agent as machine
 from wherry_agent.core import install, trial
 from wherry_agent.core.acceptance import DesiredCame, Vouched
 from wherry_agent.memory import MOST_BEFORE_REFUSALS
@@ -80,6 +83,34 @@ def test_a_signed_time_is_remembered(device: Device) -> None:
     device.kill()
     device.start()
     assert device.memory.acceptance.trust.floors["certificate"] == A_TIME + 5.0
+
+
+def fault_of(device: Device) -> Reason | None:
+    return device.memory.fault
+
+
+def test_on_a_full_disk_a_sick_bundle_still_gives_way_and_it_is_told_once_there_is_room(
+    device: Device,
+) -> None:
+    under_way(device)
+    sick = install.Sickened(a_deployment_id("d-1-default"), Reason.SLOW)
+    with a_full_disk():
+        done = device.memory.step(machine.Installed(an_alias(), sick))
+        assert fault_of(device) is Reason.DISK_FULL
+        assert [effect.effect for effect in done if isinstance(effect, machine.For)] == [
+            install.Serve(None),
+            install.Retire(),
+        ]
+        assert not [effect for effect in done if isinstance(effect, machine.Tell)]
+        assert device.memory.note(a_teller(device).refusal(Reason.REVOKED, "", at=A_TIME)) == ()
+    before = len(device.events())
+    later = device.memory.step(machine.Tick())
+    assert fault_of(device) is None
+    assert [type(effect) for effect in later[:2]] == [machine.For, machine.Tell]
+    assert [event.kind for event in device.events()[before:]] == [
+        EventKind.OUTCOME,
+        EventKind.REFUSAL,
+    ]
 
 
 def test_nobody_fills_the_disk_with_what_is_refused(device: Device) -> None:
