@@ -44,7 +44,7 @@ class Ledger:
         self._on_expired, self._on_silent = on_expired, on_silent
         self._loop = asyncio.get_running_loop()
         self._owed: dict[int, _Owed] = {}
-        self._heard_at_s = 0.0
+        self.heard_at_s = 0.0
         self.last_asked = self.last_answered = 0
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Ledger:
 
     def hear(self) -> None:
         """Note that the runner gave a sign of life."""
-        self._heard_at_s = self._loop.time()
+        self.heard_at_s = self._loop.time()
 
     def settle(self, number: int, outcome: Outcome) -> None:
         """Give a question its answer; raise `BadFrame` where that one is not owed."""
@@ -99,10 +99,10 @@ class Ledger:
         """Tell if the runner is silent for too long; else look again when it would be."""
         if not self._owed:
             return
-        left_s = self._heard_at_s + self._silence_s - self._loop.time()
+        left_s = self.heard_at_s + self._silence_s - self._loop.time()
         if left_s <= 0:
             self._on_silent(f"it answered nothing for {self._silence_s:g} s")
-        elif not self.is_waited_for:
+        else:
             self._loop.call_later(left_s, self._find_silence)
 
 

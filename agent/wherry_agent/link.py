@@ -52,15 +52,21 @@ class _Arenas:
 
     def __init__(self) -> None:
         self.descriptors = (create_arena(), create_arena())
+        self._is_closed = False
         self.questions, self.answers = Arena(self.descriptors[0]), Window(self.descriptors[1])
 
     def close_descriptors(self) -> None:
         for descriptor in self.descriptors:
             os.close(descriptor)
 
-    def close(self) -> None:
+    def close(self) -> bool:
+        """Unmap both; return False where they were closed already."""
+        if self._is_closed:
+            return False
+        self._is_closed = True
         self.questions.close()
         self.answers.close()
+        return True
 
 
 def start_runner(
@@ -157,6 +163,7 @@ class Link(asyncio.Protocol):
             self._transport.abort()
         self._process.kill()
         self._forget_process()
+        self._arenas.close()
 
     # asyncio.Protocol
 
@@ -180,6 +187,7 @@ class Link(asyncio.Protocol):
             status = self._status()
             reason = Reason.OVER_CPU if is_over_cpu(status) else Reason.LOAD_FAILED
             self._lose(describe_end(status), reason)
+        self._finish_if_gone()
 
     # What the worker says
 
@@ -325,15 +333,20 @@ class Link(asyncio.Protocol):
 
     def _reap(self) -> None:
         self._forget_process()
-        self._listener.ended(self)
+        self._finish_if_gone()
 
     def _forget_process(self) -> None:
-        """Wait for a process that ended or is killed, and let go of what belonged to it."""
+        """Wait for a process that ended or is killed."""
         self._process.wait()
-        if not self._loop.remove_reader(self._watched):
-            return  # Done already.
-        os.close(self._watched)
-        self._arenas.close()
+        if self._loop.remove_reader(self._watched):
+            os.close(self._watched)
+
+    def _finish_if_gone(self) -> None:
+        """Tell the end once its process is gone and what it said before was heard."""
+        if self._process.returncode is None or self.state is not RunnerState.ENDED:
+            return
+        if self._arenas.close():
+            self._listener.ended(self)
 
     def _status(self) -> int | None:
         """Return the status that it ended with; None where it only closed its socket."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -101,7 +102,11 @@ def a_fake(model: Failing | Doubling, manifest: Manifest | None = None) -> Loade
 
 @contextmanager
 def a_desk(
-    loaded: Loaded, observer: Observer | None = None, *, tell_s: float = PATIENCE_S
+    loaded: Loaded,
+    observer: Observer | None = None,
+    *,
+    tell_s: float = PATIENCE_S,
+    niceness: int = 0,
 ) -> Iterator[Engine]:
     ours, theirs = socket.socketpair()
     questions, answers = create_arena(), create_arena()
@@ -110,7 +115,7 @@ def a_desk(
         loaded,
         observer or Observer(loaded.manifest, None, 0.0),
         arenas=(Window(questions), Arena(answers)),
-        niceness=0,
+        niceness=niceness,
         tell_s=tell_s,
     )
     thread = threading.Thread(target=place.answer_all)
@@ -221,6 +226,30 @@ def test_a_comparison_says_how_many_classes_are_the_same(
     distances = np.linalg.norm(mine - other, axis=1) / np.linalg.norm(other, axis=1)
     assert compared.distance == pytest.approx(distances.sum(), rel=1e-4)
     assert compared.largest_distance == pytest.approx(distances.max(), rel=1e-4)
+
+
+class Noting(Doubling):
+    """Notes the priority that it computes at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.priorities: list[int] = []
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        self.priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return super().run(inputs)
+
+
+def test_comparisons_compute_at_a_low_priority_and_requests_do_not() -> None:
+    noting, own = Noting(), os.getpriority(os.PRIO_PROCESS, 0)
+    image, reference = an_image(images(2)), logits(logits_of(images(2)))
+    heads = frames.heads_of([image]), frames.heads_of([reference])
+    with a_desk(a_fake(noting), niceness=own + 3) as engine:
+        engine.ask(images(2))
+        engine.send(frames.Compare(3, 0, None, *heads), [image, reference])
+        engine.receive()
+        engine.ask(images(2))
+    assert noting.priorities == [own, own + 3, own]
 
 
 def test_a_comparison_that_breaks_off_is_refused() -> None:

@@ -23,11 +23,11 @@ from tests.agent.bundles import (
 )
 from wherry.bundle import Bundle
 from wherry.measures import Seen
-from wherry.names import AliasName
+from wherry.names import AliasName, Digest
 from wherry.profile import Runtime
 from wherry.reasons import Reason
 from wherry.signature import Datatype
-from wherry_agent import inline, link
+from wherry_agent import frames, inline, link
 from wherry_agent.asking import (
     DEPTH,
     Answer,
@@ -353,6 +353,53 @@ def test_a_worker_that_is_killed_leaves_its_questions_to_the_engine(tmp_path: Pa
     run(tmp_path, link.start_runner, story)
 
 
+def test_what_a_worker_said_before_it_was_killed_is_heard(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle())
+        assert isinstance(runner, Link)
+        arenas, rows = shared_by(runner.pid), images(5000)
+        runner.ask(Question(ALIAS, (an_image(rows),), bench.answers.append), PATIENCE_S)
+        while not all(map(held_bytes, arenas)) or is_running(runner.pid):
+            os.sched_yield()  # The answer is sent while the loop does not run.
+        os.kill(runner.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, runner.pid, os.WEXITED | os.WNOWAIT)
+        await bench.listener.next("ended")
+        assert bench.listener.words() == ["ready", "died", "ended"]
+        (answer,) = bench.answers
+        assert np.allclose(values_of(answer), logits_of(rows))
+
+    run(tmp_path, link.start_runner, story)
+
+
+STRANGE = {
+    "not asked": frames.Answered(99, 1, None, ()),
+    "not in the arena": frames.Answered(
+        1, 1, -64, (frames.TensorHead("logits", Datatype.FP32, (1, 4)),)
+    ),
+    "no body": frames.Answered(1, 1, None, (frames.TensorHead("logits", Datatype.FP32, (1, 4)),)),
+    "of another kind": frames.Compared(1, 1, 1, 0.0, 0.0, 1),
+    "ready again": frames.Ready("1", Digest("0" * 64), 1.0, 1, 1),
+    "too late to fail": frames.Failed(Reason.LOAD_FAILED, "no"),
+    "a question": frames.Trim(0),
+}
+
+
+@pytest.mark.parametrize("head", STRANGE.values(), ids=STRANGE.keys())
+def test_a_worker_that_says_what_it_may_not_is_ended(tmp_path: Path, head: frames.Head) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle())
+        assert isinstance(runner, Link)
+        os.kill(runner.pid, signal.SIGSTOP)  # What follows is said in its place.
+        asked = Question(ALIAS, (an_image(images(1)),), bench.answers.append)
+        runner.ask(asked, PATIENCE_S)
+        runner.data_received(frames.encode(head))
+        assert bench.listener.words() == ["ready", "died", "left"]
+        assert runner.state is RunnerState.ENDED and not bench.answers
+        await bench.listener.next("ended")
+
+    run(tmp_path, link.start_runner, story)
+
+
 @both
 def test_a_runner_that_is_killed_says_nothing(tmp_path: Path, start: StartRunner) -> None:
     async def story(bench: Bench) -> None:
@@ -399,6 +446,10 @@ def shared_by(pid: int) -> list[Path]:
     """Return the arenas that a worker inherited."""
     places = Path(f"/proc/{pid}/fd").iterdir()
     return [place for place in places if "wherry-arena" in str(place.readlink())]
+
+
+def is_running(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "R"
 
 
 def held_bytes(place: Path) -> int:
