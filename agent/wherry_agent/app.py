@@ -116,6 +116,7 @@ class App:
             self._take(self._end_window(now_s))
         self._take([*self._parts.delivery.tick(), machine.Tick(), acceptance.Tick(now_s)])
         self._keep_certificate(now_s)
+        self._parts.verifier.rest(now_s)
         self._announcer.tick(now_s)
         due = [digests for at_s, digests in self._wants if at_s <= now_s]
         self._wants = [want for want in self._wants if want[0] > now_s]
@@ -358,5 +359,6 @@ class App:
         self._parts.windows.close(
             time.monotonic(), self._parts.host.facts(), self._traffic(), workers
         )
+        self._parts.verifier.close()
         self._parts.store.close()
         log.info("agent.stopped", extra={"device": self._settings.id})

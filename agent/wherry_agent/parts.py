@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from wherry import __version__, codec
-from wherry.trust import device
 from wherry.trust.keeping import proved_by_certificates
 from wherry_agent import detect, engine, host, metrics, probing
 from wherry_agent.attest import Attester
@@ -31,6 +30,7 @@ from wherry_agent.sources import source_context
 from wherry_agent.store import Store
 from wherry_agent.telemetry import Recorder
 from wherry_agent.telling import Teller
+from wherry_agent.verifying import Child, Verifying
 from wherry_agent.ways import Ways
 from wherry_agent.windows import Windows
 
@@ -62,6 +62,7 @@ class Parts:
     store: Store
     outbox: Outbox
     memory: Memory
+    verifier: Child
     host: host.Host
     engine: engine.Engine
     api: Server
@@ -95,7 +96,8 @@ def put_together(home: Path, settings: Settings, put: Put) -> Parts:
         versions={"wherry-agent": __version__, **runtimes},
         facts=telling(this.facts),
     )
-    memory = Memory(store, outbox, teller, enrolment, device)
+    verifier = Child()
+    memory = Memory(store, outbox, teller, enrolment, Verifying(verifier.exchange))
     windows = Windows(recorder, teller, store=store, outbox=outbox, settings=telemetry)
     serving = _engine_of(settings, home, recorder, put)
     secured = securing(home, put, lambda: proved_by_certificates(memory.acceptance.trust))
@@ -104,6 +106,7 @@ def put_together(home: Path, settings: Settings, put: Put) -> Parts:
         store=store,
         outbox=outbox,
         memory=memory,
+        verifier=verifier,
         host=host.Host(store.folder),
         engine=serving,
         api=_api_of(settings, home, serving, recorder, windows),
