@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-packages conformance conformance-packages fuzz wheels test-py310 clean
+.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-packages conformance conformance-packages fuzz wheels test-py310 clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -129,6 +129,14 @@ bench-packages:
 bench-delivery: bench-packages ## deltas, one bundle to many agents, kills; figures and their bars, and build/bench/delivery.json
 	@$(MAKE) --no-print-directory venv
 	@$(BIN)/python -m tests.bench.delivery
+
+# The peers' environments are made below build/bench/peers; PyTriton's is of Debian's own Python.
+bench-agent: bench-agent-packages ## serving, swaps, crashes and memory beside four other servers; figures and their bars, and build/bench/agent.json
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m tests.bench.agent
+
+bench-agent-packages:
+	@$(call debian,mosquitto=mosquitto /usr/bin/python3=python3)
 
 # The fuzzer goes into a folder beside .venv: it is for compilers that wheels exist for.
 FUZZ := build/fuzz

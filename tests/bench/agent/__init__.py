@@ -1,1 +1,1 @@
-"""What serving and swapping cost on this machine, beside other servers; run by `make bench-agent`."""
+"""What serving and swapping cost here, beside other servers; run by `make bench-agent`."""

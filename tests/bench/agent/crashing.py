@@ -60,12 +60,12 @@ def main() -> None:
     say(
         {
             "crash_to_answer_ms": max(crashes_ms),
-            "crash_to_answer_median_ms": float(np.median(crashes_ms)),
+            "to_answer_median_ms": float(np.median(crashes_ms)),
             "start_s": max(starts_s),
             "start_median_s": float(np.median(starts_s)),
-            "crashes": len(crashes_ms),
-            "refused_at_crashes": refused,
-            "hung_or_unclear_at_crashes": len(unclear),
+            "count": len(crashes_ms),
+            "refused": refused,
+            "hung_or_unclear": len(unclear),
         }
     )
 

@@ -1,4 +1,4 @@
-"""The environments of the peers, below build/bench/peers: made once, made again when asked for more.
+"""The environments of the peers, below build/bench/peers: made once, and anew for others.
 
 PyTriton's server links the Python of the distribution, so it gets that one; the others get ours.
 """

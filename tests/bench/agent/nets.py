@@ -12,7 +12,7 @@ added to every score, which tells bundles apart by what they answer.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +173,8 @@ def _report(size_bytes: int) -> Report:
 def _weights(*shape: int) -> Floats:
     chance = np.random.default_rng(sum(shape))
     fan = max(1, int(np.prod(shape[1:]))) if len(shape) > 2 else shape[0]
-    return (chance.standard_normal(shape) / np.sqrt(fan)).astype(np.float32)
+    drawn: Floats = (chance.standard_normal(shape) / np.sqrt(fan)).astype(np.float32)
+    return drawn
 
 
 def _bias(shift: float) -> Floats:
@@ -181,7 +182,7 @@ def _bias(shift: float) -> Floats:
 
 
 def _model(
-    nodes: list[NodeProto], constants: dict[str, NDArray[np.generic]], shape: tuple[int, ...]
+    nodes: list[NodeProto], constants: Mapping[str, NDArray[np.generic]], shape: tuple[int, ...]
 ) -> bytes:
     graph = helper.make_graph(
         nodes,

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.agent.bundles import write_bundle
 from tests.bench.agent import nets
@@ -173,7 +174,7 @@ def _tell(load: Load, swaps: list[Window], controls: list[Window], memory: list[
     )
 
 
-def _times(sent: np.ndarray, took: Times, windows: list[Window]) -> list[Times]:  # type: ignore[type-arg]
+def _times(sent: NDArray[np.int64], took: Times, windows: list[Window]) -> list[Times]:
     """Return what requests that were sent in each window took."""
     found = []
     for window in windows:

@@ -15,7 +15,7 @@ from bentoml.validators import DType
 Rows = npt.NDArray[np.float32]
 
 
-@bentoml.service(workers=1, metrics={"enabled": False}, logging={"access": {"enabled": False}})  # type: ignore[untyped-decorator]
+@bentoml.service(workers=1, metrics={"enabled": False}, logging={"access": {"enabled": False}})
 class Onnx:
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()
