@@ -10,10 +10,10 @@ from wherry.manifest import Manifest, open_manifest
 from wherry.messages import detail
 from wherry.names import Digest
 from wherry.reasons import Reason
+from wherry_agent.asking import BundlePlace
 from wherry_agent.core import download
 from wherry_agent.core.agent import Assembled, BundleRefused, ManifestAccepted
 from wherry_agent.core.suitability import DISK_SPARE_BYTES, Machine, find_unfit
-from wherry_agent.link import BundlePlace
 from wherry_agent.store import DiskFull, Store
 from wherry_agent.ways import Place, Rebuild, Ways
 

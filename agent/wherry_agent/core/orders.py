@@ -12,8 +12,7 @@ from typing import TypeAlias
 from wherry.messages import Order
 from wherry.names import AliasName, DeploymentId, Digest
 from wherry.reasons import Status
-from wherry.trust.target import Target
-from wherry.trust.verdict import Denied, Verdict
+from wherry.trust.target import Denied, Target, Verdict
 from wherry_agent.core import install
 from wherry_agent.core.needs import find_unmet
 
