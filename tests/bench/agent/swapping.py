@@ -30,7 +30,6 @@ from tests.bench.agent.clients import answers, binary_request
 from tests.bench.agent.figures import Times, ratio_of
 from tests.bench.agent.hosting import SOCKET
 from tests.bench.agent.processes import (
-    SERVER_CORE,
     children_of,
     device_environment,
     memory_of,
@@ -146,7 +145,7 @@ def _tell(load: Load, swaps: list[Window], controls: list[Window], memory: list[
     swapped, steady = (_times(sent, took, windows) for windows in (swaps, controls))
     over = ratio_of(swapped, steady, 99)
     beside = ratio_of(steady[::2], steady[1::2], 99)
-    settled = min(SETTLED_SWAPS, len(memory) // 2)
+    settled = min(SETTLED_SWAPS, len(memory) // 3)
     before, after = (
         float(np.median(part)) for part in (memory[settled : 2 * settled], memory[-settled:])
     )
@@ -169,7 +168,6 @@ def _tell(load: Load, swaps: list[Window], controls: list[Window], memory: list[
             "memory_growth": after / before - 1,
             "memory_before_mb": before,
             "memory_after_mb": after,
-            "server_core": SERVER_CORE,
         }
     )
 
