@@ -225,11 +225,11 @@ def a_quantized_onnx_model(*, shift: float = 0.0) -> bytes:
     """Return an ONNX file whose input, weights and output are int8 between Q and DQ nodes."""
     scale = GAIN / 127
     constants: dict[str, np.ndarray] = {
-        "x_scale": np.float32(INPUT_SCALE),
-        "w_scale": np.float32(scale),
-        "y_scale": np.float32(OUTPUT_SCALE),
-        "zero": np.int8(0),
-        "y_zero": np.int8(OUTPUT_ZERO_POINT),
+        "x_scale": np.array(INPUT_SCALE, np.float32),
+        "w_scale": np.array(scale, np.float32),
+        "y_scale": np.array(OUTPUT_SCALE, np.float32),
+        "zero": np.array(0, np.int8),
+        "y_zero": np.array(OUTPUT_ZERO_POINT, np.int8),
         "w_int": np.round(weights(0) / scale).astype(np.int8),
         "b": np.full(4, shift, np.float32),
     }
@@ -247,7 +247,7 @@ def a_quantized_onnx_model(*, shift: float = 0.0) -> bytes:
         "tiny-int8",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2, 2])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
     onnx.checker.check_model(model)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 WITH_TFLITE = ROOT / "build/tflite/bin/python"
 
 HERE = Path(sys.executable)
-RUNTIMES = {
+RUNTIMES: dict[str, tuple[Path, Callable[[], Bundle], float]] = {
     "onnxruntime-fp32": (HERE, a_bundle, 1e-4),
     "onnxruntime-int8": (HERE, an_int8_bundle, OUTPUT_SCALE),
     "litert-int8": (HERE, a_litert_bundle, OUTPUT_SCALE),

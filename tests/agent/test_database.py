@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.agent.stores import a_full_disk
@@ -53,7 +53,7 @@ def on_read_only_disk(folder: Path) -> dict[str, object]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return msgspec.json.decode(done.stdout, type=dict[str, object])
 
 
 def test_a_store_on_a_read_only_disk_knows_everything_and_keeps_nothing(tmp_path: Path) -> None:

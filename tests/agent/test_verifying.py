@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
+from msgspec.structs import replace
 
 from tests.agent.core.test_acceptance import REPOSITORY, Line, after_bundle, an_order_of, at_rest
-from tests.trusted import A_TIME, desired_of
+from tests.builders import A_TIME
+from tests.trusted import desired_of, sign_order
 from wherry.errors import Malformed
 from wherry.names import DeviceId, ProfileName
 from wherry.trust import device
@@ -127,10 +129,6 @@ def an_offer(order: bytes) -> Offer:
 
 
 def foreign() -> bytes:
-    from msgspec.structs import replace
-
-    from tests.trusted import sign_order
-
     return sign_order(replace(an_order_of(), device=DeviceId("pi-2")))
 
 
