@@ -38,6 +38,9 @@ from wherry.messages import (
     Order,
     Presence,
     Reported,
+    Shadow,
+    Split,
+    SwapPolicy,
     Telemetry,
     Wanted,
     Wants,
@@ -138,6 +141,9 @@ class Controller:
         deployment: str | None = None,
         probation_s: float = 0.1,
         deadline_s: float = 3600.0,
+        policy: SwapPolicy = SwapPolicy.AUTO,
+        shadow: Shadow | None = None,
+        split: Split | None = None,
     ) -> Order:
         """Publish an order for a bundle that is vouched for, and return it."""
         self.vouch(bundle)
@@ -146,6 +152,9 @@ class Controller:
             bundle=bundle.digest,
             probation_s=probation_s,
             deadline_s=deadline_s,
+            policy=policy,
+            shadow=shadow,
+            split=split,
         )
         order = an_order(device=device, generation=generation, aliases={DEFAULT: wanted})
         self.publish_order(device, order)
