@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-packages conformance conformance-packages fuzz wheels test-py310 clean
+.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages conformance conformance-packages fuzz wheels test-py310 clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -134,6 +134,11 @@ bench-delivery: bench-packages ## deltas, one bundle to many agents, kills; figu
 bench-agent: bench-agent-packages ## serving, swaps, crashes and memory beside four other servers; figures and their bars, and build/bench/agent.json
 	@$(MAKE) --no-print-directory venv
 	@$(BIN)/python -m tests.bench.agent
+
+test-clients: bench-agent-packages ## ask the local API with KServe's SDK and mlserver infer, unchanged
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -c 'from tests.bench.agent.environments import python_of as p; p("kserve"); p("mlserver")'
+	@$(BIN)/python -m tests.bench.clients
 
 bench-agent-packages:
 	@$(call debian,mosquitto=mosquitto /usr/bin/python3=python3)
