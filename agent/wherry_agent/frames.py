@@ -218,28 +218,25 @@ class Reader:
     def __init__(self) -> None:
         self._arrived = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[tuple[Head, bytes]]:
-        """Yield each head with its body that `data` completes."""
-        self._arrived += data
-        while (frame := self._take()) is not None:
-            yield frame
+    def feed(self, data: bytes | memoryview) -> Iterator[tuple[Head, bytes]]:
+        """Yield each head with its body that `data` completes; all are to be taken.
 
-    def _take(self) -> tuple[Head, bytes] | None:
-        if len(self._arrived) < _LENGTHS.size:
-            return None
-        head_bytes, body_bytes = _LENGTHS.unpack_from(self._arrived)
-        if head_bytes > LARGEST_HEAD_BYTES or body_bytes > LARGEST_BODY_BYTES:
-            raise BadFrame(f"a frame of {head_bytes} and {body_bytes} bytes is announced")
-        body_at = _LENGTHS.size + head_bytes
-        end = body_at + body_bytes
-        if len(self._arrived) < end:
-            return None
-        head, body = (
-            bytes(self._arrived[_LENGTHS.size : body_at]),
-            bytes(self._arrived[body_at:end]),
-        )
-        del self._arrived[:end]
-        return _decode(head), body
+        What came whole is read where it stands: `data` may be a buffer that is used again.
+        """
+        if self._arrived:
+            self._arrived += data
+            data = bytes(self._arrived) if self._is_whole() else b""
+            if not data:
+                return
+            self._arrived.clear()
+        at = 0
+        while (ends := _find_ends(data, at)) is not None:
+            begin, (body_at, at) = at + _LENGTHS.size, ends
+            yield _decode(data[begin:body_at]), bytes(data[body_at:at])
+        self._arrived += data[at:]
+
+    def _is_whole(self) -> bool:
+        return _find_ends(self._arrived, 0) is not None
 
 
 def _padded(tensors: Sequence[Tensor]) -> Iterator[bytes | memoryview]:
@@ -252,7 +249,20 @@ def _padded(tensors: Sequence[Tensor]) -> Iterator[bytes | memoryview]:
         missing = -len(tensor.data) % ALIGNMENT
 
 
-def _decode(head: bytes) -> Head:
+def _find_ends(data: bytes | bytearray | memoryview, at: int) -> tuple[int, int] | None:
+    """Return where the head and the body of the frame at `at` end; None: it is not whole."""
+    left = len(data) - at
+    if left < _LENGTHS.size:
+        return None
+    head_bytes, body_bytes = _LENGTHS.unpack_from(data, at)
+    if head_bytes > LARGEST_HEAD_BYTES or body_bytes > LARGEST_BODY_BYTES:
+        raise BadFrame(f"a frame of {head_bytes} and {body_bytes} bytes is announced")
+    body_at = at + _LENGTHS.size + head_bytes
+    end = body_at + body_bytes
+    return (body_at, end) if end <= len(data) else None
+
+
+def _decode(head: bytes | memoryview) -> Head:
     try:
         return _decoder.decode(head)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -17,6 +17,8 @@ from wherry.names import Digest
 from wherry_agent.asking import Answer, Compared, Comparison, Question, Unanswered
 from wherry_agent.frames import BadFrame, Fault
 
+CLOCK_SLACK_S = 1e-6  # Of a timer that fires at its time.
+
 Outcome: TypeAlias = Answer | Compared | Unanswered
 
 
@@ -25,7 +27,7 @@ class _Owed:
     """An answer that is owed; `question` is None once nobody waits for it."""
 
     question: Question | Comparison | None
-    timer: asyncio.TimerHandle
+    ends_s: float
     timeout_s: float
 
 
@@ -44,6 +46,7 @@ class Ledger:
         self._on_expired, self._on_silent = on_expired, on_silent
         self._loop = asyncio.get_running_loop()
         self._owed: dict[int, _Owed] = {}
+        self._timer: asyncio.TimerHandle | None = None  # Of the first deadline, or of one before.
         self.heard_at_s = 0.0
         self.last_asked = self.last_answered = 0
 
@@ -60,8 +63,9 @@ class Ledger:
         if not self._owed:
             self.hear()  # Its silence begins with the question.
         self.last_asked += 1
-        timer = self._loop.call_later(timeout_s, self._expire, self.last_asked)
-        self._owed[self.last_asked] = _Owed(question, timer, timeout_s)
+        ends_s = self._loop.time() + timeout_s
+        self._owed[self.last_asked] = _Owed(question, ends_s, timeout_s)
+        self._watch(ends_s)
         return self.last_asked
 
     def hear(self) -> None:
@@ -75,25 +79,47 @@ class Ledger:
             raise BadFrame(f"{number} was answered, which was not asked")
         answer = _answer(owed.question, outcome)
         del self._owed[number]
-        owed.timer.cancel()
         self.last_answered = number
         answer()
 
     def close(self) -> list[Question | Comparison]:
         """Return what is waited for and owed no more."""
         left, self._owed = self._owed, {}
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        questions = [owed.question for owed in left.values() if owed.question is not None]
         for owed in left.values():
-            owed.timer.cancel()
-        return [owed.question for owed in left.values() if owed.question is not None]
+            owed.question = None  # Whoever tells of deadlines at this moment tells no more.
+        return questions
 
-    def _expire(self, number: int) -> None:
-        owed = self._owed[number]
+    def _watch(self, ends_s: float) -> None:
+        """Have deadlines looked at then; a timer of each question would cost more than asking."""
+        if self._timer is not None:
+            if self._timer.when() <= ends_s:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(ends_s, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now_s = self._loop.time() + CLOCK_SLACK_S
+        waited_for = [owed for owed in self._owed.values() if owed.question]
+        late = [owed for owed in waited_for if owed.ends_s <= now_s]
+        for owed in late:
+            self._tell_late(owed)
+        left = [owed.ends_s for owed in self._owed.values() if owed.question]
+        if left:
+            self._watch(min(left))
+        if late:
+            self._find_silence()
+
+    def _tell_late(self, owed: _Owed) -> None:
         question, owed.question = owed.question, None
         detail = f"no answer came within {owed.timeout_s:g} s; send fewer rows at a time"
         if question is not None:
             question.done(Unanswered(Fault.TIMED_OUT, detail, self._bundle))
-        self._on_expired()
-        self._find_silence()
+            self._on_expired()
 
     def _find_silence(self) -> None:
         """Tell if the runner is silent for too long; else look again when it would be."""

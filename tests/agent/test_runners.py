@@ -384,6 +384,11 @@ STRANGE = {
 }
 
 
+def receive(runner: Link, data: bytes) -> None:
+    runner.get_buffer(-1)[: len(data)] = data
+    runner.buffer_updated(len(data))
+
+
 @pytest.mark.parametrize("head", STRANGE.values(), ids=STRANGE.keys())
 def test_a_worker_that_says_what_it_may_not_is_ended(tmp_path: Path, head: frames.Head) -> None:
     async def story(bench: Bench) -> None:
@@ -392,7 +397,7 @@ def test_a_worker_that_says_what_it_may_not_is_ended(tmp_path: Path, head: frame
         os.kill(runner.pid, signal.SIGSTOP)  # What follows is said in its place.
         asked = Question(ALIAS, (an_image(images(1)),), bench.answers.append)
         runner.ask(asked, PATIENCE_S)
-        runner.data_received(frames.encode(head))
+        receive(runner, frames.encode(head))
         assert bench.listener.words() == ["ready", "died", "left"]
         assert runner.state is RunnerState.ENDED and not bench.answers
         await bench.listener.next("ended")
