@@ -99,7 +99,7 @@ class Announcer:
             yield Reason.BAD_RUNTIME
         if clock.has_jumped(self._clock):
             yield Reason.CLOCK_JUMPED
-        if fault := parts.memory.fault or parts.windows.fault:
+        if fault := parts.store.fault or parts.memory.fault or parts.windows.fault:
             yield fault
         current = parts.memory.agent.download
         if current is not None and download.is_held_up(current):

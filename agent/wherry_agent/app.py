@@ -82,6 +82,8 @@ class App:
             bounds=self._settings.probation,
         )
         log.info("agent.woke", extra={"device": self._settings.id})
+        if fault := self._parts.store.fault:
+            log.error("store.volatile", extra={"reason": fault.value})
         self._take(self._parts.delivery.tick())
         self._take(event for effect in effects for event in self._perform(effect))
 
@@ -283,7 +285,7 @@ class App:
                 for body in self._parts.outbox.events(after, until):
                     self._parts.control.publish(topics.EventsTopic(self._settings.id), body)
             case session.Forget(until):
-                self._parts.outbox.forget_events(until)
+                self._parts.memory.forget(until)
             case _:
                 assert_never(effect)
 

@@ -1,8 +1,8 @@
-"""The device's database file: opened and migrated, or in memory where its disk is read-only.
+"""The device's database file: opened and migrated, or in memory where its disk takes no writes.
 
-A device whose disk went read-only, as a worn card does, still serves what it confirmed. Its
-database is then a copy in memory, under an identity of its own: what it does is told, and is gone
-at the next start. A write that the disk refuses is `CannotSave`; nothing of it has happened.
+A device whose disk is full, or went read-only as a worn card does, still serves what it confirmed.
+Its database is then a copy in memory, under an identity of its own: what it does is told, and is
+gone at the next start. A write that the disk refuses is `CannotSave`; nothing of it has happened.
 """
 
 from __future__ import annotations
@@ -110,7 +110,10 @@ def lock(folder: Path) -> IO[bytes]:
 
 
 def open_database(folder: Path) -> sqlite3.Connection:
-    """Return the database of `folder`, migrated; raise `NewerStore` or `BrokenStore`."""
+    """Return the database of `folder`, migrated.
+
+    Raises `NewerStore`, `BrokenStore`, or `CannotSave` where the disk leaves no room to open it.
+    """
     try:
         database = sqlite3.connect(folder / FILE)
     except sqlite3.Error as error:
@@ -119,7 +122,7 @@ def open_database(folder: Path) -> sqlite3.Connection:
 
 
 def copy_to_memory(folder: Path) -> sqlite3.Connection:
-    """Return a copy of the database of `folder`, migrated; raise as `open_database` does.
+    """Return a copy of the database of `folder`, migrated; raise `NewerStore` or `BrokenStore`.
 
     The file and its log are copied first, since SQLite must write to read what the log holds.
     """
@@ -185,6 +188,9 @@ def _prepared(database: sqlite3.Connection, folder: Path) -> sqlite3.Connection:
         raise
     except sqlite3.Error as error:
         database.close()
+        reason = _reason(str(error))
+        if reason is not None:
+            raise CannotSave(folder, reason, str(error)) from error
         raise BrokenStore(folder, str(error)) from error
     return database
 

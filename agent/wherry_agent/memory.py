@@ -79,6 +79,7 @@ class Memory:
         self.agent = self._kept = machine.Agent(session=session.Session())
         self._kept_trust: Trust | None = None
         self._untold: list[Event] = []
+        self._forgotten = 0
         self._held: machine.Effects = ()
         self.fault: Reason | None = None
         self.acceptance = Acceptance(
@@ -132,6 +133,11 @@ class Memory:
         if last - first + 1 + len(self._untold) < MOST_BEFORE_REFUSALS:
             yield from self.note(event)
 
+    def forget(self, until: int) -> None:
+        """Delete the events up to a number, at once or when the disk takes writes again."""
+        self._forgotten = until
+        self._save()
+
     def _step(self, event: machine.Event) -> machine.Effects:
         self.agent, effects = machine.step(self.agent, event, self._clocks.monotonic())
         return effects
@@ -151,22 +157,25 @@ class Memory:
     def _save(self) -> bool:
         """Save the state and the trust, with what is to be told of them; say whether it is."""
         trust, is_new = self.acceptance.trust, machine.must_save(self._kept, self.agent)
-        if not (self._untold or is_new or trust is not self._kept_trust):
+        is_trust_new = trust is not self._kept_trust
+        if not (self._untold or self._forgotten or is_new or is_trust_new):
             return True
         try:
             with self._store.transaction():
-                if trust is not self._kept_trust:
+                if is_trust_new:
                     self._store.save_trust(trust)
                 if is_new:
                     self._store.save(machine.saved_of(self.agent))
                 for event in self._untold:
                     self._outbox.add_event(event)
+                self._outbox.forget_events(self._forgotten)
         except CannotSave as error:
             if self.fault is not error.reason:
                 log.error("state.unsaved", extra={"problem": str(error)})
             self.fault = error.reason
             return False
         self._kept, self._kept_trust, self.fault = self.agent, trust, None
+        self._forgotten = 0
         self._untold.clear()
         return True
 

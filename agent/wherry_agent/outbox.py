@@ -46,8 +46,8 @@ class Outbox:
         return (bytes(body) for (body,) in rows.fetchall())
 
     def forget_events(self, until: int) -> None:
-        with self._database:
-            self._database.execute("DELETE FROM event WHERE seq <= ?", (until,))
+        """Delete the events up to a number within the caller's transaction."""
+        self._database.execute("DELETE FROM event WHERE seq <= ?", (until,))
 
     def add_telemetry(self, window: Telemetry) -> int:
         """Write a window within the caller's transaction, with how many were lost before it.

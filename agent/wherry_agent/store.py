@@ -7,8 +7,8 @@
     STATE/rebuilding/    a delta and what is made of it; nothing there outlives the process
 
 A file is written whole and only after its bytes were verified, so what is there is right, and
-is never fetched again. On a read-only disk the store is volatile: `database` is in memory, and no
-file can be added.
+is never fetched again. On a disk that takes no writes, because it is read-only or was full when the
+agent came up, the store is volatile: `database` is in memory, and no file can be added.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +33,14 @@ from wherry.files import make_folder, sweep, sync_folder, write_parts
 from wherry.manifest import Manifest, blobs_of
 from wherry.measures import Traffic
 from wherry.names import Digest, StoreId, parse_store_id
+from wherry.reasons import Reason
 from wherry.trust.keeping import Trust
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.budget import Spent
 from wherry_agent.database import (
     FILE,
     BrokenStore,
+    CannotSave,
     check_version,
     copy_to_memory,
     errno_reason,
@@ -47,6 +49,9 @@ from wherry_agent.database import (
     open_database,
     saving,
 )
+
+
+REPORTS_IN_ADVANCE = 100
 
 
 class DiskFull(Unavailable):
@@ -64,22 +69,25 @@ class DiskFull(Unavailable):
 
 
 class Store:
-    """One open store; used by the deciding thread only."""
+    """One open store; used by the deciding thread only.
+
+    `fault` is why it is volatile, None where it is not.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.is_volatile = is_read_only(folder)
+        self.fault = Reason.DISK_READ_ONLY if is_read_only(folder) else None
         self.folder = make_folder(folder)
         self._manifests, self._chunks = folder / "manifests", folder / "chunks"
         self.blobs, self.rebuilding = folder / "blobs", folder / "rebuilding"
         self._lock = lock(folder)
         try:
-            self.database = copy_to_memory(folder) if self.is_volatile else open_database(folder)
+            self.database, self._report_seqs = self._open()
+            self.store_id = self._store_id()
         except Malformed:
             self._lock.close()
             raise
-        if not self.is_volatile:
+        if self.fault is None:
             self._tidy()
-        self.store_id = self._store_id()
 
     def close(self) -> None:
         self.database.close()
@@ -108,10 +116,14 @@ class Store:
         self.database.execute("INSERT OR REPLACE INTO trust VALUES (1, ?)", row)
 
     def next_report_seq(self) -> int:
-        """Return a number for `reported` that was never given out before."""
-        with self.transaction():
-            seq = int(self._fact("report_seq") or b"0") + 1
-            self._set_fact("report_seq", str(seq).encode())
+        """Return a number for `reported` that was never given out before.
+
+        Numbers are taken from the disk in advance, so that a full one can be reported.
+        """
+        seq = next(self._report_seqs, None)
+        if seq is None:
+            self._report_seqs = _take_report_seqs(self.database, self.folder)
+            seq = next(self._report_seqs)
         return seq
 
     def traffic(self) -> Traffic:
@@ -215,7 +227,7 @@ class Store:
         chunks: Collection[Digest] = (),
     ) -> None:
         """Delete every manifest, blob and chunk that neither these bundles nor `chunks` name."""
-        if self.is_volatile:
+        if self.fault is not None:
             return
         names = frozenset(bundles)
         blobs = [blob for manifest in manifests for blob in blobs_of(manifest)]
@@ -228,6 +240,17 @@ class Store:
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.folder).free
 
+    def _open(self) -> tuple[sqlite3.Connection, Iterator[int]]:
+        """Return the database and numbers for `reported`; a copy where the disk takes no writes."""
+        if self.fault is None:
+            try:
+                database = open_database(self.folder)
+                return database, _take_report_seqs(database, self.folder)
+            except CannotSave as error:
+                self.fault = error.reason
+        copy = copy_to_memory(self.folder)
+        return copy, _take_report_seqs(copy, self.folder)
+
     def _tidy(self) -> None:
         for place in (self._manifests, self._chunks, self.blobs, self.rebuilding):
             make_folder(place)
@@ -236,7 +259,7 @@ class Store:
 
     def _store_id(self) -> StoreId:
         known = self._fact("store_id")
-        if known is None or self.is_volatile:
+        if known is None or self.fault is not None:
             known = secrets.token_hex(16).encode()
             with self.transaction():
                 self._set_fact("store_id", known)
@@ -271,6 +294,20 @@ def look(folder: Path) -> Seen:
     except sqlite3.Error as error:
         raise BrokenStore(folder, str(error)) from error
     return Seen(_saved_of(bytes(row[0]) if row else None), trust)
+
+
+def _take_report_seqs(database: sqlite3.Connection, folder: Path) -> Iterator[int]:
+    """Return the next numbers for `reported`, which are given out once this has returned.
+
+    Raises `CannotSave` where the disk refuses it.
+    """
+    with saving(database, folder):
+        row = database.execute("SELECT value FROM fact WHERE name = 'report_seq'").fetchone()
+        first = int(row[0]) + 1 if row else 1
+        until = first + REPORTS_IN_ADVANCE
+        known = ("report_seq", str(until - 1).encode())
+        database.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", known)
+    return iter(range(first, until))
 
 
 def _trust_of(database: sqlite3.Connection) -> Trust | None:

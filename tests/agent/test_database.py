@@ -17,7 +17,7 @@ from wherry.reasons import Reason
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.install import Idle
 from wherry_agent.database import CannotSave, copy_to_memory, is_read_only, open_database, saving
-from wherry_agent.store import Store
+from wherry_agent.store import REPORTS_IN_ADVANCE, Store
 
 # What runs where the folder is mounted read-only: a namespace of its own, which needs no root.
 ON_READ_ONLY_DISK = """
@@ -32,7 +32,7 @@ with store.transaction():
     store.save(Saved())
 store.keep([], [])
 print(json.dumps({
-    "volatile": store.is_volatile,
+    "fault": store.fault,
     "known": list(known.aliases),
     "id": id,
     "seq": seq,
@@ -42,9 +42,59 @@ store.close()
 """
 
 
+# What runs where the folder is a small disk of its own, which is full at the second start.
+ON_FULL_DISK = """
+import json, sys
+from pathlib import Path
+from tests.builders import a_digest, an_alias
+from wherry_agent.store import Store
+from wherry_agent.core.agent import Saved
+from wherry_agent.core.install import Idle
+
+folder = Path(sys.argv[1])
+store = Store(folder)
+with store.transaction():
+    store.save(Saved(aliases={an_alias(): Idle((a_digest(),))}))
+store.put_manifest(a_digest(), b"kept")
+own = store.store_id
+store.close()
+try:
+    with (folder / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+except OSError:
+    pass
+full = Store(folder)
+with full.transaction():
+    full.save(Saved())
+full.keep([], [])
+found = {"fault": full.fault, "is_another": full.store_id != own, "seq": full.next_report_seq()}
+full.close()
+(folder / "filler").unlink()
+again = Store(folder)
+found |= {
+    "known": list(again.load().aliases),
+    "is_the_same": again.store_id == own,
+    "has_manifest": again.has_manifest(a_digest()),
+    "fault_after": again.fault,
+}
+again.close()
+print(json.dumps(found))
+"""
+
+
 def on_read_only_disk(folder: Path) -> dict[str, object]:
     mounted = f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}"
-    command = [sys.executable, "-c", ON_READ_ONLY_DISK, str(folder)]
+    return in_a_namespace(mounted, ON_READ_ONLY_DISK, folder)
+
+
+def on_full_disk(folder: Path) -> dict[str, object]:
+    return in_a_namespace(f"mount -t tmpfs -o size=1m tmpfs {folder}", ON_FULL_DISK, folder)
+
+
+def in_a_namespace(mounted: str, program: str, folder: Path) -> dict[str, object]:
+    """Return what a program prints that runs on `folder` where `mounted` was done before."""
+    command = [sys.executable, "-c", program, str(folder)]
     inner = f'{mounted} && exec "$@"'
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inner, "sh", *command],
@@ -64,14 +114,29 @@ def test_a_store_on_a_read_only_disk_knows_everything_and_keeps_nothing(tmp_path
     own, given = store.store_id, store.next_report_seq()
     store.close()
     found = on_read_only_disk(tmp_path)
-    assert found["volatile"] is True
+    assert found["fault"] == "disk_read_only"
     assert found["known"] == [an_alias()]
     assert found["after"] == []
     assert found["id"] != own
-    assert found["seq"] == given + 1
+    assert isinstance(found["seq"], int) and found["seq"] > given
     again = Store(tmp_path)
-    assert (again.load(), again.store_id, again.is_volatile) == (saved, own, False)
+    assert (again.load(), again.store_id, again.fault) == (saved, own, None)
     again.close()
+
+
+def test_a_store_that_comes_up_on_a_full_disk_knows_everything_and_keeps_nothing(
+    tmp_path: Path,
+) -> None:
+    found = on_full_disk(tmp_path)
+    assert found == {
+        "fault": "disk_full",
+        "is_another": True,
+        "seq": REPORTS_IN_ADVANCE + 1,
+        "known": [an_alias()],
+        "is_the_same": True,
+        "has_manifest": True,
+        "fault_after": None,
+    }
 
 
 def test_a_copy_holds_what_only_the_log_has(tmp_path: Path) -> None:

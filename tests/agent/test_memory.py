@@ -113,6 +113,19 @@ def test_on_a_full_disk_a_sick_bundle_still_gives_way_and_it_is_told_once_there_
     ]
 
 
+def test_on_a_full_disk_told_events_are_forgotten_once_there_is_room(device: Device) -> None:
+    under_way(device)
+    first, last = Outbox(device.store.database, keep_windows=1).span()
+    assert first < last
+    with a_full_disk():
+        device.memory.forget(last - 1)
+        assert fault_of(device) is Reason.DISK_FULL
+        assert [event.seq for event in device.events()] == list(range(first, last + 1))
+    device.memory.step(machine.Tick())
+    assert fault_of(device) is None
+    assert [event.seq for event in device.events()] == [last]
+
+
 def test_nobody_fills_the_disk_with_what_is_refused(device: Device) -> None:
     refusal = a_teller(device).refusal(Reason.MALFORMED_PACKET, "it is cut short", at=A_TIME)
     outbox = Outbox(device.store.database, keep_windows=1)

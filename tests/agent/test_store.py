@@ -29,6 +29,7 @@ from wherry_agent.core.install import Idle, Probation
 from wherry_agent.database import SCHEMA_VERSION, BrokenStore, NewerStore, StoreInUse
 from wherry_agent.outbox import Outbox
 from wherry_agent.store import (
+    REPORTS_IN_ADVANCE,
     DiskFull,
     Seen,
     Store,
@@ -150,9 +151,15 @@ def test_a_large_blob_is_made_of_its_chunks_in_little_memory(tmp_path: Path) -> 
 
 def test_numbers_of_reports_never_repeat(tmp_path: Path) -> None:
     with a_store(tmp_path) as store:
-        assert [store.next_report_seq() for _ in range(3)] == [1, 2, 3]
+        given = [store.next_report_seq() for _ in range(2 * REPORTS_IN_ADVANCE)]
+    assert given == list(range(1, 2 * REPORTS_IN_ADVANCE + 1))
     with a_store(tmp_path) as store:
-        assert store.next_report_seq() == 4
+        assert store.next_report_seq() > given[-1]
+
+
+def test_a_full_disk_can_be_reported(tmp_path: Path) -> None:
+    with a_store(tmp_path) as store, a_full_disk():
+        assert [store.next_report_seq() for _ in range(3)] == [1, 2, 3]
 
 
 def test_two_homes_have_two_identities(tmp_path: Path) -> None:
