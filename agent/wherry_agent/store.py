@@ -50,7 +50,6 @@ from wherry_agent.database import (
     saving,
 )
 
-
 REPORTS_IN_ADVANCE = 100
 
 
