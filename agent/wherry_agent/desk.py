@@ -24,6 +24,7 @@ from wherry_agent.arena import INLINE_BYTES, Arena, Window
 from wherry_agent.bringup import Loaded
 from wherry_agent.observing import Observer
 from wherry_agent.runtimes.base import Array
+from wherry_agent.runtimes.variant import Computed
 
 READ_BYTES = 1 << 16
 TELL_S = 2.0
@@ -85,7 +86,7 @@ class Desk:
         except answering.FAILURES as error:
             self._send(_refusal(asked.number, error))
             return
-        self._answer(asked.number, computed.outputs, computed.compute_ns)
+        self._answer(asked.number, computed)
         self._observer.note(inputs, computed.outputs, computed.compute_ns)
         if time.monotonic() - self._told_at_s >= self._tell_s:
             self._tell()
@@ -119,12 +120,13 @@ class Desk:
             held = memoryview(body)
         return answering.arrays_of(frames.tensors_of(heads, held))
 
-    def _answer(self, number: int, outputs: Sequence[Array], compute_ns: int) -> None:
-        tensors = answering.tensors_of(self._loaded.manifest, outputs)
+    def _answer(self, number: int, computed: Computed) -> None:
+        tensors = answering.tensors_of(self._loaded.manifest, computed.outputs)
         heads = frames.heads_of(tensors)
         size_bytes = frames.body_bytes(heads)
         at = self._answers.reserve(number, size_bytes) if size_bytes > INLINE_BYTES else None
-        head = frames.Answered(number, compute_ns, at, heads)
+        looks = self._observer.will_look(computed.compute_ns)
+        head = frames.Answered(number, computed.compute_ns, at, heads, looks)
         if at is None:
             self._link.sendall(frames.encode(head, tensors))
             return

@@ -9,8 +9,8 @@ nevertheless, since the worker runs code that a model can crash. A frame that br
 is `BadFrame`, and whoever reads it ends the connection.
 
 Answers come in the order of the questions. Each frame to the worker tells which answers were
-`heard`: what they held may be written over. When an answer is heard, what was asked before it may
-be: the worker still looks at the question that it answered last.
+`heard`: what they held may be written over. When an answer is heard, what was asked may be too,
+unless it says that the worker still `looks` at the question.
 """
 
 from __future__ import annotations
@@ -126,10 +126,13 @@ class Tried(msgspec.Struct, frozen=True, array_like=True, tag="tried"):
 
 
 class Answered(msgspec.Struct, frozen=True, array_like=True, tag="answered"):
+    """`looks`: what was asked is still needed, until the next answer is heard."""
+
     number: int
     compute_ns: int
     at: int | None
     tensors: tuple[TensorHead, ...]
+    looks: bool = False
 
 
 class Compared(msgspec.Struct, frozen=True, array_like=True, tag="compared"):

@@ -203,6 +203,7 @@ class Link(asyncio.BufferedProtocol):
                     body = bytes(self._arenas.answers.read(at, frames.body_bytes(heads)))
                     self._trim_later()
                 tensors = frames.tensors_of(heads, body)
+                self._arenas.questions.release(number - head.looks)
                 self._settle(number, Answer(self.place.digest, tensors, compute_ns))
             case frames.Compared():
                 self._settle(head.number, self._compared(head))
@@ -240,8 +241,8 @@ class Link(asyncio.BufferedProtocol):
         )
 
     def _settle(self, number: int, outcome: Outcome) -> None:
-        self._ledger.settle(number, outcome)
         self._arenas.questions.release(number - 1)
+        self._ledger.settle(number, outcome)
         self._end_if_drained()
         if self.state is RunnerState.READY and len(self._ledger) == DEPTH - 1:
             self._listener.has_room(self)

@@ -63,12 +63,15 @@ class Observer:
         self._inputs, self._outputs = _tallies(manifest, reference)
         self._looks = bool(self._inputs or self._outputs)
 
+    def will_look(self, compute_ns: int) -> bool:
+        """Say whether a request that took so long to compute is looked at when it is noted."""
+        return self._looks and self._left_ns + self._share * compute_ns > 0
+
     def note(self, inputs: Sequence[Array], outputs: Sequence[Array], compute_ns: int) -> None:
         """Look at a request, in the signature's order, if there is time left for it."""
-        if not self._looks:
-            return
+        looks = self.will_look(compute_ns)
         self._left_ns += self._share * compute_ns
-        if self._left_ns <= 0:
+        if not looks:
             return
         began_ns = self._clock_ns()
         for tally in self._inputs:

@@ -141,6 +141,8 @@ class Slots:
         if full is None:
             return
         yield full
+        if runner is not None and len(self.runners) == 1:
+            return
         others = (self.serving.digest if self.serving else None, self.before)
         for other in (self.shared, *map(self.ready, others)):
             if other is not None and other.place.digest != full.digest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import unquote
 
@@ -27,6 +28,8 @@ EXTENSIONS = (
     "statistics",
 )
 _NOT_HERE = ("config", "trace", "logging", "generate", "generate_stream")
+
+KNOWN_PATH = 256  # Longer paths are not remembered.
 
 _registration: msgspec.json.Decoder[Registration] = msgspec.json.Decoder(Registration)
 
@@ -69,7 +72,8 @@ class Api:
 
     def _route(self, request: Request, respond: Respond) -> None:
         path = request.path.partition("?")[0]
-        match request.method, list(map(unquote, path.strip("/").split("/"))):
+        parts = _known_parts(path) if len(path) <= KNOWN_PATH else _parts_of(path)
+        match request.method, parts:
             case "POST", ["v2", "models", alias, "infer"]:
                 self._inference.infer(parse_alias_name(alias), None, request, respond)
             case "POST", ["v2", "models", alias, "versions", version, "infer"]:
@@ -198,6 +202,13 @@ class Api:
                 raise repository.no_extension(request.path)
             case _:
                 return _not_allowed(request)
+
+
+def _parts_of(path: str) -> tuple[str, ...]:
+    return tuple(map(unquote, path.strip("/").split("/")))
+
+
+_known_parts = lru_cache(maxsize=64)(_parts_of)  # The same few are asked for all the time.
 
 
 def _registration_of(request: Request) -> Registration:

@@ -65,6 +65,8 @@ class TooLarge(Malformed):
 
 def coding_of(header: str) -> Coding | None:
     """Return how a body is coded by its `content-encoding`; raise `UnknownCoding`."""
+    if not header:
+        return None
     name = header.strip().lower().removeprefix("x-")  # RFC 9110, section 8.4.1.3
     if name in ("", "identity"):
         return None
@@ -76,6 +78,8 @@ def coding_of(header: str) -> Coding | None:
 
 def asked_for(header: str) -> Coding | None:
     """Return the coding that an `accept-encoding` asks for."""
+    if not header:
+        return None
     name = header.strip().lower()
     return Coding(name) if name in {coding.value for coding in Coding} else None
 

@@ -36,6 +36,7 @@ from wherry_agent.serving.message import (
     Request,
     Response,
     encode,
+    key_of,
     refusal,
 )
 
@@ -245,7 +246,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._arriving.bound_head(len(name) + len(value), self._limits)
-        key = name.lower().decode("latin-1")
+        key = key_of(name)
         if key == "content-length" and value.isdigit():
             self._arriving.announced_bytes = int(value[:20])
         elif key == "expect":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TypeAlias
 
@@ -51,6 +52,12 @@ class Response:
 
 Respond: TypeAlias = Callable[[Response], None]
 Handler: TypeAlias = Callable[[Request, Respond], None]
+
+
+@lru_cache(maxsize=128)
+def key_of(name: bytes) -> str:
+    """Return a header's name in lower case; the same few come again and again."""
+    return name.lower().decode("latin-1")
 
 
 def refusal(status: HTTPStatus, sentence: str, retry_after_s: int | None = None) -> Response:
