@@ -5,7 +5,7 @@
 It is made for a runtime version, processor features, a provider and a level: another of any of
 them is another file. One that does not hold what its name says is removed, and so is one that
 does not load or fails the golden check: the original is always at hand. A few are kept, the last
-used ones.
+used ones. On a disk that takes no writes what is kept is used, and what is wrong is left there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from wherry import files
@@ -31,9 +32,10 @@ def find_kept(folder: Path, key: str) -> Path | None:
     """Return the whole file that was kept under `key`, or None; remove what is not whole."""
     for path in folder.glob(f"{key}-*.onnx"):
         if path.name == _name(key, path):
-            os.utime(path)
+            with suppress(OSError):
+                os.utime(path)
             return path
-        path.unlink(missing_ok=True)
+        _remove(path)
     return None
 
 
@@ -48,17 +50,22 @@ def keep(folder: Path, key: str, write: Callable[[Path], None]) -> None:
         write(made)
         files.adopt(made, folder / _name(key, made))
     finally:
-        made.unlink(missing_ok=True)
+        _remove(made)
     for path in sorted(folder.glob("*.onnx"), key=_used_at_ns, reverse=True)[MOST_KEPT:]:
-        path.unlink(missing_ok=True)
+        _remove(path)
 
 
 def forget(folder: Path, beginning: str) -> bool:
     """Remove what is kept of a model, or under a key; say if there was anything."""
     found = list(folder.glob(f"{beginning}-*.onnx"))
     for path in found:
-        path.unlink(missing_ok=True)
+        _remove(path)
     return bool(found)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def _name(key: str, path: Path) -> str:
