@@ -243,8 +243,7 @@ class Store:
         """Return the database and numbers for `reported`; a copy where the disk takes no writes."""
         if self.fault is None:
             try:
-                database = open_database(self.folder)
-                return database, _take_report_seqs(database, self.folder)
+                return _opened(self.folder)
             except CannotSave as error:
                 self.fault = error.reason
         copy = copy_to_memory(self.folder)
@@ -293,6 +292,16 @@ def look(folder: Path) -> Seen:
     except sqlite3.Error as error:
         raise BrokenStore(folder, str(error)) from error
     return Seen(_saved_of(bytes(row[0]) if row else None), trust)
+
+
+def _opened(folder: Path) -> tuple[sqlite3.Connection, Iterator[int]]:
+    """Return the database and numbers for `reported`; raise `CannotSave`, or what opening does."""
+    database = open_database(folder)
+    try:
+        return database, _take_report_seqs(database, folder)
+    except CannotSave:
+        database.close()
+        raise
 
 
 def _take_report_seqs(database: sqlite3.Connection, folder: Path) -> Iterator[int]:

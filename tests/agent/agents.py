@@ -298,12 +298,14 @@ class Agent:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
+    def start(self, *, mounting: str | None = None) -> None:
+        """Run the agent, in mounts of its own where a shell command says which."""
+        command = [sys.executable, "-m", "wherry_agent", "run", "--home", str(self.home)]
+        if mounting is not None:
+            apart = ["unshare", "--user", "--map-root-user", "--mount"]
+            command = [*apart, "sh", "-c", f'{mounting} && exec "$@"', "sh", *command]
         with self._errors.open("ab") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "wherry_agent", "run", "--home", str(self.home)],
-                stderr=errors,
-            )
+            self._process = subprocess.Popen(command, stderr=errors)
 
     def kill(self) -> None:
         """SIGKILL the agent, wherever it is."""
