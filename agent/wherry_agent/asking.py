@@ -94,7 +94,6 @@ class Question:
     alias: AliasName
     tensors: tuple[Tensor, ...]
     done: Callable[[Answer | Unanswered], None]
-    retried: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +171,7 @@ class Bringing:
     silence_s: float = 10.0  # Owed an answer and silent for so long, it is ended as hung.
     niceness: int = 10  # Never SCHED_IDLE: beside a busy process that took 20 s to load.
     memory_bytes: int | None = None  # RLIMIT_AS is set from it; None: from what the model needs.
-    stays_nice: bool = False  # A shadowing candidate computes at the low priority too.
+    is_proved: bool = False  # It was up before: requests wait, and one run is warm enough.
     seen_share: float = 0.01
     optimized_folder: Path | None = None  # Where what the runtime made of a model is kept.
 

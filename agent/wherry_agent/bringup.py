@@ -131,7 +131,7 @@ def _bring_up(place: Place, manifest: Manifest, bringing: Bringing, kept_in: Pat
     variant = Variant(model, manifest)
     try:
         outputs = hold(variant, manifest, golden)
-        warm_up(variant, manifest, golden, within_s=WARM_UP_SHARE * bringing.load_timeout_s)
+        warm_up_as(bringing, variant, manifest, golden)
     except RunFailed as error:
         raise BadModel(error.problem) from error
     except NotFinite as error:
@@ -155,8 +155,15 @@ def bounds_of(
         cpu_s=CPU_SHARE * bringing.load_timeout_s * profile.threads,
         threads=profile.threads,
         niceness=bringing.niceness,
-        stays_nice=bringing.stays_nice,
     )
+
+
+def warm_up_as(bringing: Bringing, variant: Variant, manifest: Manifest, golden: GoldenSet) -> None:
+    """Warm up wholly, or by one run what was up before and is waited for."""
+    if bringing.is_proved:
+        variant.run(inputs_of(golden, 1))
+    else:
+        warm_up(variant, manifest, golden, within_s=WARM_UP_SHARE * bringing.load_timeout_s)
 
 
 def warm_up(variant: Variant, manifest: Manifest, golden: GoldenSet, *, within_s: float) -> None:

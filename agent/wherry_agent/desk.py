@@ -10,16 +10,14 @@ priority: nobody waits for them, and what serves beside them shall not feel them
 from __future__ import annotations
 
 import mmap
-import os
 import socket
 import struct
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from wherry.messages import detail
-from wherry_agent import answering, frames
+from wherry_agent import answering, frames, limits
 from wherry_agent.arena import INLINE_BYTES, Arena, Window
 from wherry_agent.bringup import Loaded
 from wherry_agent.observing import Observer
@@ -48,7 +46,9 @@ class Desk:
         self._tell_s, self._told_at_s = tell_s, time.monotonic()
         # Small questions stand in one place, aligned, so that the runtime keeps them bound.
         self._small = memoryview(mmap.mmap(-1, INLINE_BYTES))
-        self._aside = ThreadPoolExecutor(1, "aside", initializer=_be_nice, initargs=(niceness,))
+        self._aside = ThreadPoolExecutor(
+            1, "aside", initializer=limits.be_nice, initargs=(niceness,)
+        )
 
     def answer_all(self) -> None:
         """Answer until the engine closes its end."""
@@ -150,8 +150,3 @@ def _refusal(number: int, error: Exception) -> frames.Refused:
 def _timeout(seconds: float) -> bytes:
     """Return a time for the kernel: waiting in `recv` saves a call of `poll` before each."""
     return struct.pack("ll", int(seconds), round(seconds % 1 * 1e6))
-
-
-def _be_nice(niceness: int) -> None:
-    thread = threading.get_native_id()
-    os.setpriority(os.PRIO_PROCESS, thread, max(niceness, os.getpriority(os.PRIO_PROCESS, thread)))

@@ -56,7 +56,6 @@ class LoadBounds:
     cpu_s: float
     threads: int
     niceness: int
-    stays_nice: bool = False
 
 
 def enclose() -> None:
@@ -83,17 +82,21 @@ def loading(bounds: LoadBounds) -> Iterator[None]:
     _give_up_first(LOADING_OOM_SCORE)
     before = os.getpriority(os.PRIO_PROCESS, 0)
     nice, returns = max(bounds.niceness, before), can_return()
-    if bounds.stays_nice:
-        _set_niceness(nice, _tasks())
-    elif bounds.threads == 1 or returns:
+    if bounds.threads == 1 or returns:
         _set_niceness(nice, [threading.get_native_id()])
     try:
         yield
     finally:
         _give_up_first(SERVING_OOM_SCORE)
         _raise_soft(resource.RLIMIT_CPU)
-        if returns and not bounds.stays_nice:
+        if returns:
             _set_niceness(before, _tasks())
+
+
+def be_nice(niceness: int) -> None:
+    """Lower the priority of the calling thread, for as long as it lives."""
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, max(niceness, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def limit_memory(memory_bytes: int, *, threads: int) -> None:

@@ -324,7 +324,7 @@ class Link(asyncio.BufferedProtocol):
         with theirs:
             command = [
                 *worker_command(self.place, theirs.fileno()),
-                *("--arenas", *map(str, self._arenas.descriptors)),
+                *("--arenas", ",".join(map(str, self._arenas.descriptors))),
                 *("--bringing", encode_bringing(self._bringing).decode()),
             ]
             inherited = [theirs.fileno(), *self._arenas.descriptors]

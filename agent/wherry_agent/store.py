@@ -39,7 +39,6 @@ from wherry_agent.core.agent import Saved
 from wherry_agent.core.budget import Spent
 from wherry_agent.database import (
     FILE,
-    BrokenStore,
     CannotSave,
     check_version,
     copy_to_memory,
@@ -280,17 +279,25 @@ class Seen:
 
 
 def look(folder: Path) -> Seen:
-    """Return what is on disk, whether or not an agent runs."""
+    """Return what is on disk, whether or not an agent runs.
+
+    SQLite writes beside a database to read it: where the disk takes no writes a copy is read.
+    """
     place = folder / FILE
     if not place.exists():
         return Seen(Saved(), None)
     try:
         with closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            version = check_version(database, folder)
-            row = database.execute("SELECT value FROM fact WHERE name = 'saved'").fetchone()
-            trust = _trust_of(database) if version > 1 else None
-    except sqlite3.Error as error:
-        raise BrokenStore(folder, str(error)) from error
+            return _seen(database, folder)
+    except sqlite3.Error:
+        with closing(copy_to_memory(folder)) as copy:
+            return _seen(copy, folder)
+
+
+def _seen(database: sqlite3.Connection, folder: Path) -> Seen:
+    version = check_version(database, folder)
+    row = database.execute("SELECT value FROM fact WHERE name = 'saved'").fetchone()
+    trust = _trust_of(database) if version > 1 else None
     return Seen(_saved_of(bytes(row[0]) if row else None), trust)
 
 

@@ -10,15 +10,17 @@ it has nothing to save: the engine may kill it at any time.
 
 from __future__ import annotations
 
-import argparse
 import os
 import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wherry import codec
 from wherry.errors import REFUSALS
@@ -27,46 +29,44 @@ from wherry.names import parse_digest
 from wherry_agent import frames, limits, measuring
 from wherry_agent.arena import Arena, Window
 from wherry_agent.asking import Bringing, Proof, decode_bringing
-from wherry_agent.bringup import Loaded, Place, bring_up_alone, measure, reason_of
-from wherry_agent.desk import Desk
-from wherry_agent.observing import Observer, reference_of
+
+if TYPE_CHECKING:  # Imported where they are needed: they import numpy, and that costs.
+    from wherry_agent.bringup import Loaded, Place
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m wherry_agent.worker")
-    parser.add_argument("--bundle", type=parse_digest, required=True)
-    parser.add_argument("--manifest", type=Path, required=True)
-    parser.add_argument("--blobs", type=Path, required=True)
-    parser.add_argument("--socket", type=int, required=True, help="an inherited descriptor")
-    parser.add_argument("--arenas", type=int, nargs=2, help="of questions and of answers, likewise")
-    parser.add_argument("--bringing", type=_bringing, default=Bringing(), help="its bounds")
-    parser.add_argument("--trial", type=_bounds, help="measure within these bounds, and end")
-    asked = parser.parse_args(arguments)
+    """Run a bundle.
+
+    --bundle DIGEST --manifest FILE --blobs FOLDER --socket DESCRIPTOR (inherited)
+    and --arenas DESCRIPTOR,DESCRIPTOR --bringing JSON, or --trial JSON
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    asked = dict(zip(words[::2], words[1::2], strict=True))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The engine says when to end.
     limits.enclose()
-    with socket.socket(fileno=asked.socket) as link:
-        place = Place(asked.bundle, asked.manifest, asked.blobs)
-        if asked.trial:
-            return _try(link, place, asked.trial)
-        arenas = Window(asked.arenas[0]), Arena(asked.arenas[1])
-        return _work(link, place, asked.bringing, arenas)
-
-
-def _bounds(text: str) -> measuring.Bounds:
-    return codec.decode(measuring.Bounds, text.encode())
-
-
-def _bringing(text: str) -> Bringing:
-    return decode_bringing(text.encode())
+    with socket.socket(fileno=int(asked["--socket"])) as link:
+        if "--trial" in asked:
+            return _try(link, asked, codec.decode(measuring.Bounds, asked["--trial"].encode()))
+        questions, answers = map(int, asked["--arenas"].split(","))
+        bringing = Bringing()
+        if "--bringing" in asked:
+            bringing = decode_bringing(asked["--bringing"].encode())
+        return _work(link, asked, bringing, (Window(questions), Arena(answers)))
 
 
 def _work(
-    link: socket.socket, place: Place, bringing: Bringing, arenas: tuple[Window, Arena]
+    link: socket.socket,
+    asked: dict[str, str],
+    bringing: Bringing,
+    arenas: tuple[Window, Arena],
 ) -> int:
-    loaded = _load_or_fail(link, place, bringing)
+    loaded = _load_or_fail(link, asked, bringing)
     if loaded is None:
         return 1
-    reference = reference_of(loaded.manifest, place.blobs)
+    from wherry_agent.desk import Desk
+    from wherry_agent.observing import Observer, reference_of
+
+    reference = reference_of(loaded.manifest, Path(asked["--blobs"]))
     observer = Observer(loaded.manifest, reference, bringing.seen_share)
     desk = Desk(link, loaded, observer, arenas=arenas, niceness=bringing.niceness)
     try:
@@ -77,19 +77,28 @@ def _work(
     return 0
 
 
-def _try(link: socket.socket, place: Place, bounds: measuring.Bounds) -> int:
-    """Measure the bundle at `place` at a low priority, its golden inputs row by row."""
+def _try(link: socket.socket, asked: dict[str, str], bounds: measuring.Bounds) -> int:
+    """Measure the bundle at a low priority, its golden inputs row by row."""
     os.setpriority(os.PRIO_PROCESS, 0, bounds.niceness)
-    loaded = _load_or_fail(link, place, Bringing(niceness=bounds.niceness))
+    loaded = _load_or_fail(link, asked, Bringing(niceness=bounds.niceness))
     if loaded is None:
         return 1
+    from wherry_agent.bringup import measure, reason_of
+
     try:
-        figures = measure(loaded, place, bounds)
+        figures = measure(loaded, _place_of(asked), bounds)
     except (*REFUSALS, OSError) as error:
         link.sendall(frames.encode(frames.Failed(reason_of(error), detail(str(error)))))
         return 1
     link.sendall(frames.encode(frames.Tried(figures)))
     return 0
+
+
+def _place_of(asked: dict[str, str]) -> Place:
+    from wherry_agent.bringup import Place
+
+    bundle = parse_digest(asked["--bundle"])
+    return Place(bundle, Path(asked["--manifest"]), Path(asked["--blobs"]))
 
 
 def _ready(proof: Proof) -> frames.Ready:
@@ -102,28 +111,63 @@ def _ready(proof: Proof) -> frames.Ready:
     )
 
 
-def _load_or_fail(link: socket.socket, place: Place, bringing: Bringing) -> Loaded | None:
-    """Return the bundle, loaded and checked; None once the engine was told why it is not."""
+def _load_or_fail(link: socket.socket, asked: dict[str, str], bringing: Bringing) -> Loaded | None:
+    """Return the bundle, loaded and checked; None once the engine was told why it is not.
+
+    What is imported for it is imported first, at the same low priority: it costs as much.
+    """
+    found: list[Loaded | Exception] = []
+    _run_apart(link, lambda: _import(asked, bringing.niceness))
+    _run_apart(link, lambda: found.append(_bring_up(asked, bringing)))
+    from wherry_agent.bringup import Loaded, reason_of
+
+    if not found:
+        return None  # What the thread broke off with stands in the log.
+    (outcome,) = found
+    if isinstance(outcome, Loaded):
+        return outcome
+    link.sendall(frames.encode(frames.Failed(reason_of(outcome), detail(str(outcome)))))
+    return None
+
+
+def _import(asked: dict[str, str], niceness: int) -> None:
+    """Import what brings the bundle up and answers for it, in a thread that ends with that."""
+    limits.be_nice(niceness)
+    from wherry_agent import bringup, runtimes
+
+    for name in ("desk", "observing"):
+        import_module(f"wherry_agent.{name}")
+    with suppress(*REFUSALS, OSError):  # Bringing up meets it again, and tells.
+        runtimes.find(bringup.read_manifest(_place_of(asked)).profile)
+
+
+def _bring_up(asked: dict[str, str], bringing: Bringing) -> Loaded | Exception:
+    from wherry_agent.bringup import bring_up_alone
+
     try:
-        return _load_apart(link, place, bringing).result()
+        return bring_up_alone(_place_of(asked), bringing)
     except (*REFUSALS, OSError) as error:
-        link.sendall(frames.encode(frames.Failed(reason_of(error), detail(str(error)))))
-        return None
+        return error
 
 
-def _load_apart(link: socket.socket, place: Place, bringing: Bringing) -> Future[Loaded]:
-    """Load in a thread of its own; end the process if the engine ends meanwhile."""
+def _run_apart(link: socket.socket, work: Callable[[], None]) -> None:
+    """Run `work` in a thread of its own; end the process if the engine ends meanwhile."""
     done, tell = os.pipe()
-    executor = ThreadPoolExecutor(1, thread_name_prefix="load")
-    loading = executor.submit(bring_up_alone, place, bringing)
-    loading.add_done_callback(lambda _: os.close(tell))
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            os.close(tell)
+
+    thread = threading.Thread(target=run, name="load")
+    thread.start()
     ready, _, _ = select.select([link.fileno(), done], [], [])
     if done not in ready:
         # The engine sends nothing before Ready: what there is to read is its end.
         os._exit(0)
     os.close(done)
-    executor.shutdown()
-    return loading
+    thread.join()
 
 
 if __name__ == "__main__":

@@ -136,6 +136,13 @@ def test_a_variant_is_warmed_up_ten_times_at_each_batch_size() -> None:
     assert model.runs == dict.fromkeys((1, 2, 4, 5, 8, 16), bringup.WARM_UP_RUNS)
 
 
+def test_what_was_up_before_is_warm_after_one_run() -> None:
+    manifest, model = with_batches(runtime=16, signature=16), Counting()
+    golden = GoldenSet((images(5),), (logits_of(images(5)),))
+    bringup.warm_up_as(Bringing(is_proved=True), Variant(model, manifest), manifest, golden)
+    assert model.runs == {1: 1}
+
+
 def test_a_slow_variant_runs_once_where_it_must_when_the_time_is_over() -> None:
     manifest, model = with_batches(runtime=16, signature=16), Counting()
     golden = GoldenSet((images(5),), (logits_of(images(5)),))
@@ -187,10 +194,10 @@ def test_memory_is_bound_by_order_by_profile_or_by_size_and_by_what_is_there(
 
 def test_processor_time_is_bound_by_the_time_to_load_for_each_thread() -> None:
     manifest = a_bundle(profile=a_profile(threads=3)).manifest
-    bringing = Bringing(load_timeout_s=10.0, niceness=15, stays_nice=True)
+    bringing = Bringing(load_timeout_s=10.0, niceness=15)
     bounds = bringup.bounds_of(manifest, bringing, available_bytes=None)
     assert (bounds.cpu_s, bounds.threads) == (15.0, 3)
-    assert (bounds.niceness, bounds.stays_nice) == (15, True)
+    assert bounds.niceness == 15
 
 
 @pytest.mark.parametrize(

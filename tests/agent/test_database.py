@@ -23,9 +23,10 @@ from wherry_agent.store import REPORTS_IN_ADVANCE, Store
 ON_READ_ONLY_DISK = """
 import json, sys
 from pathlib import Path
-from wherry_agent.store import Store
+from wherry_agent.store import Store, look
 from wherry_agent.core.agent import Saved
 
+seen = look(Path(sys.argv[1]))
 store = Store(Path(sys.argv[1]))
 known, id, seq = store.load(), store.store_id, store.next_report_seq()
 with store.transaction():
@@ -34,6 +35,7 @@ store.keep([], [])
 print(json.dumps({
     "fault": store.fault,
     "known": list(known.aliases),
+    "seen": list(seen.saved.aliases),
     "id": id,
     "seq": seq,
     "after": list(store.load().aliases),
@@ -115,7 +117,7 @@ def test_a_store_on_a_read_only_disk_knows_everything_and_keeps_nothing(tmp_path
     store.close()
     found = on_read_only_disk(tmp_path)
     assert found["fault"] == "disk_read_only"
-    assert found["known"] == [an_alias()]
+    assert found["known"] == found["seen"] == [an_alias()]
     assert found["after"] == []
     assert found["id"] != own
     assert isinstance(found["seq"], int) and found["seq"] > given

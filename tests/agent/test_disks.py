@@ -16,6 +16,7 @@ from tests.agent.agents import Agent, Controller, a_controller, until
 from tests.agent.benches import ask
 from tests.agent.bundles import a_bundle, images
 from tests.brokers import Mosquitto, a_mosquitto
+from tests.builders import an_alias
 from wherry.bundle import Bundle
 from wherry.messages import EventKind
 from wherry.names import Digest
@@ -152,4 +153,4 @@ def test_an_agent_whose_home_is_read_only_serves_what_it_confirmed_and_says_so(
     until(lambda: who_answers(agent) == bundle.digest)
     until(lambda: is_degraded(controller, agent, Reason.DISK_READ_ONLY))
     assert controller.reported(agent).store_id != before.store_id
-    assert controller.reported(agent).slots["default"].active == bundle.digest
+    assert controller.reported(agent).slots[an_alias()].active == bundle.digest

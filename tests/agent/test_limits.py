@@ -176,19 +176,6 @@ def test_threads_of_the_runtime_return_to_the_ordinary_priority_where_they_may()
     assert told == [str(while_loading), str(here), str(here)]
 
 
-def test_a_candidate_that_stays_nice_does_so_in_every_thread() -> None:
-    told = told_by("""
-        def load():
-            with limits.loading(bounds(stays_nice=True)):
-                pass
-        thread = threading.Thread(target=load)
-        thread.start()
-        thread.join()
-        print(niceness())
-    """)
-    assert told == [str(max(10, os.getpriority(os.PRIO_PROCESS, 0)))]
-
-
 def test_a_process_is_the_first_to_go_while_it_loads() -> None:
     told = told_by("""
         limits.enclose()

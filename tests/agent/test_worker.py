@@ -37,7 +37,7 @@ def test_a_worker_says_that_it_is_ready_and_ends_with_its_stream(tmp_path: Path)
     command = [
         *(sys.executable, "-m", "wherry_agent.worker", "--bundle", place.bundle),
         *("--manifest", str(place.manifest), "--blobs", str(place.blobs)),
-        *("--socket", str(theirs.fileno()), "--arenas", *map(str, arenas)),
+        *("--socket", str(theirs.fileno()), "--arenas", ",".join(map(str, arenas))),
     ]
     with subprocess.Popen(command, pass_fds=[theirs.fileno(), *arenas]) as process, ours:
         theirs.close()

@@ -200,6 +200,7 @@ class Residents:
             load_timeout_s=settings.load_timeout_s,
             silence_s=settings.request_timeout_s,
             niceness=0 if slots.waits_for(place.digest) else LOADING_NICENESS,
+            is_proved=place.digest in slots.proved,
             seen_share=settings.seen_share,
             optimized_folder=settings.optimized_folder,
         )
@@ -208,8 +209,9 @@ class Residents:
         runner = slots.runners.pop(bundle, None)
         for forgotten in (slots.loads, slots.proofs):
             forgotten.pop(bundle, None)
+        slots.proved.discard(bundle)  # Should it be loaded again, it is a candidate.
         if slots.before == bundle:
-            slots.before = None  # Should it be loaded again, it is a candidate.
+            slots.before = None
         if slots.swapping == bundle:
             slots.swapping = None
         if runner:
@@ -284,6 +286,7 @@ class Residents:
     def became_ready(self, runner: Runner, proof: Proof) -> None:
         slots, bundle = self._slots[runner.alias], runner.place.digest
         slots.proofs[bundle] = proof
+        slots.proved.add(bundle)
         if bundle in slots.restarts:
             slots.restarts[bundle] = restarts.come_up(slots.restarts[bundle])
         for deployment in slots.loads.pop(bundle, []):

@@ -68,6 +68,7 @@ class Slots:
     leaving: set[Runner] = field(default_factory=set)  # Draining, or ended and not yet gone.
     loads: dict[Digest, list[DeploymentId]] = field(default_factory=dict)
     proofs: dict[Digest, Proof] = field(default_factory=dict)
+    proved: set[Digest] = field(default_factory=set)  # Up before, and in use since.
     retired: set[Digest] = field(default_factory=set)  # To be drained at the next flip.
     next_up: BundlePlace | None = None  # Brought up once nothing else is resident.
     restarts: dict[Digest, Restarts] = field(default_factory=dict)

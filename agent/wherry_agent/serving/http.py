@@ -109,7 +109,7 @@ class _Arriving:
     headers: dict[str, str] = field(default_factory=dict)
     head_bytes: int = 0
     unfinished_bytes: int = 0
-    pieces: list[bytes] = field(default_factory=list)
+    pieces: bytearray = field(default_factory=bytearray)  # No list: a piece may be one byte.
     whole: bytearray | None = None
     body_bytes: int = 0
     held_bytes: int = 0
@@ -120,7 +120,7 @@ class _Arriving:
 
     @property
     def body(self) -> Bytes:
-        return b"".join(self.pieces) if self.whole is None else self.whole
+        return bytes(self.pieces) if self.whole is None else self.whole
 
     def bound_unfinished(self, more_bytes: int, limits: HttpLimits) -> None:
         """Bound a head without an end, of which the parser tells nothing yet."""
@@ -275,7 +275,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._bound_body(arriving.body_bytes)
         self._hold(len(body))
-        arriving.pieces.append(body)
+        arriving.pieces += body
 
     def on_message_complete(self) -> None:
         arrived, self._arriving = self._arriving, _Arriving()

@@ -8,7 +8,6 @@ from wherry.names import DeploymentId
 from wherry.reasons import Reason
 from wherry_agent.engine.events import Loaded, LoadFailed
 from wherry_agent.engine.settings import EngineSettings
-from wherry_agent.engine.slots import Duty
 
 A, B, C = a_place("A"), a_place("B"), a_place("C")
 D1 = DeploymentId("d-1")
@@ -48,11 +47,17 @@ def test_a_bundle_is_brought_up_at_low_priority_unless_requests_wait_for_it() ->
     assert niceness == [(A.digest, 0), (B.digest, 10), (C.digest, 10), (A.digest, 0)]
 
 
-def test_a_candidate_that_shadows_is_brought_up_as_one_that_will_answer() -> None:
+def test_a_bundle_that_was_up_is_warmed_up_whole_only_if_it_is_loaded_anew() -> None:
     stage = Stage()
-    stage.serve(A)
-    stage.load(B, duty=Duty.SHADOW)
-    assert not stage.runner(B).bringing.stays_nice  # It could not take that back.
+    first = stage.serve(A)
+    first.die()
+    stage.clock.pass_time(0.0)
+    stage.runner(A).come_up()
+    stage.serve(B)
+    stage.residents.retire(ALIAS)
+    stage.load(A)
+    proved = [(runner.place.digest, runner.bringing.is_proved) for runner in stage.started]
+    assert proved == [(A.digest, False), (A.digest, True), (B.digest, False), (A.digest, False)]
 
 
 def test_a_bundle_for_which_no_process_can_be_started_fails() -> None:

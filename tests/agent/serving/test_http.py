@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import tracemalloc
 from http import HTTPStatus
 
 import pytest
@@ -289,6 +290,24 @@ def test_all_bodies_together_are_bounded(size: int) -> None:
         over = Peer(limits=LARGE, room=room)
         over.send(a_post("/", b"x"))
         assert over.statuses == [503]
+
+    on_a_loop(story)
+
+
+def test_a_body_in_the_smallest_chunks_takes_no_more_memory_than_its_bytes() -> None:
+    chunks = 10_000
+
+    def story() -> None:
+        peer = Peer(limits=HttpLimits(body_bytes=4 * chunks))
+        tracemalloc.start()
+        peer.send(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(chunks):
+            peer.send(b"2\r\nab\r\n")
+        held_bytes, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held_bytes < 8 * chunks
+        peer.send(b"0\r\n\r\n")
+        assert [request.body for request, _ in peer.asked] == [b"ab" * chunks]
 
     on_a_loop(story)
 
