@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from wherry import codec, topics
 from wherry.names import DeviceId
 from wherry.reasons import Reason
-from wherry.trust.keeping import proved_by_certificates, report_of
+from wherry.trust.keeping import now_of, proved_by_certificates, report_of
 from wherry_agent.core import clock, download
 from wherry_agent.core.dates import Verdict
 from wherry_agent.database import CannotSave
@@ -92,8 +92,9 @@ class Announcer:
         """Yield what keeps this device from following orders as it should, beside its states."""
         parts = self._parts
         yield from _DEGRADED[self._broker_dates]
-        floor = proved_by_certificates(parts.memory.acceptance.trust)
-        if fault := parts.certificate.find_fault(floor):
+        trust = parts.memory.acceptance.trust
+        floor, now = proved_by_certificates(trust), now_of(trust, time.time())
+        if fault := parts.certificate.find_fault(floor=floor, now=now):
             yield fault
         if parts.installer.bad_runtimes:
             yield Reason.BAD_RUNTIME

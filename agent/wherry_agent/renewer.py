@@ -92,6 +92,6 @@ class Upkeep:
             identity = read_identity(self._home)
             self._state = renewed_to(self._state, identity.not_before, identity.not_after)
 
-    def find_fault(self, floor: float) -> Reason | None:
+    def find_fault(self, *, floor: float, now: float) -> Reason | None:
         """Return what is to be reported of the certificate, if anything."""
-        return find_fault(self._state, floor)
+        return find_fault(self._state, floor=floor, now=now)
