@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -100,3 +101,18 @@ def test_what_is_wrong_is_said_with_a_status(client: triton.InferenceServerClien
     with pytest.raises(triton.InferenceServerException) as caught:
         client.infer(ALIAS, [an_image(np.zeros((1 << 21, 2, 2), np.float32))])
     assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+
+
+def test_with_users_in_the_settings_nobody_is_answered_who_cannot_be_told(tmp_path: Path) -> None:
+    with a_bench(tmp_path) as bench:
+        bench.serve(SOUND)
+        listening = ListenSettings(
+            socket_path=tmp_path / "other.sock", grpc_port=0, users=("0", "1000")
+        )
+        server = Server(bench.engine, bench.recorder, listening)
+        server.start()
+        with triton.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+            with pytest.raises(triton.InferenceServerException) as caught:
+                client.infer(ALIAS, [an_image(images(1))])
+            assert caught.value.status() == "StatusCode.PERMISSION_DENIED"
+        server.close()
