@@ -153,7 +153,7 @@ def diagnose_shadow(counts: ShadowCounts, shadow: Shadow) -> Sickness | None:
     failed = sum(counts.errors.values())
     sickness = _find_failures(counts.requests + failed, counts.errors)
     least = shadow.min_agreement
-    if sickness or least is None or counts.requests < shadow.min_requests or not counts.rows:
+    if sickness or least is None or counts.requests < shadow.min_requests:
         return sickness
     if counts.agreed >= least * counts.rows:
         return None

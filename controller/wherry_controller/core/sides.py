@@ -243,10 +243,6 @@ def shown(rows: Sequence[Sequence[str]]) -> Sequence[int]:
     return [at for at in range(len(COLUMNS)) if any(row[at] for row in rows)]
 
 
-def _both(one: str, other: str) -> str:
-    return f"{one} / {other}" if one or other else ""
-
-
 def _texts(one: Figures) -> tuple[str, ...]:
     times = (one.latency_p50_ms, one.latency_p99_ms, one.compute_p50_ms, one.compute_p99_ms)
     quality = (one.accuracy, one.f1, one.mean_error)
