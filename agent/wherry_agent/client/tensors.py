@@ -111,7 +111,7 @@ def tensor(values: bytes | bytearray | memoryview) -> Input:
     return Input(datatype, tuple(view.shape or ()), flat)
 
 
-class Output(msgspec.Struct, frozen=True):
+class Output(msgspec.Struct, frozen=True, omit_defaults=True):
     """One output tensor: `data` holds its values flat, `raw` their bytes where they came so.
 
     Both are empty where the values were put in shared memory.
@@ -128,15 +128,15 @@ class Output(msgspec.Struct, frozen=True):
         return numbers_of(self.datatype, self.raw) if self.raw else self.data
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """`version` is the digest of the bundle that answered.
 
     `state_of` is what to give back, in the parameters, with the states of a stateful model.
     """
 
     id: str
-    version: str
-    outputs: list[Output]
+    version: str = msgspec.field(name="model_version")  # As the command line prints it.
+    outputs: list[Output] = msgspec.field()
     state_of: str | None = None
 
     def values(self, name: str) -> Numbers:
