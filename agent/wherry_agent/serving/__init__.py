@@ -139,6 +139,7 @@ class Server:
             regions=self._regions,
             statistics=Statistics(),
             stale=settings.stale_state,
+            largest_bytes=settings.http.body_bytes,
         )
         api = Api(inference, shared_memory=settings.shared_memory, show_metrics=metrics)
         self._handle: Handler = api.handle

@@ -38,7 +38,6 @@ class _Open:
     place: BundlePlace
     request: Request
     asked: v2.Asked
-    user: int | None
     reset: bool
     respond: Respond
 
@@ -51,6 +50,7 @@ class Inference:
     regions: Regions
     statistics: Statistics
     stale: StaleState
+    largest_bytes: int
     now_s: Callable[[], float] = time.monotonic
 
     def places(self, alias: AliasName, version: str | None) -> tuple[BundlePlace, ...]:
@@ -73,21 +73,21 @@ class Inference:
     ) -> None:
         """Ask the engine; `respond` is called once, unless a refusal is raised."""
         places = self.places(alias, version)
-        user = request.user()
         asked = v2.decode_infer(
             request.body,
             places[0].manifest.signature,
             json_bytes=request.headers.get(JSON_BYTES),
-            read=partial(self._read, user),
+            read=partial(self._read, request),
+            largest_bytes=self.largest_bytes,
             key=request.headers.get(KEY),
         )
         for output in asked.outputs.values():
             if output.part is not None:
-                self._check(user, output.part)
+                self._check(request, output.part)
         tied = states.tie(alias, asked.inputs, asked.state_of, places=places, stale=self.stale)
         bundle = tied.place.digest if tied.place else places[0].digest if version else None
         place = tied.place or places[0]
-        ask = _Open(alias, place, request, asked, user, tied.reset, respond)
+        ask = _Open(alias, place, request, asked, tied.reset, respond)
         self.engine.ask(Asking(alias, tied.inputs, partial(self._finish, ask), asked.key, bundle))
 
     def _finish(self, ask: _Open, outcome: Answer | Unanswered) -> None:
@@ -110,17 +110,19 @@ class Inference:
 
     # Shared memory
 
-    def _read(self, user: int | None, part: v2.Part) -> bytes:
+    def _read(self, request: Request, part: v2.Part) -> bytes:
         return self.regions.read(
-            user,
+            request.user(),
             part.region,
             offset=part.offset,
             size_bytes=part.size_bytes,
             now_s=self.now_s(),
         )
 
-    def _check(self, user: int | None, part: v2.Part) -> None:
-        self.regions.check_part(user, part.region, offset=part.offset, size_bytes=part.size_bytes)
+    def _check(self, request: Request, part: v2.Part) -> None:
+        self.regions.check_part(
+            request.user(), part.region, offset=part.offset, size_bytes=part.size_bytes
+        )
 
     def _write_parts(self, ask: _Open, tensors: tuple[Tensor, ...]) -> None:
         for tensor in tensors:
@@ -132,7 +134,11 @@ class Inference:
                 problem = f"{tensor.name!r} has {len(tensor.data)} bytes"
                 raise v2.BadRequest(problem, f"give more than {part.size_bytes} in its region")
             self.regions.write(
-                ask.user, part.region, tensor.data, offset=part.offset, now_s=self.now_s()
+                ask.request.user(),
+                part.region,
+                tensor.data,
+                offset=part.offset,
+                now_s=self.now_s(),
             )
 
     # Counts

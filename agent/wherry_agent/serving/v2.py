@@ -21,7 +21,7 @@ from wherry.errors import Malformed
 from wherry.manifest import Manifest
 from wherry.names import AliasName, Digest
 from wherry.signature import SIZE_BYTES, BadSignature, Datatype, batch_of
-from wherry_agent.frames import Tensor
+from wherry_agent.frames import LARGEST_BODY_BYTES, Tensor
 from wherry_agent.serving.binary import Rest, split
 from wherry_agent.serving.message import Response
 from wherry_agent.serving.numbers import Numbers, decode_numbers, numbers_of, pack
@@ -146,12 +146,14 @@ def decode_infer(
     *,
     json_bytes: str | None,
     read: ReadPart,
+    largest_bytes: int = LARGEST_BODY_BYTES,
     key: str | None = None,
 ) -> Asked:
     """Return what an inference request asks; raise a `Malformed` that says what does not fit.
 
     `json_bytes` is the header that says how much of the body is JSON, `key` the request's header
-    of that name.
+    of that name. All inputs in shared memory have `largest_bytes` at most: they are read into the
+    agent's own memory, as a body is.
     """
     head, rest = split(body, json_bytes)
     try:
@@ -160,6 +162,7 @@ def decode_infer(
         raise BadRequest(f"this is no inference request: {error}", "see its metadata") from error
     if sent.id is not None and len(sent.id) > LARGEST_ID:
         raise BadRequest(f"its id has {len(sent.id)} characters", f"use at most {LARGEST_ID}")
+    _bound_parts(sent.inputs, largest_bytes)
     inputs = _inputs_of(sent.inputs, wanted, rest, read)
     request = sent.id or secrets.token_hex(16)
     chosen = sent.parameters.key if sent.parameters.key is not None else key
@@ -230,6 +233,13 @@ def _inputs_of(
         problem = f"a batch of {batch} is too large"
         raise BadRequest(problem, f"send at most {wanted.max_batch} rows at a time")
     return tuple(came.get(each.name) or _zeros(each, batch) for each in wanted.inputs)
+
+
+def _bound_parts(sent: list[_Input], largest_bytes: int) -> None:
+    shared_bytes = sum(tensor.parameters.shared_memory_byte_size for tensor in sent)
+    if shared_bytes > largest_bytes:
+        problem = f"{shared_bytes} bytes are to come from shared memory"
+        raise BadRequest(problem, f"send at most {largest_bytes} in a request")
 
 
 def _input_of(sent: _Input, wanted: signature.Tensor, rest: Rest, read: ReadPart) -> Tensor:

@@ -57,6 +57,25 @@ def test_a_part_of_shared_memory_is_the_tensor() -> None:
     assert bytes(tensor.data) == b"r@8".ljust(16)
 
 
+def test_no_more_is_read_from_shared_memory_than_a_body_may_have() -> None:
+    head = json.dumps(a_request({**IMAGE, **REGION})).encode()
+    read: list[v2.Part] = []
+
+    def note(part: v2.Part) -> bytes:
+        read.append(part)
+        return RAW
+
+    def ask(largest_bytes: int) -> v2.Asked:
+        return v2.decode_infer(
+            head, SIGNATURE, json_bytes=None, read=note, largest_bytes=largest_bytes
+        )
+
+    with pytest.raises(v2.BadRequest, match="send at most 15 in a request"):
+        ask(15)
+    assert not read
+    assert bytes(ask(16).inputs[0].data) == RAW
+
+
 def test_each_tensor_takes_its_bytes_in_the_order_in_which_it_is_named() -> None:
     rest = binary.Rest(memoryview(b"aabbb"))
     assert (bytes(rest.take("x", 2)), bytes(rest.take("y", 3))) == (b"aa", b"bbb")

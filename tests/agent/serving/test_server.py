@@ -79,6 +79,19 @@ def test_only_the_users_of_the_settings_are_answered(
                 assert wire.recv(4096).startswith(f"HTTP/1.1 {status} ".encode())
 
 
+def test_whose_a_connection_is_costs_only_those_who_need_to_know_it(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[socket.socket] = []
+    monkeypatch.setattr("wherry_agent.serving.peer_of", asked.append)
+    path = tmp_path / "api"
+    with a_server(bench, ListenSettings(socket_path=path)):
+        assert Caller(path).call("POST", INFER, a_request()).status == 200
+        assert not asked
+        Caller(path).get("/v2/systemsharedmemory/status")
+        assert len(asked) == 1
+
+
 def test_the_agents_own_user_is_always_answered(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "api"
     with a_server(bench, ListenSettings(socket_path=path, users=(STRANGER,))):
@@ -183,6 +196,25 @@ def test_metrics_are_there_by_setting(bench: Bench, tmp_path: Path) -> None:
     server.close()
     assert (told.status, told.body) == (200, b"wherry_up 1\n")
     assert told.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
+def test_a_request_has_no_more_in_shared_memory_than_a_body_may_have(
+    bench: Bench, tmp_path: Path
+) -> None:
+    (tmp_path / "frames").write_bytes(bytes(2048))
+    path = tmp_path / "api"
+    settings = ListenSettings(
+        socket_path=path, shared_folder=tmp_path, http=HttpLimits(body_bytes=1024)
+    )
+    part = {"shared_memory_region": "r", "shared_memory_byte_size": 2048}
+    image = {"name": "image", "datatype": "FP32", "shape": [128, 2, 2], "parameters": part}
+    with a_server(bench, settings):
+        caller = Caller(path)
+        registration = json.dumps({"key": "frames", "byte_size": 2048}).encode()
+        registered = caller.call("POST", "/v2/systemsharedmemory/region/r/register", registration)
+        assert registered.status == 200
+        called = caller.call("POST", INFER, json.dumps({"inputs": [image]}).encode())
+        assert (called.status, "send at most 1024" in called.error) == (400, True)
 
 
 def test_shared_memory_is_not_there_by_setting(bench: Bench, tmp_path: Path) -> None:
