@@ -159,6 +159,9 @@ class Controller:
                 bundle=effect.bundle,
                 probation_s=effect.probation_s,
                 deadline_s=effect.deadline_s,
+                policy=effect.policy,
+                shadow=effect.shadow,
+                split=effect.split,
             )
             order = devices.want(order, effect.alias, wanted, revoked=effect.revoked)
         order = self._issued(order)

@@ -80,6 +80,7 @@ class Engine:
     sharing: Digest | None = None
     shadowing: Digest | None = None
     served: set[Digest] = field(default_factory=set)
+    shared: set[Digest] = field(default_factory=set)
 
     def broken(self, law: str) -> BrokenLaw:
         return BrokenLaw(self.device, law, self.world.timeline.now_s)
@@ -112,6 +113,7 @@ class Engine:
         if self.serving is None:
             raise self.broken("a bundle is to share where nothing else serves")
         self.sharing, self.shadowing = bundle, None
+        self.shared.add(bundle)
         self._note(bundle)
 
     def shadow(self, bundle: Digest) -> None:
