@@ -14,7 +14,8 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from wherry.messages import detail
 from wherry_agent import answering, frames, limits
@@ -23,6 +24,9 @@ from wherry_agent.bringup import Loaded
 from wherry_agent.observing import Observer
 from wherry_agent.runtimes.base import Array
 from wherry_agent.runtimes.variant import Computed
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 READ_BYTES = 1 << 16
 TELL_S = 2.0
@@ -46,8 +50,14 @@ class Desk:
         self._tell_s, self._told_at_s = tell_s, time.monotonic()
         # Small questions stand in one place, aligned, so that the runtime keeps them bound.
         self._small = memoryview(mmap.mmap(-1, INLINE_BYTES))
-        self._aside = ThreadPoolExecutor(
-            1, "aside", initializer=limits.be_nice, initargs=(niceness,)
+        self._niceness = niceness
+
+    @cached_property
+    def _aside(self) -> Executor:
+        from concurrent.futures import ThreadPoolExecutor  # With logging: for a candidate only.
+
+        return ThreadPoolExecutor(
+            1, "aside", initializer=limits.be_nice, initargs=(self._niceness,)
         )
 
     def answer_all(self) -> None:
