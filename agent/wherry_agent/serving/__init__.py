@@ -194,10 +194,13 @@ class Server:
             from wherry_agent.serving import grpc_api  # An extra, which takes 22 MB.
         except ImportError as error:
             raise NoGrpc(str(error)) from error
-        address, limit = f"{self._settings.host}:{port}", self._settings.http.body_bytes
+        address = f"{self._settings.host}:{port}"
         try:
             self._end_grpc, self.grpc_port = await grpc_api.serve(
-                self._handle, address, largest_bytes=limit
+                self._handle,
+                address,
+                largest_bytes=self._settings.http.body_bytes,
+                most_calls=self._settings.connections,
             )
         except OSError as error:
             raise CannotListen(address, str(error)) from error

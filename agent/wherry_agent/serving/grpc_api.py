@@ -52,10 +52,11 @@ class Refused(Exception):
 
 
 async def serve(
-    handler: Handler, address: str, *, largest_bytes: int
+    handler: Handler, address: str, *, largest_bytes: int, most_calls: int
 ) -> tuple[Callable[[float], Awaitable[None]], int]:
     """Listen on `host:port` of the running loop; return what ends it within seconds, and the port.
 
+    Of more than `most_calls` at a time the others are refused with RESOURCE_EXHAUSTED.
     Raises OSError where the address cannot be had.
     """
     options = [
@@ -63,7 +64,7 @@ async def serve(
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
     ]
-    server = grpc.aio.server(options=options)
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=most_calls)
     calls = _Calls(handler)
     methods = {
         name: grpc.unary_unary_rpc_method_handler(

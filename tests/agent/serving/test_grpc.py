@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tritonclient import grpc as triton
 
 from tests.agent.benches import ALIAS, a_bench
 from tests.agent.bundles import Floats, a_bundle, images, logits_of
-from wherry_agent.serving import ListenSettings, Server
+from wherry_agent.serving import ListenSettings, Server, grpc_api
 from wherry_agent.serving.grpc_words import words
 
 pytestmark = pytest.mark.system
@@ -116,3 +117,25 @@ def test_with_users_in_the_settings_nobody_is_answered_who_cannot_be_told(tmp_pa
                 client.infer(ALIAS, [an_image(images(1))])
             assert caught.value.status() == "StatusCode.PERMISSION_DENIED"
         server.close()
+
+
+def test_one_call_too_many_at_a_time_is_refused() -> None:
+    async def story() -> None:
+        end, port = await grpc_api.serve(
+            lambda request, respond: None, "127.0.0.1:0", largest_bytes=1024, most_calls=1
+        )
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            ask = channel.unary_unary(
+                "/inference.GRPCInferenceService/ServerLive",
+                request_serializer=words("ServerLiveRequest").SerializeToString,
+                response_deserializer=words("ServerLiveResponse").FromString,
+            )
+            calls = [ask(words("ServerLiveRequest")()) for _ in range(2)]
+            codes = [asyncio.ensure_future(call.code()) for call in calls]
+            done, _ = await asyncio.wait(codes, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+            assert [code.result() for code in done] == [grpc.StatusCode.RESOURCE_EXHAUSTED]
+            for call in calls:
+                call.cancel()
+        await end(0)
+
+    asyncio.run(story())
