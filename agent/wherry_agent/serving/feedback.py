@@ -6,7 +6,7 @@ values of its first output where they are few. What is kept is bounded in answer
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -179,18 +179,14 @@ def _compare(sent: Sent, given: Truth) -> Feedback:
 
 
 def _feedback_of_classes(labels: Sequence[int], given: Sequence[int]) -> Feedback:
-    pairs = list(zip(labels, given, strict=True))
-    seen = [index for index in sorted({*labels, *given}) if index >= 0][:LARGEST_CLASSES]
+    true, answered = Counter(labels), Counter(given)
+    right = Counter(label for label, answer in zip(labels, given, strict=True) if label == answer)
+    seen = [index for index in sorted({*true, *answered}) if index >= 0][:LARGEST_CLASSES]
     counts = {
-        str(index): ClassCounts(
-            true=sum(label == index for label, _ in pairs),
-            answered=sum(answer == index for _, answer in pairs),
-            right=sum(label == answer == index for label, answer in pairs),
-        )
+        str(index): ClassCounts(true=true[index], answered=answered[index], right=right[index])
         for index in seen
     }
-    right = sum(label == answer for label, answer in pairs)
-    return Feedback(len(pairs), right, counts)
+    return Feedback(len(labels), right.total(), counts)
 
 
 def _feedback_of_numbers(truth: Sequence[float], given: Sequence[float]) -> Feedback:
