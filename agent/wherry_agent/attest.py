@@ -1,4 +1,4 @@
-"""Has receipts signed, each by a child (`wherry_agent.attesting`) that alone reads the key."""
+"""Has receipts signed, each by a child (`wherry_agent.attesting`) that reads the key for it."""
 
 from __future__ import annotations
 

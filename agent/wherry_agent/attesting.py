@@ -1,8 +1,9 @@
 """The process that signs one receipt: `python -m wherry_agent.attesting HOME --at SECONDS`.
 
 The claim comes as one line of JSON on stdin, and what came of it goes as another to stdout. The
-device's own key signs, which the supervisor never loads. It signs nothing but a `Receipt` of this
-very device, which says so in its first bytes: no signature made here is good for anything else.
+device's own key signs, with which the supervisor only makes connections. It signs nothing but a
+`Receipt` of this very device, which says so in its first bytes: no signature made here is good for
+anything else.
 """
 
 from __future__ import annotations

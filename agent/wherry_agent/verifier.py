@@ -1,8 +1,8 @@
 """The process that looks at signatures: `python -m wherry_agent.verifier`, started by `verifying`.
 
 It answers each question on its standard input, keeps nothing, opens nothing, and ends with whoever
-asks. It is the one process of an agent, besides those that enrol and renew, that loads cryptography
-and python-tuf.
+asks. It is the one process of an agent that loads python-tuf; those that enrol, renew and sign
+receipts load cryptography too.
 """
 
 from __future__ import annotations
