@@ -159,7 +159,7 @@ class Device:
             case machine.For(alias, install.Serve(bundle)):
                 self.serving[alias] = bundle
             case machine.For(alias, install.Load(wanted)):
-                loaded = install.Loaded(wanted.deployment, self.now_s)
+                loaded = install.Loaded(wanted.deployment, self.now_s, shown_by(wanted.bundle))
                 gone = install.Sickened(wanted.deployment, Reason.LOAD_FAILED)
                 is_there = self.shelf.place(wanted.bundle) is not None
                 yield machine.Installed(alias, loaded if is_there else gone)
@@ -181,6 +181,15 @@ class Device:
                 yield made
             case _:
                 pass
+
+
+def shown_by(bundle: Digest) -> install.Shown:
+    return install.Shown(
+        runtime=PROFILE.runtime.value,
+        runtime_version=PROFILE.runtime_floor,
+        outputs=bundle,
+        memory_bytes=60_000_000,
+    )
 
 
 @contextmanager

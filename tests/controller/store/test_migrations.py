@@ -34,7 +34,7 @@ from wherry_controller.store.records import VersionStatus
 from wherry_controller.store.tables import Row
 
 VECTORS = Path(__file__).parents[2] / "vectors"
-OLD = tuple(f"controller-database-{number}.sql" for number in (1, 3, 4))
+OLD = tuple(f"controller-database-{number}.sql" for number in (1, 3, 4, 5))
 DIGITS = parse_model_name("digits")
 V1 = parse_version_name("v1")
 
@@ -149,4 +149,18 @@ def test_windows_of_an_earlier_release_are_read(tmp_path: Path) -> None:
         receipts_kept = receipts.receipts_of_device(tx, parse_device_id("pi-1"))
     assert windows and all(one.shadow is None for one in windows)
     assert receipts_kept == []
+    store.close()
+
+
+def test_a_kept_database_has_its_receipts_its_shadows_and_its_orders(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{upgrade(tmp_path, 'controller-database-5.sql')}")
+    device = parse_device_id("pi-1")
+    with store.reading() as tx:
+        (receipt,) = receipts.receipts_of_device(tx, device)
+        shadows = [one.shadow for one in telemetry.newest_windows(tx, device) if one.shadow]
+        (order,) = [one for one in devices.list_desired(tx) if one.device == device]
+    assert receipt.deployment == "v1:pi-1"
+    assert [(one.requests, one.agreed, one.skipped) for one in shadows] == [(120, 119, {"busy": 3})]
+    wanted = order.aliases[an_alias()]
+    assert wanted.shadow is not None and wanted.split is not None
     store.close()
