@@ -18,12 +18,13 @@ from wherry_agent.engine import Engine
 from wherry_agent.serving.api import Api
 from wherry_agent.serving.feedback import Answers
 from wherry_agent.serving.guards import answer_only, answer_programs
-from wherry_agent.serving.http import Connection, HttpLimits, Room
+from wherry_agent.serving.http import Connection, HttpLimits
 from wherry_agent.serving.inference import Inference
 from wherry_agent.serving.message import Handler, encode, refusal
 from wherry_agent.serving.peers import UnknownUser, peer_of, user_id_of
 from wherry_agent.serving.refusals import RETRY_AFTER_S
 from wherry_agent.serving.regions import SHARED_MEMORY, Regions
+from wherry_agent.serving.room import Room
 from wherry_agent.serving.statistics import Statistics
 from wherry_agent.settings import Settings, StaleState, socket_of
 from wherry_agent.telemetry import Recorder
@@ -199,6 +200,7 @@ class Server:
             self._end_grpc, self.grpc_port = await grpc_api.serve(
                 self._handle,
                 address,
+                room=self._room,
                 largest_bytes=self._settings.http.body_bytes,
                 most_calls=self._settings.connections,
             )

@@ -18,6 +18,8 @@ from wherry.signature import Datatype
 from wherry_agent.serving.grpc_words import SERVICE, words
 from wherry_agent.serving.message import JSON_BYTES, Handler, Request, Response
 from wherry_agent.serving.numbers import pack
+from wherry_agent.serving.refusals import refused
+from wherry_agent.serving.room import NoRoom, Room, Taken
 
 _CODES = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
@@ -52,7 +54,7 @@ class Refused(Exception):
 
 
 async def serve(
-    handler: Handler, address: str, *, largest_bytes: int, most_calls: int
+    handler: Handler, address: str, *, room: Room, largest_bytes: int, most_calls: int
 ) -> tuple[Callable[[float], Awaitable[None]], int]:
     """Listen on `host:port` of the running loop; return what ends it within seconds, and the port.
 
@@ -65,7 +67,7 @@ async def serve(
         ("grpc.so_reuseport", 0),
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=most_calls)
-    calls = _Calls(handler)
+    calls = _Calls(handler, room)
     methods = {
         name: grpc.unary_unary_rpc_method_handler(
             call,
@@ -84,8 +86,8 @@ async def serve(
 
 
 class _Calls:
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
+    def __init__(self, handler: Handler, room: Room) -> None:
+        self._handler, self._room = handler, room
 
     def by_name(self) -> dict[str, Call]:
         calls = {
@@ -134,14 +136,20 @@ class _Calls:
     async def _ask(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str]
     ) -> Response:
-        answered = get_running_loop().create_future()
+        answered, taken = get_running_loop().create_future(), Taken(self._room)
+        try:
+            taken.take(len(body))
+        except NoRoom as error:
+            raise Refused(refused(error)) from error
 
         def respond(response: Response) -> None:
+            taken.give_back()
             if not answered.done():  # A call that its client gave up is answered all the same.
                 answered.set_result(response)
 
         received_ns = time.perf_counter_ns()
-        self._handler(Request(method, path, body, received_ns, headers, _nobody), respond)
+        request = Request(method, path, body, received_ns, headers, _nobody, taken.take)
+        self._handler(request, respond)
         response: Response = await answered
         return response
 

@@ -9,6 +9,7 @@ of an answer. A large body is received where it stays: the parser sees its first
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -39,6 +40,7 @@ from wherry_agent.serving.message import (
     key_of,
     refusal,
 )
+from wherry_agent.serving.room import NoRoom, Room, Taken
 
 RETRY_AFTER_S = 1
 SCRATCH_BYTES = 16 << 10
@@ -52,22 +54,6 @@ class HttpLimits:
     request_s: float = 30.0  # For a request to arrive, or for an answer to be read.
     idle_s: float = 120.0  # Between requests.
     bodies_bytes: int = 64 << 20  # Of all connections together; one body always finds room.
-
-
-class Room:
-    """The bytes of bodies that are kept at once, whoever sent them."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._free_bytes = limit_bytes
-
-    def take(self, size_bytes: int) -> None:
-        if size_bytes > self._free_bytes:
-            sentence = "too many bytes of requests wait already; ask again in a moment"
-            raise _Refused(refusal(HTTPStatus.SERVICE_UNAVAILABLE, sentence, RETRY_AFTER_S))
-        self._free_bytes -= size_bytes
-
-    def give(self, size_bytes: int) -> None:
-        self._free_bytes += size_bytes
 
 
 class _Refused(Exception):
@@ -91,9 +77,9 @@ class _Exchange:
     """A request that was received, and its response once there is one."""
 
     then: _Then
+    taken: Taken
     without_body: bool = False
     coding: Coding | None = None
-    held_bytes: int = 0
     response: Response | None = None
 
 
@@ -105,6 +91,7 @@ class _Arriving:
     `pieces`; the rest of the whole is received right there once the parser has seen its begin.
     """
 
+    taken: Taken
     path: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     head_bytes: int = 0
@@ -112,7 +99,6 @@ class _Arriving:
     pieces: bytearray = field(default_factory=bytearray)  # No list: a piece may be one byte.
     whole: bytearray | None = None
     body_bytes: int = 0
-    held_bytes: int = 0
     announced_bytes: int = 0
     expects_continue: bool = False
     in_head: bool = True
@@ -157,7 +143,7 @@ class Connection(asyncio.BufferedProtocol):
         self._user_of = user_of
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
-        self._arriving = _Arriving()
+        self._arriving = _Arriving(Taken(self._room))
         self._exchanges: deque[_Exchange] = deque()
         self._transport: asyncio.Transport | None = None
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
@@ -207,6 +193,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         try:
             self._take_in(nbytes)
+            self._read_on()
         except _Refused as refused:
             self._refuse(refused.response)
         except httptools.HttpParserCallbackError as error:
@@ -278,25 +265,23 @@ class Connection(asyncio.BufferedProtocol):
         arriving.pieces += body
 
     def on_message_complete(self) -> None:
-        arrived, self._arriving = self._arriving, _Arriving()
+        arrived, self._arriving = self._arriving, _Arriving(Taken(self._room))
         method = self._parser.get_method().decode("ascii", "replace")
         then = _Then.KEEP_ALIVE if self._parser.should_keep_alive() else _Then.CLOSE
         coding = asked_for(arrived.headers.get("accept-encoding", ""))
-        exchange = _Exchange(then, method == "HEAD", coding, arrived.held_bytes)
+        exchange = _Exchange(then, arrived.taken, method == "HEAD", coding)
         self._exchanges.append(exchange)
         respond = partial(self._respond, exchange)
         received_ns = time.perf_counter_ns()
         try:
-            body = self._decoded(arrived, exchange)
-        except (TooLarge, BadCoding, UnknownCoding) as error:
-            respond(_coding_refusal(error))
-            return
-        except _Refused as refused:
-            respond(refused.response)
+            body = self._decoded(arrived)
+        except (TooLarge, BadCoding, UnknownCoding, NoRoom) as error:
+            respond(_body_refusal(error))
             return
         path = arrived.path.decode("ascii", "replace")
+        hold = arrived.taken.take
         self._handler(
-            Request(method, path, body, received_ns, arrived.headers, self._user), respond
+            Request(method, path, body, received_ns, arrived.headers, self._user, hold), respond
         )
         self._regulate()
 
@@ -313,6 +298,22 @@ class Connection(asyncio.BufferedProtocol):
         if before is self._arriving and before.in_head:
             before.bound_unfinished(nbytes, self._limits)
 
+    def _read_on(self) -> None:
+        """Receive what stands ready of a large body: a turn of the loop for each piece costs."""
+        arriving, transport = self._arriving, self._transport
+        if arriving.whole is None or transport is None:
+            return
+        descriptor: int = transport.get_extra_info("socket").fileno()
+        view = memoryview(arriving.whole)
+        while arriving is self._arriving and not self._closing:
+            try:
+                nbytes = os.readv(descriptor, [view[arriving.body_bytes :]])
+            except OSError:
+                return  # Nothing now; what broke off is told by the loop.
+            if not nbytes:
+                return
+            self._fill(arriving, nbytes)
+
     def _fill(self, arriving: _Arriving, nbytes: int) -> None:
         arriving.body_bytes += nbytes
         if arriving.body_bytes == arriving.announced_bytes:
@@ -320,13 +321,12 @@ class Connection(asyncio.BufferedProtocol):
             # The old one waits for a body that it will not see.
             self._parser = httptools.HttpRequestParser(self)
 
-    def _decoded(self, arrived: _Arriving, exchange: _Exchange) -> Bytes:
+    def _decoded(self, arrived: _Arriving) -> Bytes:
         coding = coding_of(arrived.headers.get("content-encoding", ""))
         if coding is None:
             return arrived.body
         body = inflate(arrived.body, coding, self._limits.body_bytes)
-        self._room.take(len(body))
-        exchange.held_bytes += len(body)
+        arrived.taken.take(len(body))
         return body
 
     # Bounds
@@ -337,12 +337,14 @@ class Connection(asyncio.BufferedProtocol):
             raise _Refused(refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence))
 
     def _hold(self, size_bytes: int) -> None:
-        self._room.take(size_bytes)
-        self._arriving.held_bytes += size_bytes
+        try:
+            self._arriving.taken.take(size_bytes)
+        except NoRoom as error:
+            raise _Refused(_body_refusal(error)) from error
 
     def _forget_arriving(self) -> None:
-        self._room.give(self._arriving.held_bytes)
-        self._arriving = _Arriving()
+        self._arriving.taken.give_back()
+        self._arriving = _Arriving(Taken(self._room))
 
     def _regulate(self) -> None:
         """Read on only while the client reads its answers and does not ask too far ahead."""
@@ -358,13 +360,13 @@ class Connection(asyncio.BufferedProtocol):
     def _refuse(self, response: Response) -> None:
         self._closing = True
         self._forget_arriving()
-        exchange = _Exchange(_Then.LINGER)
+        exchange = _Exchange(_Then.LINGER, Taken(self._room))
         self._exchanges.append(exchange)
         self._respond(exchange, response)
 
     def _respond(self, exchange: _Exchange, response: Response) -> None:
         exchange.response = response
-        self._room.give(exchange.held_bytes)
+        exchange.taken.give_back()
         while self._exchanges and (ready := self._exchanges[0].response) is not None:
             self._write(self._exchanges.popleft(), ready)
         self._regulate()
@@ -388,8 +390,10 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
 
-def _coding_refusal(error: TooLarge | BadCoding | UnknownCoding) -> Response:
+def _body_refusal(error: TooLarge | BadCoding | UnknownCoding | NoRoom) -> Response:
     match error:
+        case NoRoom():
+            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, str(error), RETRY_AFTER_S)
         case TooLarge():
             return refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error))
         case UnknownCoding():

@@ -111,6 +111,7 @@ class Inference:
     # Shared memory
 
     def _read(self, request: Request, part: v2.Part) -> bytes:
+        request.hold(part.size_bytes)
         return self.regions.read(
             request.user(),
             part.region,

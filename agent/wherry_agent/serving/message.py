@@ -28,7 +28,7 @@ class Request:
     """`received_ns` is when its last byte came, by the performance counter.
 
     `headers` holds those of `READ_HEADERS` that came, `user` tells whose the connection is (None
-    where nobody knows).
+    where nobody knows). `hold` takes room for more bytes until the response, or raises `NoRoom`.
     """
 
     method: str
@@ -37,6 +37,7 @@ class Request:
     received_ns: int
     headers: Mapping[str, str]
     user: Callable[[], int | None]
+    hold: Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from wherry_agent.serving.feedback import LabelledTwice, UnknownRequest
 from wherry_agent.serving.message import Response, refusal
 from wherry_agent.serving.regions import TooManyRegions
 from wherry_agent.serving.repository import NotOffered
+from wherry_agent.serving.room import NoRoom
 from wherry_agent.serving.states import StaleStateRefused
 
 RETRY_AFTER_S = 1
@@ -60,7 +61,7 @@ class UnknownVersion(Unavailable):
 
 def status_of(error: Malformed | Unavailable | Unsuitable) -> HTTPStatus:
     match error:
-        case NothingServes():
+        case NothingServes() | NoRoom():
             return HTTPStatus.SERVICE_UNAVAILABLE
         case TooManyRegions():
             return HTTPStatus.TOO_MANY_REQUESTS

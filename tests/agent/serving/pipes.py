@@ -6,8 +6,9 @@ import asyncio
 import re
 from collections.abc import Callable
 
-from wherry_agent.serving.http import Connection, HttpLimits, Room
+from wherry_agent.serving.http import Connection, HttpLimits
 from wherry_agent.serving.message import Request, Respond, Response
+from wherry_agent.serving.room import Room
 
 LIMITS = HttpLimits(body_bytes=1000, head_bytes=500, pipelined=4, request_s=30, idle_s=60)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tests.agent.benches import ALIAS, a_bench
 from tests.agent.bundles import Floats, a_bundle, images, logits_of
 from wherry_agent.serving import ListenSettings, Server, grpc_api
 from wherry_agent.serving.grpc_words import words
+from wherry_agent.serving.http import HttpLimits
+from wherry_agent.serving.room import Room
 
 pytestmark = pytest.mark.system
 
@@ -119,10 +122,40 @@ def test_with_users_in_the_settings_nobody_is_answered_who_cannot_be_told(tmp_pa
         server.close()
 
 
+def test_calls_take_of_the_room_of_all_bodies(tmp_path: Path) -> None:
+    with a_bench(tmp_path) as bench:
+        bench.serve(SOUND)
+        path = tmp_path / "other.sock"
+        limits = HttpLimits(body_bytes=1 << 20, bodies_bytes=1 << 20)
+        server = Server(
+            bench.engine,
+            bench.recorder,
+            ListenSettings(socket_path=path, grpc_port=0, http=limits),
+        )
+        server.start()
+        with (
+            socket.socket(socket.AF_UNIX) as other,
+            triton.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client,
+        ):
+            other.connect(str(path))
+            other.sendall(
+                b"POST / HTTP/1.1\r\ncontent-length: 1048576\r\nexpect: 100-continue\r\n\r\n"
+            )
+            assert b"100" in other.recv(4096)
+            with pytest.raises(triton.InferenceServerException, match="too many bytes") as caught:
+                client.infer(ALIAS, [an_image(images(1))])
+            assert caught.value.status() == "StatusCode.UNAVAILABLE"
+        server.close()
+
+
 def test_one_call_too_many_at_a_time_is_refused() -> None:
     async def story() -> None:
         end, port = await grpc_api.serve(
-            lambda request, respond: None, "127.0.0.1:0", largest_bytes=1024, most_calls=1
+            lambda request, respond: None,
+            "127.0.0.1:0",
+            room=Room(1024),
+            largest_bytes=1024,
+            most_calls=1,
         )
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             ask = channel.unary_unary(

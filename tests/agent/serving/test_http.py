@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tests.agent.benches import a_get, a_post
 from tests.agent.serving.pipes import LIMITS, Peer, on_a_loop
-from wherry_agent.serving.http import SCRATCH_BYTES, HttpLimits, Room
+from wherry_agent.serving.http import SCRATCH_BYTES, HttpLimits
 from wherry_agent.serving.message import Response
+from wherry_agent.serving.room import Room
 
 
 def test_requests_are_read_however_their_bytes_arrive() -> None:

@@ -217,6 +217,25 @@ def test_a_request_has_no_more_in_shared_memory_than_a_body_may_have(
         assert (called.status, "send at most 1024" in called.error) == (400, True)
 
 
+def test_what_is_read_from_shared_memory_takes_of_the_room_of_all_bodies(
+    bench: Bench, tmp_path: Path
+) -> None:
+    (tmp_path / "frames").write_bytes(bytes(256))
+    path = tmp_path / "api"
+    limits = HttpLimits(body_bytes=1024, bodies_bytes=1024)
+    part = {"shared_memory_region": "r", "shared_memory_byte_size": 256}
+    image = {"name": "image", "datatype": "FP32", "shape": [16, 2, 2], "parameters": part}
+    body = json.dumps({"inputs": [image]}).encode()
+    with a_server(bench, ListenSettings(socket_path=path, shared_folder=tmp_path, http=limits)):
+        caller = Caller(path)
+        registration = json.dumps({"key": "frames", "byte_size": 256}).encode()
+        caller.call("POST", "/v2/systemsharedmemory/region/r/register", registration)
+        called = caller.call("POST", INFER, body + b" " * (800 - len(body)))
+        assert (called.status, "too many bytes" in called.error) == (503, True)
+        for _ in range(5):  # What was held is given back.
+            assert caller.call("POST", INFER, body).status == 200
+
+
 def test_shared_memory_is_not_there_by_setting(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "api"
     with a_server(bench, ListenSettings(socket_path=path, shared_memory=False)):
