@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tests.builders import a_deployment, a_digest, a_histogram, a_store_id, a_wanted, an_alias
 from wherry.measures import Feedback, HostFacts, Seen, ShadowCounts, Traffic
-from wherry.messages import EventKind, Flip, Presence, Slots, TrustReport
+from wherry.messages import EventKind, Flip, Presence, SignedReceipt, Slots, TrustReport
 from wherry.names import AliasName, ProfileName
 from wherry.profile import Facts
 from wherry.reasons import Phase, Reason, Status
@@ -42,6 +43,17 @@ def test_a_flip_and_a_refusal_say_what_they_are() -> None:
     refusal = TELLER.refusal(Reason.WRONG_BYTES, "x" * 1000, at=1.0)
     assert (refusal.kind, refusal.reason) == (EventKind.REFUSAL, Reason.WRONG_BYTES)
     assert len(refusal.detail) == 500
+
+
+def test_a_receipt_is_told_as_it_was_signed_and_of_which_alias() -> None:
+    signed = SignedReceipt(signed=msgspec.Raw(b'{"at":1}'), keyid="key", sig="00")
+    told = TELLER.receipt(an_alias("detector"), signed, at=3.0)
+    assert (told.kind, told.alias, told.receipt) == (
+        EventKind.RECEIPT,
+        an_alias("detector"),
+        signed,
+    )
+    assert (told.store_id, told.at, told.deployment) == (a_store_id(), 3.0, None)
 
 
 def test_reported_is_enough_by_itself() -> None:
