@@ -180,6 +180,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        connection = transport.get_extra_info("socket")
+        self._descriptor = connection.fileno() if connection else None
         self._user = self._user_of(transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -300,14 +302,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def _read_on(self) -> None:
         """Receive what stands ready of a large body: a turn of the loop for each piece costs."""
-        arriving, transport = self._arriving, self._transport
-        if arriving.whole is None or transport is None:
+        arriving, descriptor = self._arriving, self._descriptor
+        if arriving.whole is None or descriptor is None:
             return
-        descriptor: int = transport.get_extra_info("socket").fileno()
-        view = memoryview(arriving.whole)
         while arriving is self._arriving and not self._closing:
             try:
-                nbytes = os.readv(descriptor, [view[arriving.body_bytes :]])
+                nbytes = os.readv(descriptor, [self.get_buffer(-1)])
             except OSError:
                 return  # Nothing now; what broke off is told by the loop.
             if not nbytes:
