@@ -88,6 +88,7 @@ class Installer:
                 if place is not None:
                     self._engine.share(alias, place, split)
             case install.Retire():
+                self._loads.pop(alias, None)  # A candidate that was given up is loaded no more.
                 self._engine.retire(alias)
             case _:
                 assert_never(effect)

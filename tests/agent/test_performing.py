@@ -115,6 +115,14 @@ def test_nothing_is_loaded_before_the_runtimes_were_tried() -> None:
     assert orders.told[1][0] == "load"
 
 
+def test_what_was_given_up_before_the_probes_is_not_loaded_after_them() -> None:
+    installer, orders = an_installer(None)
+    for effect in (install.Load(WANTED), install.Serve(OLD), install.Retire()):
+        perform(installer, effect)
+    assert list(installer.note_probes(SOUND)) == []
+    assert orders.told == [("serve", OLD), ("retire",)]
+
+
 def test_a_bundle_whose_runtime_does_not_run_here_is_refused() -> None:
     installer, orders = an_installer(None)
     perform(installer, install.Load(WANTED))
