@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from typing import Protocol
 
 from wherry import codec, topics
 from wherry.names import DeviceId
@@ -29,11 +30,17 @@ _DEGRADED: dict[Verdict, tuple[Reason, ...]] = {
 log = logging.getLogger("wherry_agent")
 
 
+class Publish(Protocol):
+    """Hands a message over: the control line's part."""
+
+    def __call__(self, topic: topics.Topic, payload: bytes, *, retain: bool) -> int | None: ...
+
+
 class Announcer:
     """Used by the deciding thread; says nothing while there is no connection."""
 
-    def __init__(self, device: DeviceId, parts: Parts) -> None:
-        self._device, self._parts = device, parts
+    def __init__(self, device: DeviceId, parts: Parts, publish: Publish) -> None:
+        self._device, self._parts, self._publish = device, parts, publish
         self._clock = clock.Clock(time.time(), time.monotonic())
         self._broker_dates = Verdict.SOUND
         self._told: tuple[Reason, ...] = ()
@@ -58,11 +65,10 @@ class Announcer:
 
     def announce(self) -> None:
         """Say that the device is there, and what it has."""
-        memory, control = self._parts.memory, self._parts.control
-        if not memory.agent.session.connected:
+        if not self._parts.memory.agent.session.connected:
             return
         presence = codec.encode(self._parts.teller.presence(online=True))
-        control.publish(topics.PresenceTopic(self._device), presence, retain=True)
+        self._publish(topics.PresenceTopic(self._device), presence, retain=True)
         self._is_owed = self._parts.installer.is_flipping(time.monotonic())
         if not self._is_owed:
             self._report()
@@ -86,7 +92,7 @@ class Announcer:
             receipts=parts.memory.agent.receipts.signed,
         )
         topic = topics.ReportedTopic(self._device)
-        parts.control.publish(topic, codec.encode(reported), retain=True)
+        self._publish(topic, codec.encode(reported), retain=True)
 
     def _degraded(self) -> Iterator[Reason]:
         """Yield what keeps this device from following orders as it should, beside its states."""

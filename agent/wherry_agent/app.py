@@ -50,7 +50,7 @@ class App:
         self._settings = settings
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._parts = put_together(home, settings, self._queue.put)
-        self._announcer = Announcer(settings.id, self._parts)
+        self._announcer = Announcer(settings.id, self._parts, self._parts.control.publish)
         self._wants: list[tuple[float, tuple[Digest, ...]]] = []
         self._ticked_s = 0.0
 
