@@ -78,15 +78,8 @@ class Installer:
                 yield from self._load(alias, effect)
             case install.Serve(bundle):
                 yield from self._serve(alias, bundle, now_s)
-            case install.Shadow(bundle, shadow):
-                place = self._shelf.place(bundle)
-                if place is not None:
-                    self._engine.shadow(alias, place, shadow)
-            case install.Share(bundle, split):
-                place = self._shelf.place(bundle)
-                self._answers.pop(alias, None)
-                if place is not None:
-                    self._engine.share(alias, place, split)
+            case install.Shadow(bundle) | install.Share(bundle):
+                yield from self._compare(effect, alias, bundle)
             case install.Retire():
                 self._loads.pop(alias, None)  # A candidate that was given up is loaded no more.
                 self._engine.retire(alias)
@@ -162,6 +155,18 @@ class Installer:
         if beside and states_of(beside.manifest.signature) != states_of(candidate.signature):
             return Reason.STATE_DIFFERS, OTHER_STATES
         return None
+
+    def _compare(
+        self, effect: install.Shadow | install.Share, alias: AliasName, bundle: Digest
+    ) -> Iterator[machine.Event]:
+        place = self._shelf.place(bundle)
+        if place is None:
+            yield machine.Installed(alias, install.Unservable(bundle))
+        elif isinstance(effect, install.Shadow):
+            self._engine.shadow(alias, place, effect.shadow)
+        else:
+            self._answers.pop(alias, None)
+            self._engine.share(alias, place, effect.split)
 
     def _serve(
         self, alias: AliasName, bundle: Digest | None, now_s: float

@@ -147,7 +147,10 @@ def test_what_is_gone_from_the_disk_is_neither_loaded_nor_served() -> None:
     gone = a_digest("gone")
     (told,) = perform(installer, install.Load(replace(WANTED, bundle=gone)))
     assert isinstance(told, Installed) and isinstance(told.event, install.Sickened)
-    assert perform(installer, install.Serve(gone)) == [Installed(ALIAS, install.Unservable(gone))]
+    unservable = [Installed(ALIAS, install.Unservable(gone))]
+    assert perform(installer, install.Serve(gone)) == unservable
+    assert perform(installer, install.Shadow(gone, Shadow())) == unservable
+    assert perform(installer, install.Share(gone, Split())) == unservable
     assert orders.told == []
 
 

@@ -73,7 +73,7 @@ class Sickened(msgspec.Struct, frozen=True):
 
 
 class Unservable(msgspec.Struct, frozen=True):
-    """A confirmed bundle could not be brought up again."""
+    """A bundle that was to answer or to shadow cannot: its files are gone, or it does not run."""
 
     bundle: Digest
 

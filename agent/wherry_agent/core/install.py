@@ -118,6 +118,7 @@ __all__ = [
 ]
 
 MAX_RESTARTS = 3
+UNSERVABLE = "it was loaded, and can answer no more: its files are gone, or it does not come up"
 KEPT_BUNDLES = 2  # The serving one and the one before it, to go back without the network.
 
 
@@ -357,9 +358,14 @@ def _loading_again(
 
 
 def _serve_another(state: State, lost: Digest) -> tuple[State, Effects]:
-    """Forget a bundle that no longer comes up; serve the next, unless a candidate serves."""
+    """Forget a bundle that no longer comes up; serve the next, unless a candidate serves.
+
+    A candidate that it is said of is given up.
+    """
     kept = replace(state, confirmed=tuple(digest for digest in state.confirmed if digest != lost))
     kept = sound_first(kept)
+    if isinstance(kept, Shadowing | Probation) and kept.wanted.bundle == lost:
+        return _give_up(kept, Reason.LOAD_FAILED, UNSERVABLE)
     return _change_incumbent(kept) if lost == slots_of(state).active else (kept, ())
 
 

@@ -675,6 +675,17 @@ def test_a_lost_fallback_does_not_disturb_the_bundle_on_probation() -> None:
     assert slots_of(turn.after) == Slots(active=NEW, previous=None)
 
 
+def test_a_candidate_that_can_answer_no_more_is_given_up() -> None:
+    turn = end_of([*TO_PROBATION, Unservable(NEW)])
+    assert isinstance(turn.after, Idle) and turn.after.settled is not None
+    ended = turn.after.settled
+    assert (ended.status, ended.reason) == (Status.REVERTED, Reason.LOAD_FAILED)
+    assert Serve(OLD) in turn.effects
+    turn = end_of([*TO_SHADOWING, Unservable(NEW)])
+    assert isinstance(turn.after, Idle) and turn.after.settled is not None
+    assert turn.after.settled.status is Status.FAILED
+
+
 def test_the_slots_show_where_each_bundle_stands() -> None:
     turns = list(tell([*TO_PROBATION, Tick(15.0)], Idle((OLD, OTHER))))
     assert [slots_of(turn.after) for turn in turns] == [
