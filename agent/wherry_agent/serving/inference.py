@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -180,11 +181,12 @@ class Inference:
 
 def _judged(tensors: tuple[Tensor, ...], class_output: str | None) -> Tensor | None:
     """Return the output that feedback is about, where it is not too large to look at."""
-    for tensor in tensors:
-        if class_output in (None, tensor.name):
-            limit = LARGEST_KEPT * 8 if class_output is None else LARGEST_JUDGED * 8
-            return tensor if len(tensor.data) <= limit else None
-    return None
+    tensor = next((one for one in tensors if class_output in (None, one.name)), None)
+    if tensor is None:
+        return None
+    values = math.prod(tensor.shape)
+    kept = values if class_output is None else math.prod(tensor.shape[:-1])
+    return tensor if kept <= LARGEST_KEPT and values <= LARGEST_JUDGED else None
 
 
 def _told_of_state(ask: _Open, answer: Answer) -> dict[str, str | bool]:
