@@ -50,6 +50,9 @@ class Desk:
         self._tell_s, self._told_at_s = tell_s, time.monotonic()
         # Small questions stand in one place, aligned, so that the runtime keeps them bound.
         self._small = memoryview(mmap.mmap(-1, INLINE_BYTES))
+        # The arrays of the last question, where it stood: the next one often stands there too.
+        self._known: tuple[int | None, int, Sequence[frames.TensorHead]] | None = None
+        self._arrays_there: list[Array] = []
         self._niceness = niceness
 
     @cached_property
@@ -121,14 +124,16 @@ class Desk:
     def _arrays(
         self, heads: Sequence[frames.TensorHead], at: int | None, body: bytes
     ) -> list[Array]:
-        if at is not None:
-            held = self._questions.read(at, frames.body_bytes(heads))
-        elif len(body) <= INLINE_BYTES:
-            held = self._small[: len(body)]
-            held[:] = body
-        else:
-            held = memoryview(body)
-        return answering.arrays_of(frames.tensors_of(heads, held))
+        if at is None and len(body) > INLINE_BYTES:
+            return answering.arrays_of(frames.tensors_of(heads, body))
+        self._small[: len(body)] = body
+        known = (at, len(body), heads)
+        if known != self._known:
+            size_bytes = frames.body_bytes(heads)
+            held = self._small[: len(body)] if at is None else self._questions.read(at, size_bytes)
+            self._arrays_there = answering.arrays_of(frames.tensors_of(heads, held))
+            self._known = known
+        return self._arrays_there
 
     def _answer(self, number: int, computed: Computed) -> None:
         tensors = answering.tensors_of(self._loaded.manifest, computed.outputs)

@@ -192,7 +192,7 @@ def body_bytes(heads: Sequence[TensorHead]) -> int:
     """Return the length of the body that `heads` describe; raise `BadFrame` where none can be."""
     at = end = 0
     for head in heads:
-        if any(axis < 0 for axis in head.shape):
+        if head.shape and min(head.shape) < 0:
             raise BadFrame(f"a tensor has the shape {head.shape}")
         end = at + size_bytes(head.datatype, head.shape)
         at = aligned(end)
