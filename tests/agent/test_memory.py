@@ -127,6 +127,10 @@ def test_on_a_full_disk_told_events_are_forgotten_once_there_is_room(device: Dev
     device.memory.step(machine.Tick())
     assert fault_of(device) is None
     assert [event.seq for event in device.events()] == [last]
+    written: list[str] = []
+    device.store.database.set_trace_callback(written.append)
+    device.memory.step(machine.Tick())
+    assert written == []  # What is done is not done at each step again.
 
 
 def test_nobody_fills_the_disk_with_what_is_refused(device: Device) -> None:
