@@ -170,6 +170,14 @@ def test_questions_in_the_arena_are_answered_like_those_in_frames() -> None:
     assert np.array_equal(values_of(head, body), 2 * images(3).reshape(3, 4))
 
 
+def test_questions_that_stand_in_one_place_are_each_answered_for_what_they_hold() -> None:
+    asked = [images(2, seed=1), images(2, seed=2), images(1, seed=3), images(2, seed=4)]
+    with a_desk(a_fake(Doubling())) as engine:
+        answers = [engine.ask(rows, number) for number, rows in enumerate(asked)]
+    for rows, (head, body) in zip(asked, answers, strict=True):
+        assert np.array_equal(values_of(head, body), 2 * rows.reshape(len(rows), 4))
+
+
 def test_a_question_that_stands_nowhere_in_the_arena_ends_the_worker() -> None:
     image = an_image(images(1))
     nowhere, _ = pair = socket.socketpair()
@@ -261,6 +269,12 @@ def test_a_comparison_that_breaks_off_is_refused() -> None:
     assert isinstance(refused, frames.Refused)
 
 
+def test_a_question_that_is_not_looked_at_may_be_written_over_at_once() -> None:
+    with a_desk(a_fake(Doubling())) as engine:
+        answered, _ = engine.ask(images(2))
+    assert isinstance(answered, frames.Answered) and not answered.looks
+
+
 def test_what_was_seen_is_told_after_a_while_even_if_nobody_asks() -> None:
     known = Distribution(
         name="image", rows=2, edges=(0.0,), counts=(1, 1), zeros=0.0, not_finite=0.0
@@ -268,8 +282,9 @@ def test_what_was_seen_is_told_after_a_while_even_if_nobody_asks() -> None:
     manifest = a_bundle().manifest
     observer = Observer(manifest, Reference(inputs=(known,), outputs=()), 1000.0)
     with a_desk(a_fake(Doubling()), observer, tell_s=0.01) as engine:
-        engine.ask(images(2))
+        answered, _ = engine.ask(images(2))
         saw, _ = engine.receive()
+    assert isinstance(answered, frames.Answered) and answered.looks
     assert isinstance(saw, frames.Saw)
     (image,) = saw.inputs
     assert (image.rows, image.values) == (2, 8)
