@@ -8,6 +8,7 @@ performing brings about is taken up when all effects of the step before were per
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import random
@@ -61,6 +62,7 @@ class App:
         probing.start_probing(self._parts.machine.runtimes, self._parts.machine.facts, folder, put)
         try:
             self._wake()
+            gc.freeze()  # What is here now stays: a request need not wait while it is searched.
             self._parts.api.start()  # From its first answer on it knows every alias.
             while self._turn():
                 pass
