@@ -86,7 +86,7 @@ class Residents:
         slots, bundle = self._of(alias), place.digest
         slots.retired.discard(bundle)
         if slots.ready(bundle):
-            self._tell_loaded(slots, deployment, bundle)
+            self._tell_loaded(slots, deployment, bundle, SwapPolicy.AVAILABILITY)
             return
         waiting = slots.loads.setdefault(bundle, [])
         if deployment not in waiting:
@@ -178,6 +178,8 @@ class Residents:
         if place.digest in slots.runners:
             return
         if slots.policy is SwapPolicy.RESOURCE and (slots.runners or slots.leaving):
+            if slots.next_up and slots.next_up != place:
+                self._tell_load_failed(slots, slots.next_up.digest, Reason.LOAD_FAILED, GAVE_WAY)
             slots.next_up = place
             for bundle in tuple(slots.runners):
                 self._tell_load_failed(slots, bundle, Reason.LOAD_FAILED, GAVE_WAY)
@@ -290,7 +292,7 @@ class Residents:
         if bundle in slots.restarts:
             slots.restarts[bundle] = restarts.come_up(slots.restarts[bundle])
         for deployment in slots.loads.pop(bundle, []):
-            self._tell_loaded(slots, deployment, bundle)
+            self._tell_loaded(slots, deployment, bundle, slots.policy)
         if slots.wants(bundle):
             self._fulfil(slots)
         self._requests.pump(slots)
@@ -349,8 +351,10 @@ class Residents:
 
     # Telling, and starting again
 
-    def _tell_loaded(self, slots: Slots, deployment: DeploymentId, bundle: Digest) -> None:
-        proof, policy = slots.proofs[bundle], slots.policy
+    def _tell_loaded(
+        self, slots: Slots, deployment: DeploymentId, bundle: Digest, policy: SwapPolicy
+    ) -> None:
+        proof = slots.proofs[bundle]
         self._on_event(Loaded(slots.alias, deployment, bundle, proof=proof, policy=policy))
 
     def _tell_failure(self, slots: Slots, place: BundlePlace, reason: Reason, detail: str) -> None:
@@ -387,6 +391,6 @@ class Residents:
         slots.pauses.pop(place.digest, None)
         if slots.swapping or self._requests.is_closing:
             return
-        if slots.is_in_use(place.digest):
+        if slots.is_in_use(place.digest) and place.digest not in slots.runners:
             self._recorder.restarted(slots.alias, place.digest)
             self._bring_up(slots, place)

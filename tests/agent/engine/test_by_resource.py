@@ -370,3 +370,37 @@ def test_a_bundle_that_is_loaded_again_is_not_retired_at_the_next_flip() -> None
     stage.load(A)
     stage.runner(B).come_up()
     assert stage.runner(A).state is RunnerState.READY
+
+
+def test_a_candidate_that_waits_for_memory_gives_way_to_the_next_and_is_told_so() -> None:
+    stage = Stage()
+    stage.serve(A)
+    stage.ask(1.0)
+    stage.load(B, RESOURCE)
+    stage.load(C, RESOURCE)
+    (gone,) = stage.take_events()
+    assert isinstance(gone, LoadFailed)
+    assert (gone.bundle, gone.reason) == (B.digest, Reason.LOAD_FAILED)
+
+
+def test_what_is_resident_already_is_loaded_beside_others_whatever_came_before() -> None:
+    stage = Stage()
+    stage.serve(A)
+    stage.load(B, RESOURCE)
+    stage.bury()
+    stage.runner(B).come_up()
+    stage.residents.serve(ALIAS, B)
+    stage.take_events()
+    stage.load(B)
+    (again,) = stage.take_events()
+    assert isinstance(again, Loaded)
+    assert again.policy is SwapPolicy.AVAILABILITY
+
+
+def test_a_restart_that_a_load_was_sooner_than_is_none() -> None:
+    stage = Stage()
+    stage.serve(A).die()
+    stage.load(A)
+    stage.clock.pass_time(60.0)
+    assert len(stage.started) == 2
+    assert ("restarted", A.digest) not in stage.notes.said
