@@ -142,6 +142,9 @@ class Desk:
         at = self._answers.reserve(number, size_bytes) if size_bytes > INLINE_BYTES else None
         looks = self._observer.will_look(computed.compute_ns)
         head = frames.Answered(number, computed.compute_ns, at, heads, looks)
+        if at is None and size_bytes > frames.LARGEST_BODY_BYTES:
+            self._send(frames.Refused(number, frames.Fault.RUNTIME_FAILED, frames.TOO_LARGE))
+            return
         if at is None:
             self._link.sendall(frames.encode(head, tensors))
             return

@@ -32,6 +32,7 @@ from wherry.signature import SIZE_BYTES, Datatype
 
 LARGEST_HEAD_BYTES = 64 * 1024
 LARGEST_BODY_BYTES = 256 << 20
+TOO_LARGE = f"it has more than {LARGEST_BODY_BYTES >> 20} MiB; send fewer rows at a time"
 
 ALIGNMENT = 64  # Of every tensor: what the widest vector instructions want.
 

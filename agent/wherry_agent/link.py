@@ -37,13 +37,14 @@ from wherry_agent.asking import (
     Unanswered,
     encode_bringing,
 )
-from wherry_agent.frames import Tensor
+from wherry_agent.frames import Fault, Tensor
 from wherry_agent.ledger import Ledger, Outcome
 from wherry_agent.limits import describe_end, is_over_cpu
 from wherry_agent.measuring import memory_bytes
 
 RECEIVED_BYTES = 16 << 10  # At a time; a new buffer for each answer took 25 us.
 GRACE_S = 1.0
+LARGEST_QUESTION_BYTES = frames.LARGEST_BODY_BYTES - (64 << 10)  # Between tensors there are gaps.
 TRIM_S = 5.0
 TRIMS = 2  # After so many, pages that were used before the first of them are given back.
 
@@ -133,6 +134,13 @@ class Link(asyncio.BufferedProtocol):
 
     def ask(self, question: Question | Comparison, timeout_s: float) -> None:
         assert self.state is RunnerState.READY and self._transport is not None
+        tensors = question.tensors
+        if isinstance(question, Comparison):
+            tensors += question.reference
+        if sum(len(tensor.data) for tensor in tensors) > LARGEST_QUESTION_BYTES:
+            refused = Unanswered(Fault.RUNTIME_FAILED, frames.TOO_LARGE, self.place.digest)
+            self._loop.call_soon(question.done, refused)
+            return
         number = self._ledger.enter(question, timeout_s)
         self._transport.write(self._frame(number, question))
 

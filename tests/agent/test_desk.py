@@ -33,7 +33,7 @@ from wherry_agent.asking import Bringing, Proof
 from wherry_agent.bringup import Loaded, Place, bring_up
 from wherry_agent.desk import Desk
 from wherry_agent.observing import Observer
-from wherry_agent.runtimes.base import Array, RunFailed
+from wherry_agent.runtimes.base import Array, Model, RunFailed
 from wherry_agent.runtimes.variant import Variant
 
 PROOF = Proof("1", Digest("0" * 64), 0.0, 0, 0)
@@ -55,6 +55,13 @@ class Doubling:
         rows = len(inputs[0])
         self._place[:rows] = 2 * inputs[0].reshape(rows, 4)
         return [self._place[:rows]]
+
+
+class Flooding:
+    """Answers with more than can be handed on."""
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        return [np.zeros((1, frames.LARGEST_BODY_BYTES // 4 + 1), np.float32)]
 
 
 @dataclass
@@ -95,7 +102,7 @@ def a_loaded(bundle: Bundle, folder: Path) -> Loaded:
     return bring_up(Place(bundle.digest, manifest, blobs), bundle.manifest, Bringing())
 
 
-def a_fake(model: Failing | Doubling, manifest: Manifest | None = None) -> Loaded:
+def a_fake(model: Model, manifest: Manifest | None = None) -> Loaded:
     manifest = manifest or a_bundle().manifest
     return Loaded(Variant(model, manifest), manifest, PROOF, 0)
 
@@ -288,3 +295,10 @@ def test_what_was_seen_is_told_after_a_while_even_if_nobody_asks() -> None:
     assert isinstance(saw, frames.Saw)
     (image,) = saw.inputs
     assert (image.rows, image.values) == (2, 8)
+
+
+def test_an_answer_that_is_too_large_is_refused_and_the_next_one_given() -> None:
+    with a_desk(a_fake(Flooding())) as engine:
+        for number in (7, 8):
+            head, _ = engine.ask(images(1), number)
+            assert head == frames.Refused(number, frames.Fault.RUNTIME_FAILED, frames.TOO_LARGE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
@@ -43,7 +44,7 @@ from wherry_agent.asking import (
     StartRunner,
     Unanswered,
 )
-from wherry_agent.frames import Fault, Tensor
+from wherry_agent.frames import LARGEST_BODY_BYTES, TOO_LARGE, Fault, Tensor
 from wherry_agent.link import Link
 
 pytestmark = pytest.mark.system
@@ -459,6 +460,26 @@ def is_running(pid: int) -> bool:
 
 def held_bytes(place: Path) -> int:
     return place.stat().st_blocks * 512
+
+
+def test_a_question_that_is_too_large_is_refused_and_costs_the_worker_nothing(
+    tmp_path: Path,
+) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle())
+        with mmap.mmap(-1, LARGEST_BODY_BYTES) as nothing:  # Never looked at, so never there.
+            view = memoryview(nothing)
+            image = Tensor("image", Datatype.FP32, (len(view) // 16, 2, 2), view)
+            answered = asyncio.get_running_loop().create_future()
+            runner.ask(Question(ALIAS, (image,), answered.set_result), PATIENCE_S)
+            assert runner.in_flight == 0
+            refused = await answered
+            view.release()
+        assert isinstance(refused, Unanswered)
+        assert (refused.fault, refused.detail) == (Fault.RUNTIME_FAILED, TOO_LARGE)
+        assert isinstance(await ask(runner, images(1)), Answer)
+
+    run(tmp_path, link.start_runner, story)
 
 
 def test_tflite_runtime_is_run_in_a_worker_always(tmp_path: Path) -> None:
