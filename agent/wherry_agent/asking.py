@@ -170,7 +170,6 @@ class Bringing:
     load_timeout_s: float = 60.0
     silence_s: float = 10.0  # Owed an answer and silent for so long, it is ended as hung.
     niceness: int = 10  # Never SCHED_IDLE: beside a busy process that took 20 s to load.
-    memory_bytes: int | None = None  # RLIMIT_AS is set from it; None: from what the model needs.
     is_proved: bool = False  # It was up before: requests wait, and one run is warm enough.
     seen_share: float = 0.01
     optimized_folder: Path | None = None  # Where what the runtime made of a model is kept.

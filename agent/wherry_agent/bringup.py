@@ -143,13 +143,13 @@ def _bring_up(place: Place, manifest: Manifest, bringing: Bringing, kept_in: Pat
 def bounds_of(
     manifest: Manifest, bringing: Bringing, *, available_bytes: int | None
 ) -> limits.LoadBounds:
-    """Return what loading the bundle may take: by order, by its profile, or by its size.
+    """Return what loading the bundle may take: by its profile, or by its size.
 
     Never more memory than is to be had: what is swapped out or killed serves nobody.
     """
     profile, size_bytes = manifest.profile, manifest.files[MODEL_FILE].size_bytes
     guess_bytes = MODEL_COPIES * size_bytes + ROOM_BYTES
-    wanted_bytes = bringing.memory_bytes or profile.memory_bytes or guess_bytes
+    wanted_bytes = profile.memory_bytes or guess_bytes
     return limits.LoadBounds(
         memory_bytes=min(wanted_bytes, available_bytes or wanted_bytes),
         cpu_s=CPU_SHARE * bringing.load_timeout_s * profile.threads,
