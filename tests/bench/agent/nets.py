@@ -2,7 +2,8 @@
 
     tiny    1 KiB in, next to nothing to compute
     wide    600 KB in (an image of 3 x 224 x 224), next to nothing to compute
-    heavy   600 KB in, about 5 ms to compute
+    busy    1 KiB in, about 5 ms to compute
+    heavy   600 KB in, about 6 ms to compute
     stored  1 KiB in, 5 MB of weights
 
 All take `x` [batch, ...] and give `y` [batch, 10], so one request suits every server. `shift` is
@@ -38,6 +39,7 @@ LONGEST_BATCH = 8
 GOLDEN_ROWS = 2
 STEPS = 23  # Of the heavy net; each is about 0.2 ms here.
 CHANNELS = 64
+BUSY_STEPS, BUSY_CHANNELS, SIDE = 15, 128, 16
 
 Net = Callable[[float], bytes]
 
@@ -81,6 +83,32 @@ def heavy(shift: float = 0.0) -> bytes:
     return _model(nodes, constants, IMAGE)
 
 
+def busy(shift: float = 0.0) -> bytes:
+    """Look at each row as a small picture, and compute as long as the heavy net does."""
+    constants: dict[str, NDArray[np.generic]] = {
+        "picture": np.array([-1, 1, SIDE, SIDE], np.int64),
+        "stem": _weights(BUSY_CHANNELS, 1, 3, 3),
+        "b": _bias(shift),
+    }
+    nodes = [
+        helper.make_node("Reshape", ["x", "picture"], ["image"]),
+        helper.make_node("Conv", ["image", "stem"], ["h0"], pads=[1] * 4),
+    ]
+    for step in range(BUSY_STEPS):
+        constants[f"w{step}"] = _weights(BUSY_CHANNELS, BUSY_CHANNELS, 3, 3)
+        nodes += [
+            helper.make_node("Conv", [f"h{step}", f"w{step}"], [f"c{step}"], pads=[1] * 4),
+            helper.make_node("Relu", [f"c{step}"], [f"h{step + 1}"]),
+        ]
+    constants["w"] = _weights(BUSY_CHANNELS, CLASSES)
+    nodes += [
+        helper.make_node("GlobalAveragePool", [f"h{BUSY_STEPS}"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w", "b"], ["y"]),
+    ]
+    return _model(nodes, constants, ROW)
+
+
 def stored(shift: float = 0.0) -> bytes:
     sides = {"w0": _weights(*ROW, 1024), "w1": _weights(1024, 1024), "w": _weights(1024, CLASSES)}
     nodes = [
@@ -93,8 +121,8 @@ def stored(shift: float = 0.0) -> bytes:
     return _model(nodes, {**sides, "b": _bias(shift)}, ROW)
 
 
-NETS: dict[str, Net] = {"tiny": tiny, "wide": wide, "heavy": heavy, "stored": stored}
-SHAPES = {"tiny": ROW, "wide": IMAGE, "heavy": IMAGE, "stored": ROW}
+NETS: dict[str, Net] = {"tiny": tiny, "wide": wide, "busy": busy, "heavy": heavy, "stored": stored}
+SHAPES = {"tiny": ROW, "wide": IMAGE, "busy": ROW, "heavy": IMAGE, "stored": ROW}
 
 
 def rows_of(name: str, count: int = 1) -> Floats:
