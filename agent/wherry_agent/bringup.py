@@ -36,7 +36,7 @@ from wherry_agent.runtimes.variant import NotFinite, Variant
 
 READ_BYTES = 1 << 18
 WARM_UP_RUNS = 10  # Of each batch size.
-WARM_UP_SHARE = 0.4  # Of the time to load; when it is over each size that must be has run once.
+WARM_UP_SHARE = 0.2  # Of the time to load; when it is over each size that must be has run once.
 WARM_UP_BYTES = 16 << 20  # Larger batches are left cold once they took so much more memory.
 MODEL_COPIES = 6  # A file of 50 MB took 114 MB to load, and may be rewritten while it is optimised.
 ROOM_BYTES = 512 << 20  # For activations; what a model truly needs is for its profile to say.
