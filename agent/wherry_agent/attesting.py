@@ -9,6 +9,7 @@ anything else.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,7 @@ def sign(home: Path, claim: Claim, *, at: float) -> SignedReceipt:
 
 def main(arguments: Sequence[str]) -> int:
     """Sign once and say what came of it; the exit code is 0 where it was said."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # It ends with whoever asked, without a word.
     parser = argparse.ArgumentParser(prog="python -m wherry_agent.attesting")
     parser.add_argument("home", type=Path)
     parser.add_argument("--at", type=float, required=True)

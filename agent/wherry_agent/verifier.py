@@ -8,6 +8,7 @@ receipts load cryptography too.
 from __future__ import annotations
 
 import resource
+import signal
 import sys
 
 from typing_extensions import assert_never
@@ -41,6 +42,7 @@ LARGEST_MEMORY_BYTES = 512 << 20
 
 
 def main() -> int:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # It ends with whoever asked, without a word.
     resource.setrlimit(resource.RLIMIT_AS, (LARGEST_MEMORY_BYTES, LARGEST_MEMORY_BYTES))
     while (data := read_message(sys.stdin.buffer)) is not None:
         sys.stdout.buffer.write(framed(answer(data)))
