@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -22,7 +23,14 @@ from wherry.trust.keeping import Offer, Trust
 from wherry.trust.refusals import MetadataRefused, OrderRefused
 from wherry_agent.core.acceptance import RETRY_S, Accept, DesiredCame, Joined, Tick, TimestampCame
 from wherry_agent.verifier import answer
-from wherry_agent.verifying import Child, VerifierGone, Verifying
+from wherry_agent.verifying import (
+    Child,
+    TakeTimestamp,
+    VerifierGone,
+    Verifying,
+    command,
+    framed,
+)
 
 TRUST = at_rest().trust
 OTHER = after_bundle()
@@ -107,6 +115,18 @@ def test_a_process_that_says_nothing_of_use_is_said_to_be_gone(program: str) -> 
         with pytest.raises(VerifierGone, match="it is tried again in a minute"):
             stamped(Verifying(child.exchange))
         assert children() == []
+
+
+def test_a_process_that_nobody_listens_to_ends_without_a_word() -> None:
+    listens, says = os.pipe()
+    os.close(listens)
+    with subprocess.Popen(
+        command(), stdin=subprocess.PIPE, stdout=says, stderr=subprocess.PIPE
+    ) as process:
+        os.close(says)
+        asked = framed(msgspec.msgpack.encode(TakeTimestamp(TRUST, b"{}", A_TIME)))
+        assert process.communicate(asked, timeout=30) == (None, b"")
+        assert process.returncode == -signal.SIGPIPE
 
 
 def test_what_came_while_nobody_could_verify_is_judged_a_minute_later() -> None:
