@@ -10,6 +10,7 @@ A message is its length (u32, little-endian) and that much MessagePack.
 
 from __future__ import annotations
 
+import logging
 import select
 import struct
 import subprocess
@@ -31,6 +32,8 @@ from wherry.trust.target import Denied, Target, Verdict
 IDLE_S = 5.0
 PATIENCE_S = 60.0  # An old board's processor under load takes seconds to start Python.
 LARGEST_BYTES = 16 << 20
+
+log = logging.getLogger("wherry_agent")
 
 _LENGTH = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()
@@ -193,6 +196,7 @@ class Child:
             return self._exchange(question)
         except (OSError, VerifierGone) as error:
             self.close()
+            log.warning("verifier.gone", extra={"why": str(error)})
             raise error if isinstance(error, VerifierGone) else VerifierGone(str(error)) from error
 
     def rest(self, now_s: float) -> None:

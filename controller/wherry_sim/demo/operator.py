@@ -153,6 +153,9 @@ class Operator:
         told = self._remote.post("/tokens", {"device": device, "profile": profile})
         return msgspec.json.decode(told, type=_Given).token
 
+    def is_online(self, device: str) -> bool:
+        return msgspec.json.decode(self._remote.get(f"/devices/{device}"), type=_Present).online
+
     def put_group(self, group: str, devices: Sequence[str]) -> None:
         self._remote.put(f"/groups/{group}", {"devices": list(devices)})
 
@@ -198,6 +201,10 @@ def _opened(file: Path) -> IO[bytes]:
 
 class _Given(msgspec.Struct, frozen=True):
     token: str
+
+
+class _Present(msgspec.Struct, frozen=True):
+    online: bool
 
 
 class _Received(msgspec.Struct, frozen=True):

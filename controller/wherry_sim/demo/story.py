@@ -245,6 +245,8 @@ class Story:
         guest.enrol(door=self._controller.door, token=operator.give_token(guest.id, guest.profile))
         director = read_keys(read_settings(self._controller.folder, {})).director
         guest.start()
+        # Before it is there the controller would have cleared the broker of what is not its own.
+        wait_for("the guest", lambda: operator.is_online(guest.id) or None)
         intruder = self._intruder()
         try:
             foreign = intruder.publish_foreign_bundle(self._manifest(self._bundle("v2", INT8)))
