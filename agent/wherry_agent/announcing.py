@@ -27,6 +27,8 @@ _DEGRADED: dict[Verdict, tuple[Reason, ...]] = {
     Verdict.EXPIRED: (Reason.CERTIFICATE_EXPIRED,),
 }
 
+PRESENCE_S = 45.0  # A controller takes a device that says nothing for 120 s to be gone.
+
 log = logging.getLogger("wherry_agent")
 
 
@@ -45,6 +47,7 @@ class Announcer:
         self._broker_dates = Verdict.SOUND
         self._told: tuple[Reason, ...] = ()
         self._is_owed = False
+        self._present_s = 0.0
 
     def note_broker(self, verdict: Verdict) -> None:
         """Keep what the dates of the broker's certificate say."""
@@ -57,6 +60,8 @@ class Announcer:
             log.warning("clock.jumped", extra={"seconds": round(jump_s, 3)})
         if self._is_owed or tuple(self._degraded()) != self._told:
             self.announce()
+        elif now_s - self._present_s >= PRESENCE_S and self._is_connected:
+            self._say_presence(now_s)
 
     def catch_up(self) -> None:
         """Say what had to wait for a flip."""
@@ -65,13 +70,22 @@ class Announcer:
 
     def announce(self) -> None:
         """Say that the device is there, and what it has."""
-        if not self._parts.memory.agent.session.connected:
+        if not self._is_connected:
             return
-        presence = codec.encode(self._parts.teller.presence(online=True))
-        self._publish(topics.PresenceTopic(self._device), presence, retain=True)
-        self._is_owed = self._parts.installer.is_flipping(time.monotonic())
+        now_s = time.monotonic()
+        self._say_presence(now_s)
+        self._is_owed = self._parts.installer.is_flipping(now_s)
         if not self._is_owed:
             self._report()
+
+    @property
+    def _is_connected(self) -> bool:
+        return self._parts.memory.agent.session.connected
+
+    def _say_presence(self, now_s: float) -> None:
+        self._present_s = now_s
+        presence = codec.encode(self._parts.teller.presence(online=True))
+        self._publish(topics.PresenceTopic(self._device), presence, retain=True)
 
     def _report(self) -> None:
         parts, trust = self._parts, self._parts.memory.acceptance.trust

@@ -19,7 +19,7 @@ from wherry.messages import Presence, Reported
 from wherry.names import ProfileName
 from wherry.reasons import Reason
 from wherry.topics import PresenceTopic, ReportedTopic, Topic
-from wherry_agent.announcing import Announcer
+from wherry_agent.announcing import PRESENCE_S, Announcer
 from wherry_agent.core import install, session
 from wherry_agent.core.dates import Verdict
 from wherry_agent.parts import Parts, put_together
@@ -138,3 +138,18 @@ def test_a_store_that_keeps_nothing_is_reported(bench: Bench) -> None:
     bench.parts.store.fault = Reason.DISK_READ_ONLY
     bench.announcer.announce()
     assert [one.degraded for one in bench.line.reported()] == [(Reason.DISK_READ_ONLY,)]
+
+
+def test_a_device_that_nobody_asks_says_now_and_then_that_it_is_there(bench: Bench) -> None:
+    bench.announcer.announce()
+    began_s = time.monotonic()
+    bench.announcer.tick(began_s + PRESENCE_S - 1)
+    assert len(bench.line.presence()) == 1
+    for beat in (1, 2):
+        bench.announcer.tick(began_s + beat * PRESENCE_S + 1)
+        bench.announcer.tick(began_s + beat * PRESENCE_S + 2)
+        assert len(bench.line.presence()) == 1 + beat
+    assert len(bench.line.reported()) == 1
+    bench.parts.memory.step(session.Lost(began_s, 0.5))
+    bench.announcer.tick(began_s + 10 * PRESENCE_S)
+    assert len(bench.line.presence()) == 3
