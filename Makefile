@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-packages conformance conformance-packages fuzz wheels test-py310 clean
+.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages conformance conformance-packages fuzz wheels test-py310 clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -61,8 +61,22 @@ test-packages:
 emulation-packages:
 	@$(call debian,qemu-aarch64-static=qemu-user-static mmdebstrap=mmdebstrap)
 
+# tflite-runtime needs numpy 1, so it gets an environment of its own; it ends with Python 3.11.
+TFLITE := build/tflite
+$(TFLITE)/.installed: constraints.txt $(PROJECTS) $(VERSIONED)
+	@$(PYTHON) -m venv $(TFLITE)
+	@sed '/^numpy==/s/.*/numpy==1.26.4/' constraints.txt > $(TFLITE)/constraints.txt
+	@$(TFLITE)/bin/python -m pip install -qq --disable-pip-version-check -c $(TFLITE)/constraints.txt hatchling editables
+	@$(TFLITE)/bin/python -m pip install -qq --disable-pip-version-check -c $(TFLITE)/constraints.txt \
+	  --no-build-isolation -e shared -e 'agent[tflite]'
+	@touch $@
+
+tflite:
+	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
+	  $(MAKE) --no-print-directory $(TFLITE)/.installed; fi
+
 test: test-packages ## run all tests, those with the real parts too
-	@$(MAKE) --no-print-directory venv
+	@$(MAKE) --no-print-directory venv tflite
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 arm-roots: emulation-packages ## make Debian's Python for 64 and 32 bit ARM in RUNTIMES, to emulate them
@@ -115,6 +129,19 @@ bench-packages:
 bench-delivery: bench-packages ## deltas, one bundle to many agents, kills; figures and their bars, and build/bench/delivery.json
 	@$(MAKE) --no-print-directory venv
 	@$(BIN)/python -m tests.bench.delivery
+
+# The peers' environments are made below build/bench/peers; PyTriton's is of Debian's own Python.
+bench-agent: bench-agent-packages ## serving, swaps, crashes and memory beside four other servers; figures and their bars, and build/bench/agent.json
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m tests.bench.agent
+
+test-clients: bench-agent-packages ## ask the local API with KServe's SDK and mlserver infer, unchanged
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -c 'from tests.bench.agent.environments import python_of as p; p("kserve"); p("mlserver")'
+	@$(BIN)/python -m tests.bench.clients
+
+bench-agent-packages:
+	@$(call debian,mosquitto=mosquitto /usr/bin/python3=python3)
 
 # The fuzzer goes into a folder beside .venv: it is for compilers that wheels exist for.
 FUZZ := build/fuzz

@@ -14,24 +14,19 @@ from wherry.blobs import Blob, describe, digest_of
 from wherry.bundle import Bundle, seal
 from wherry.histogram import Histogram, from_durations
 from wherry.manifest import MODEL_FILE, Binding, Golden, GoldenTensor, Manifest, Report
+from wherry.measures import Feedback, HostFacts, Traffic, TrialFigures
 from wherry.messages import (
     Ack,
     Deployment,
     Event,
     EventKind,
-    Feedback,
-    HostFacts,
     Order,
-    Phase,
     Presence,
-    Reason,
+    Receipt,
     Reported,
     Slots,
-    Status,
     Telemetry,
-    Traffic,
     Trial,
-    TrialFigures,
     TrialResult,
     Wanted,
     Wants,
@@ -55,6 +50,7 @@ from wherry.names import (
     parse_version_name,
 )
 from wherry.profile import Activation, Arch, Precision, Profile, Runtime
+from wherry.reasons import Phase, Reason, Status
 from wherry.signature import BATCH, Datatype, Signature, StatePair, Tensor
 from wherry.trust.target import Target
 
@@ -436,6 +432,27 @@ def a_reported(
         deployments={an_alias(): a_deployment()} if deployments is None else deployments,
         versions={"wherry-agent": "0.1.0", "onnxruntime": "1.31.1"},
         oldest_event=oldest_event,
+    )
+
+
+def a_receipt(
+    deployment: str = "digits-v1:canary:pi-1", *, bundle: Digest | None = None
+) -> Receipt:
+    return Receipt(
+        device=a_device_id(),
+        epoch=1,
+        alias=an_alias(),
+        deployment=a_deployment_id(deployment),
+        bundle=bundle or a_digest("bundle"),
+        outputs=a_digest("outputs"),
+        requests=100,
+        p50_ms=1.5,
+        p99_ms=2.5,
+        memory_bytes=61_000_000,
+        runtime="onnxruntime",
+        runtime_version="1.27.0",
+        agent_version="0.5.0",
+        at=float(A_TIME),
     )
 
 

@@ -19,10 +19,12 @@ from typer.core import TyperGroup
 
 from wherry import __version__, topics
 from wherry.errors import REFUSALS
-from wherry.messages import Reason
 from wherry.names import DeviceId, Digest, RoleName
+from wherry.reasons import Reason
 from wherry.trust.making import Lifetimes
 from wherry_agent import cli as agent_cli
+from wherry_agent.core.health import Bounds
+from wherry_agent.settings import ApiSettings, ServingSettings, TelemetrySettings
 from wherry_controller import profiles
 from wherry_controller.api.problems import reason_of
 from wherry_controller.app import Controller as Controller  # It imports all that refuses.
@@ -41,6 +43,7 @@ DOCUMENTS = sorted(
 BUILDING = ROOT / "docs/building.md"
 TRUST = ROOT / "docs/trust.md"
 DELIVERY = ROOT / "docs/delivery.md"
+SERVING = ROOT / "docs/serving.md"
 SOURCES = (ROOT, *(ROOT / part for part in ("shared", "agent", "controller")))
 PACKAGES = ("", "wherry", "wherry_agent", "wherry_controller", "wherry_sim")
 TLS_ALERTS = {"unknown_ca", "certificate_required"}
@@ -147,6 +150,7 @@ def test_the_readme_and_the_pages_for_operators_show_commands() -> None:
     assert len(commands_of(ROOT / "README.md")) > 20
     assert len(commands_of(BUILDING)) > 5
     assert len(commands_of(TRUST)) > 20
+    assert len(commands_of(SERVING)) > 4
 
 
 def test_the_parser_refuses_what_is_no_option() -> None:
@@ -220,6 +224,35 @@ def test_the_settings_that_are_shown_are_the_defaults() -> None:
     assert set(lifetimes) == set(Lifetimes.__struct_fields__)
     assert msgspec.convert(settings_in(TRUST, "door"), Door) == Door()
     assert msgspec.convert(settings_in(DELIVERY, "delivery"), Delivery) == Delivery()
+
+
+def defaults_in(document: Path, section: str) -> dict[str, object]:
+    """Return the defaults of a section as a document's table shows them; none is None."""
+    part = document.read_text().partition(f"\n`[{section}]`: ")[2].partition("\n`[")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| .+ \|$", part, re.MULTILINE)
+    return {key: None if told == "none" else _read_literal(told) for key, told in rows}
+
+
+def _read_literal(told: str) -> object:
+    read: dict[str, object] = tomllib.loads(f"value = {told.strip('`')}")
+    return read["value"]
+
+
+@pytest.mark.parametrize(
+    ("section", "defaults"),
+    [
+        ("api", ApiSettings()),
+        ("serving", ServingSettings()),
+        ("telemetry", TelemetrySettings()),
+        ("probation", Bounds()),
+    ],
+)
+def test_the_defaults_of_an_agent_that_are_shown_are_those_that_hold(
+    section: str, defaults: msgspec.Struct
+) -> None:
+    shown = defaults_in(SERVING, section)
+    told = msgspec.to_builtins(defaults)
+    assert shown == {key: list(one) if one == () else one for key, one in told.items()}
 
 
 def rows_of_threats() -> list[tuple[str, str, str]]:

@@ -8,85 +8,40 @@ performing brings about is taken up when all effects of the step before were per
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeAlias
 
+from msgspec.structs import replace
 from typing_extensions import assert_never
 
-from wherry import __version__, codec, topics
-from wherry.messages import Flip, Reason, Wants
+from wherry import codec, topics
+from wherry.measures import Traffic
+from wherry.messages import Flip, Wants
 from wherry.names import AliasName, Digest
-from wherry.trust.device import CERTIFICATE, now_of, proved_by_certificates, report_of
-from wherry_agent import detect, engine, host, sources
-from wherry_agent.core import acceptance, download, install, session, trial
+from wherry.reasons import Reason
+from wherry.trust.keeping import CERTIFICATE, now_of, proved_by_certificates
+from wherry_agent import engine, probing, sources
+from wherry_agent.announcing import Announcer
+from wherry_agent.core import acceptance, download, install, receipts, session, trial
 from wherry_agent.core import agent as machine
-from wherry_agent.core.dates import Verdict
-from wherry_agent.core.proposal import telling
 from wherry_agent.core.renewal import Renewed
-from wherry_agent.core.suitability import Machine
-from wherry_agent.delivery import Delivery, Rebuilt, Seen
-from wherry_agent.gauge import Gauge
-from wherry_agent.inbox import Inbox, News, Refused
-from wherry_agent.lines import (
-    BrokerShown,
-    Control,
-    ControlDown,
-    ControlUp,
-    FetchLink,
-    Message,
-    OnLine,
-    Puback,
-    fetch_line,
-    securing,
-)
-from wherry_agent.memory import Enrolment, Memory
-from wherry_agent.outbox import Outbox
-from wherry_agent.performing import perform_install, perform_trial, read_engine
-from wherry_agent.renewer import Upkeep
-from wherry_agent.serving import Server, ServingSettings
-from wherry_agent.settings import (
-    Settings,
-    read_identity,
-    read_root,
-    socket_of,
-)
-from wherry_agent.shelf import Shelf
-from wherry_agent.sources import source_context
-from wherry_agent.store import Store
-from wherry_agent.telemetry import Recorder
-from wherry_agent.telling import Teller
-from wherry_agent.ways import Ways
-from wherry_agent.windows import Windows
+from wherry_agent.delivery import Rebuilt
+from wherry_agent.inbox import News, Refused
+from wherry_agent.lines import BrokerShown, ControlDown, ControlUp, FetchLink, Message, Puback
+from wherry_agent.parts import Item, Stop, put_together
+from wherry_agent.performing import perform_trial
+from wherry_agent.settings import Settings
 
-TICK_S = 0.25
+TICK_S, IDLE_TICK_S = 0.25, 1.0
 WANT_JITTER_S = 1.0
 
-# What a broker's dates say of this device, or of the broker; nothing installs by them.
-_DEGRADED: dict[Verdict, tuple[Reason, ...]] = {
-    Verdict.SOUND: (),
-    Verdict.CLOCK_AHEAD: (Reason.CLOCK_AHEAD,),
-    Verdict.EXPIRED: (Reason.CERTIFICATE_EXPIRED,),
-}
-
 log = logging.getLogger("wherry_agent")
-
-
-# What the other threads put on the queue
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    pass
-
-
-Item: TypeAlias = OnLine | Stop | Seen | engine.EngineEvent | trial.Ran | Renewed
 
 
 class App:
@@ -94,61 +49,21 @@ class App:
 
     def __init__(self, home: Path, settings: Settings) -> None:
         self._settings = settings
-        enrolment = _enrolment_of(home, settings)
-        self._broker_dates = Verdict.SOUND
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        self._store = Store(home / "state")
-        self._outbox = Outbox(self._store.database, keep_windows=settings.telemetry.keep_windows)
-        recorder = Recorder()
-        self._engine = engine.Engine(on_event=self._queue.put, settings=engine.EngineSettings())
-        self._gauge = Gauge(self._queue.put)
-        serving = ServingSettings(socket_path=socket_of(home, settings), port=settings.api.port)
-        self._api = Server(self._engine, recorder, serving)
-        runtimes = host.runtimes()
-        this = _machine_of(settings, runtimes)
-        ways = Ways(self._store)
-        reserve_bytes = settings.fetch.reserve_bytes
-        self._shelf = Shelf(self._store, this, ways=ways, reserve_bytes=reserve_bytes)
-        self._inbox = Inbox(self._store, self._shelf)
-        self._teller = Teller(
-            store_id=self._store.store_id,
-            profile=settings.profile,
-            simulated=settings.simulate,
-            versions={"wherry-agent": __version__, **runtimes},
-            facts=telling(this.facts),
-        )
-        self._certificate = Upkeep(home, read_identity(home), self._queue.put)
-        self._memory = Memory(self._store, self._outbox, self._teller, enrolment)
-        self._windows = Windows(
-            recorder,
-            self._teller,
-            store=self._store,
-            outbox=self._outbox,
-            window_s=settings.telemetry.window_s,
-        )
-        put = self._queue.put
-        secured = securing(home, put, lambda: proved_by_certificates(self._memory.acceptance.trust))
-        gone = codec.encode(self._teller.presence(online=False))
-        self._control = Control(settings, put, gone=gone, secured=secured)
-        self._delivery = Delivery(
-            fetch_line(settings, put, secured),
-            self._store,
-            self._shelf,
-            ways,
-            settings=settings.fetch,
-            put=self._queue.put,
-            context=lambda source: source_context(home, source, own=settings.blobs),
-        )
-        self._over_budget: tuple[Reason, ...] = ()
+        self._parts = put_together(home, settings, self._queue.put)
+        self._announcer = Announcer(settings.id, self._parts, self._parts.control.publish)
         self._wants: list[tuple[float, tuple[Digest, ...]]] = []
         self._ticked_s = 0.0
 
     def run(self) -> None:
         """Serve what was confirmed, then follow the controller until `stop`."""
-        self._engine.start()
+        self._parts.engine.start()
+        folder, put = self._parts.store.folder, self._queue.put
+        probing.start_probing(self._parts.machine.runtimes, self._parts.machine.facts, folder, put)
         try:
             self._wake()
-            self._api.start()  # From its first answer on it knows every alias.
+            gc.freeze()  # What is here now stays: a request need not wait while it is searched.
+            self._parts.api.start()  # From its first answer on it knows every alias.
             while self._turn():
                 pass
         finally:
@@ -159,52 +74,68 @@ class App:
 
     @property
     def _agent(self) -> machine.Agent:
-        return self._memory.agent
+        return self._parts.memory.agent
 
     # The loop
 
     def _wake(self) -> None:
-        limit_bytes_per_s = self._settings.fetch.max_bytes_per_s
-        effects = self._memory.wake(limit_bytes_per_s=limit_bytes_per_s)
+        effects = self._parts.memory.wake(
+            limit_bytes_per_s=self._settings.fetch.max_bytes_per_s,
+            bounds=self._settings.probation,
+        )
         log.info("agent.woke", extra={"device": self._settings.id})
-        self._take(self._delivery.tick())
+        if fault := self._parts.store.fault:
+            log.error("store.volatile", extra={"reason": fault.value})
+        self._take(self._parts.delivery.tick())
         self._take(event for effect in effects for event in self._perform(effect))
 
     def _turn(self) -> bool:
         """Take what came, or a tick; say whether to go on."""
+        pace_s = self._pace_s()
         try:
-            item = self._queue.get(timeout=TICK_S)
+            item = self._queue.get(timeout=pace_s)
         except queue.Empty:
             self._tick()
             return True
         if isinstance(item, Stop):
             return False
         self._take(self._read(item))
-        if time.monotonic() - self._ticked_s >= TICK_S:
+        if time.monotonic() - self._ticked_s >= pace_s:
             self._tick()
         return True
 
+    def _pace_s(self) -> float:
+        """Return how long to sleep: a device that only serves looks up once a second."""
+        agent = self._agent
+        is_busy = (
+            agent.download is not None
+            or agent.trials.current is not None
+            or any(not isinstance(state, install.Idle) for state in agent.aliases.values())
+        )
+        return TICK_S if is_busy else min(IDLE_TICK_S, self._settings.telemetry.window_s)
+
     def _tick(self) -> None:
         self._ticked_s = now_s = time.monotonic()
-        self._take([*self._delivery.tick(), machine.Tick(), acceptance.Tick(now_s)])
+        if machine.concludes(self._agent, now_s) or self._parts.windows.is_over(now_s):
+            self._take(self._end_window(now_s))
+        self._take([*self._parts.delivery.tick(), machine.Tick(), acceptance.Tick(now_s)])
         self._keep_certificate(now_s)
-        self._tell_budget()
+        self._parts.verifier.rest(now_s)
+        self._announcer.tick(now_s)
         due = [digests for at_s, digests in self._wants if at_s <= now_s]
         self._wants = [want for want in self._wants if want[0] > now_s]
         for digests in due:
             topic = topics.WantsTopic(self._settings.id)
-            self._control.publish(topic, codec.encode(Wants(digests=digests)))
-        if self._windows.is_over(now_s):
-            self._take(self._end_window(now_s))
+            self._parts.control.publish(topic, codec.encode(Wants(digests=digests)))
         if self._agent.session.connected:
             own = topics.TelemetryTopic(self._settings.id)
-            self._windows.send(lambda body: self._control.publish(own, body))
+            self._parts.windows.send(lambda body: self._parts.control.publish(own, body))
 
     def _keep_certificate(self, now_s: float) -> None:
         if self._settings.controller is not None:
-            trust = self._memory.acceptance.trust
+            trust = self._parts.memory.acceptance.trust
             floor = proved_by_certificates(trust)
-            self._certificate.tick(now_s, now=now_of(trust, time.time()), floor=floor)
+            self._parts.certificate.tick(now_s, now=now_of(trust, time.time()), floor=floor)
 
     def _take(self, came: Iterable[News]) -> None:
         """Step through what came and what that brings about, first come first served."""
@@ -216,21 +147,22 @@ class App:
             elif isinstance(event, acceptance.Event):
                 news.extend(self._judge(event))
             else:
-                for effect in self._memory.step(event):
+                for effect in self._parts.memory.step(event):
                     news.extend(self._perform(effect))
 
     def _judge(self, event: acceptance.Event) -> Iterator[News]:
         """Hold an order or metadata against what is trusted, and do what follows."""
-        before = self._memory.acceptance.trust.root
-        judged, ordered = self._memory.judge(event)
-        if self._memory.acceptance.trust.root != before and self._agent.session.connected:
-            self._announce()  # Until then the controller sends the roots that it misses again.
+        before = self._parts.memory.acceptance.trust.root
+        judged, ordered = self._parts.memory.judge(event)
+        if self._parts.memory.acceptance.trust.root != before:
+            # Until then the controller sends the roots that it misses again.
+            self._announcer.announce()
         for verdict in judged:
             yield from self._perform_acceptance(verdict)
         for effect in ordered:
             yield from self._perform(effect)
         if isinstance(event, acceptance.Joined):
-            self._control.listen()  # After the next root: it comes before what its keys sign.
+            self._parts.control.listen()  # After the next root: it comes before what its keys sign.
 
     # Reading what came
 
@@ -241,32 +173,50 @@ class App:
                 yield acceptance.Joined()
                 yield session.Connected(time.monotonic())
             case ControlDown():
-                self._windows.disconnect()
+                self._parts.windows.disconnect()
                 yield session.Lost(time.monotonic(), random.random())
             case FetchLink(online):
                 yield machine.FetchLink(online, random.random())
             case BrokerShown(dates, verdict):
-                self._broker_dates = verdict
+                self._announcer.note_broker(verdict)
                 yield acceptance.Vouched(CERTIFICATE, dates.begins)
             case Message(topic, payload):
-                yield from self._inbox.read(topic, payload, self._agent.download)
+                yield from self._parts.inbox.read(topic, payload, self._agent.download)
             case Puback(mid):
-                self._windows.acknowledge(mid)
-            case trial.Ran():
-                yield item
-            case Renewed():
-                self._certificate.read(item, time.monotonic())
-                yield acceptance.Vouched(CERTIFICATE, item.proved_s)
+                self._parts.windows.acknowledge(mid)
             case Stop():
                 pass
             case sources.Answer() | Rebuilt():
-                yield from self._delivery.read(item, self._agent.download)
-            case engine.Flipped(alias, bundle, replaced, in_flight):
-                flip = Flip(bundle=bundle, replaced=replaced, in_flight=in_flight)
-                yield self._note_flip(alias, flip)
+                yield from self._parts.delivery.read(item, self._agent.download)
+            case trial.Ran() | receipts.Attested() | Renewed() | probing.RuntimesProbed():
+                yield from self._read_child(item)
+            case engine.Flipped():
+                yield from self._note_flip(item)
             case _:
                 state = self._agent.aliases.get(item.alias, install.Idle())
-                yield from read_engine(item, state, time.monotonic())
+                yield from self._parts.installer.read(item, state, time.monotonic())
+
+    def _read_child(
+        self, item: trial.Ran | receipts.Attested | Renewed | probing.RuntimesProbed
+    ) -> Iterator[News]:
+        """Take what came of a child that measured, signed, renewed or tried something."""
+        match item:
+            case trial.Ran():
+                yield item
+            case receipts.Attested(deployment, receipt, why):
+                if receipt is None:
+                    log.warning("receipt.unsigned", extra={"deployment": deployment, "why": why})
+                yield item
+            case Renewed():
+                self._parts.certificate.read(item, time.monotonic())
+                yield acceptance.Vouched(CERTIFICATE, item.proved_s)
+            case probing.RuntimesProbed(bad):
+                for runtime, why in bad.items():
+                    log.error("runtime.bad", extra={"runtime": runtime, "why": why})
+                self._parts.shelf.judge_by(replace(self._parts.machine, bad_runtimes=bad))
+                yield from self._parts.installer.note_probes(item)
+            case _:
+                assert_never(item)
 
     # Performing effects
 
@@ -277,11 +227,13 @@ class App:
                 yield from self._perform_install(alias, change)
             case trial.Clear():
                 self._collect()
-            case machine.Tell() | trial.Answer():
-                _, last = self._outbox.span()
+            case receipts.Attest(claim):
+                now = now_of(self._parts.memory.acceptance.trust, time.time())
+                self._parts.attester.sign(claim, at=now)
+            case machine.Tell() | trial.Answer() | receipts.TellReceipt():
+                _, last = self._parts.outbox.span()
                 yield session.Stored(last, time.monotonic())
-                if self._agent.session.connected:
-                    self._announce()
+                self._announcer.announce()
             case (
                 machine.OpenFetch()
                 | machine.CloseFetch()
@@ -292,33 +244,34 @@ class App:
                 | download.DropChunks()
                 | download.AskSource()
             ):
-                yield from self._delivery.perform(effect, self._agent.download)
+                yield from self._parts.delivery.perform(effect, self._agent.download)
             case download.Want(digests):
                 jitter_s = random.random() * WANT_JITTER_S
                 self._wants.append((time.monotonic() + jitter_s, digests))
             case trial.Run() | trial.Stop():
-                yield from perform_trial(effect, self._gauge, self._shelf)
+                yield from perform_trial(effect, self._parts.gauge, self._parts.shelf)
             case _:
                 self._perform_session(effect)
 
     def _perform_install(
-        self, alias: AliasName, effect: install.Serve | install.Retire | install.Keep | install.Load
+        self, alias: AliasName, effect: install.EngineEffect | install.Keep
     ) -> Iterator[machine.Event]:
         if isinstance(effect, install.Keep):
             self._collect()
         else:
-            yield from perform_install(effect, alias, self._engine, self._shelf)
+            yield from self._parts.installer.perform(effect, alias, time.monotonic())
 
     def _perform_acceptance(self, effect: acceptance.Effect) -> Iterator[News]:
         match effect:
             case acceptance.AskTrust(names):
-                self._control.ask(names)
+                self._parts.control.ask(names)
             case acceptance.DropTrust(names):
-                self._control.drop(names)
+                self._parts.control.drop(names)
             case acceptance.Refuse(reason, why):
                 yield Refused(reason, why)
             case acceptance.Advise(desired):
-                yield from self._delivery.advise(desired)
+                yield from self._parts.delivery.advise(desired)
+                yield session.Advised(desired.spread_s or 0.0)
             case acceptance.Accept(order):
                 log.info("order.accepted", extra={"generation": order.generation})
             case _:
@@ -327,14 +280,14 @@ class App:
     def _perform_session(self, effect: session.Effect) -> None:
         match effect:
             case session.Connect():
-                self._control.connect()
+                self._parts.control.connect()
             case session.Announce():
-                self._announce()
+                self._announcer.announce()
             case session.Send(after, until):
-                for body in self._outbox.events(after, until):
-                    self._control.publish(topics.EventsTopic(self._settings.id), body)
+                for body in self._parts.outbox.events(after, until):
+                    self._parts.control.publish(topics.EventsTopic(self._settings.id), body)
             case session.Forget(until):
-                self._outbox.forget_events(until)
+                self._parts.memory.forget(until)
             case _:
                 assert_never(effect)
 
@@ -346,83 +299,70 @@ class App:
             bundles.update(state.confirmed)
             if not isinstance(state, install.Idle):
                 bundles.add(state.wanted.bundle)
-        self._shelf.keep(bundles)
+        self._parts.shelf.keep(bundles)
 
     # Telling
 
     def _note_refusal(self, reason: Reason, why: str) -> Iterator[News]:
         log.warning("bytes.refused", extra={"reason": reason.value, "why": why})
-        yield from self._memory.note_refusal(self._teller.refusal(reason, why, at=time.time()))
+        yield from self._parts.memory.note_refusal(
+            self._parts.teller.refusal(reason, why, at=time.time())
+        )
 
-    def _note_flip(self, alias: AliasName, flip: Flip) -> machine.Event:
+    def _note_flip(self, flipped: engine.Flipped) -> tuple[machine.Event, ...]:
+        flip = Flip(
+            bundle=flipped.bundle,
+            replaced=flipped.replaced,
+            in_flight=flipped.in_flight,
+            share=flipped.share,
+            policy=flipped.policy,
+        )
         extra = {"bundle": flip.bundle, "replaced": flip.replaced, "in_flight": flip.in_flight}
         log.info("bundle.flipped", extra=extra)
-        return self._memory.note(self._teller.flip(alias, flip, at=time.time()))
-
-    def _tell_budget(self) -> None:
-        """Say that a download waits for the next day, and that it goes on."""
-        current = self._agent.download
-        waits = current is not None and download.is_held_up(current)
-        before = self._over_budget
-        self._over_budget = (Reason.OVER_BYTE_BUDGET,) if waits else ()
-        if self._over_budget != before and self._agent.session.connected:
-            self._announce()
-
-    def _announce(self) -> None:
-        device = self._settings.id
-        presence = codec.encode(self._teller.presence(online=True))
-        self._control.publish(topics.PresenceTopic(device), presence, retain=True)
-        trust = self._memory.acceptance.trust
-        fault = self._certificate.find_fault(proved_by_certificates(trust))
-        reported = self._teller.reported(
-            self._agent.aliases,
-            generation=trust.generation,
-            seq=self._store.next_report_seq(),
-            oldest_event=self._outbox.span()[0],
-            trust=report_of(trust, time.time()),
-            degraded=(
-                *_DEGRADED[self._broker_dates],
-                *([fault] if fault else []),
-                *self._over_budget,
-            ),
+        self._parts.installer.note_flip(flipped)
+        noted = self._parts.memory.note(
+            self._parts.teller.flip(flipped.alias, flip, at=time.time())
         )
-        self._control.publish(topics.ReportedTopic(device), codec.encode(reported), retain=True)
+        self._announcer.catch_up()
+        return noted
 
     def _end_window(self, now_s: float) -> list[machine.Event]:
-        traffic = self._control.traffic() + self._delivery.traffic()
+        facts, workers = self._parts.host.facts(), self._parts.engine.memory()
         return [
             machine.Measured(
-                alias=window.alias,
-                bundle=window.bundle,
-                requests=window.requests,
-                errors=window.errors,
-                compute=window.compute,
+                window.alias,
+                window.bundle,
+                machine.Window(
+                    requests=window.requests,
+                    errors=dict(window.errors),
+                    compute=window.compute,
+                    feedback=window.feedback,
+                    shadow=window.shadow,
+                    worker_bytes=window.worker_bytes,
+                    temperature_c=facts.temperature_c,
+                ),
             )
-            for window in self._windows.end(now_s, host.facts(self._store.folder), traffic)
+            for window in self._parts.windows.end(now_s, facts, self._traffic(), workers)
         ]
+
+    def _traffic(self) -> Traffic:
+        return self._parts.control.traffic() + self._parts.delivery.traffic()
 
     # The end
 
     def _close(self) -> None:
-        self._control.leave()
-        self._delivery.close()
-        self._api.close()
-        self._gauge.stop()
-        self._engine.close()
-        self._end_window(time.monotonic())  # What was counted since the last is told next time.
-        self._store.close()
+        self._parts.control.leave()
+        self._parts.delivery.close()
+        drain_s = self._settings.serving.drain_timeout_s
+        self._parts.engine.drain(drain_s)
+        self._parts.api.close(drain_s)
+        self._parts.gauge.stop()
+        workers = self._parts.engine.memory()
+        self._parts.engine.close()
+        # What was counted since the last window is told next time.
+        self._parts.windows.close(
+            time.monotonic(), self._parts.host.facts(), self._traffic(), workers
+        )
+        self._parts.verifier.close()
+        self._parts.store.close()
         log.info("agent.stopped", extra={"device": self._settings.id})
-
-
-def _machine_of(settings: Settings, runtimes: Mapping[str, str]) -> Machine:
-    return Machine(
-        profile=settings.profile,
-        facts=detect.facts(),
-        runtimes=runtimes,
-        simulates=settings.simulate,
-    )
-
-
-def _enrolment_of(home: Path, settings: Settings) -> Enrolment:
-    identity = read_identity(home)
-    return Enrolment(identity.device, settings.profile, identity.epoch, read_root(home))

@@ -20,17 +20,19 @@ from msgspec.structs import replace
 from wherry import __version__
 from wherry.enrolment import parse_fingerprint, parse_token
 from wherry.errors import REFUSALS, Malformed
-from wherry.logs import log_to_stderr
+from wherry.logs import JsonFormatter, log_to_stderr
 from wherry.names import Digest, parse_alias_name, parse_device_id, parse_profile_name
-from wherry.trust.device import report_of
+from wherry.trust.keeping import report_of
 from wherry_agent import detect, host
 from wherry_agent.client import Client, Input, NotReachable
+from wherry_agent.core.checkup import Check, Health, worst
 from wherry_agent.core.install import deployment_of, slots_of
 from wherry_agent.core.proposal import propose, toml_of
 from wherry_agent.settings import (
     DEFAULT_SOCKET,
     ApiSettings,
     FetchSettings,
+    LogFormat,
     TelemetrySettings,
     default_home,
     read_settings,
@@ -122,8 +124,9 @@ def _admission(options: argparse.Namespace) -> _Admission:
 def _run(options: argparse.Namespace) -> int:
     from wherry_agent.app import App  # The other commands start without the loop's libraries.
 
-    log_to_stderr()
-    app = App(options.home, read_settings(options.home))
+    settings = read_settings(options.home)
+    log_to_stderr(formatter=JsonFormatter() if settings.log is LogFormat.JSON else None)
+    app = App(options.home, settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: app.stop())
     app.run()
@@ -161,6 +164,25 @@ def _is_running(socket: Path) -> bool:
         except NotReachable:
             return False
         return True
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from wherry_agent import doctor, probing  # The other commands dial and probe nothing.
+
+    checks: list[Check] = []
+    for check in doctor.examine(options.home, probing.prove):
+        checks.append(check)
+        if not options.json:
+            print(_line_of(check), flush=True)  # One by one: dialling takes its time.
+    health = worst(checks)
+    if options.json:
+        print(msgspec.json.encode({"health": health, "checks": checks}).decode())
+    return 1 if health is Health.BAD else 0
+
+
+def _line_of(check: Check) -> str:
+    line = f"{check.health.value:<9}{check.subject:<22}{check.found}"
+    return f"{line}\n{'':<9}{'':<22}-> {check.remedy}" if check.remedy else line
 
 
 def _infer(options: argparse.Namespace) -> int:
@@ -270,6 +292,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command("run", "Serve what was confirmed and follow the controller.", _run)
     sub = command("status", "Show what this device has.", _status)
+    sub.add_argument("--json", action="store_true", help="print JSON for scripts")
+    sub = command("doctor", "Say what is wrong with this device, and what to do.", _doctor)
     sub.add_argument("--json", action="store_true", help="print JSON for scripts")
     sub = homeless("profile", "Propose a profile from what this machine is.", _profile)
     sub.add_argument("--json", action="store_true", help="print JSON for scripts")

@@ -19,12 +19,15 @@ from typing_extensions import assert_never
 
 from wherry.blobs import Blob
 from wherry.errors import REFUSALS, Untrusted
-from wherry.messages import Desired, Pace, Reason, Traffic, detail
+from wherry.measures import Traffic
+from wherry.messages import Desired, Pace, detail
 from wherry.names import Digest
+from wherry.reasons import Reason
 from wherry_agent import sources
 from wherry_agent.core import agent as machine
 from wherry_agent.core import download
 from wherry_agent.core.budget import least, left_bytes, spend
+from wherry_agent.database import CannotSave
 from wherry_agent.fetch import Ask, Fetch
 from wherry_agent.inbox import News, Refused
 from wherry_agent.rebuild import Fault, rebuild
@@ -237,4 +240,11 @@ class Delivery:
         if grown > 0:
             self._spent = spend(self._spent, grown, time.time())
             if is_bounded:
-                self._store.save_spent(self._spent)
+                self._save_spent()
+
+    def _save_spent(self) -> None:
+        """Keep what was spent; where the disk refuses, it is known until the process ends."""
+        try:
+            self._store.save_spent(self._spent)
+        except CannotSave as error:
+            log.warning("spent.unwritten", extra={"problem": str(error)})

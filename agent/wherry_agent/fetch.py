@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from typing_extensions import assert_never
 
-from wherry.messages import Traffic
+from wherry.measures import Traffic
 from wherry.topics import BlobTopic, BundleTopic, text
 from wherry_agent.core import download
 from wherry_agent.mqtt import Callbacks, Connection

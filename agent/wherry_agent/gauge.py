@@ -17,10 +17,13 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from wherry import codec
-from wherry.messages import Reason, Trial, TrialFigures, detail
+from wherry.measures import TrialFigures
+from wherry.messages import Trial, detail
+from wherry.reasons import Reason
 from wherry_agent import frames, host
+from wherry_agent.asking import BundlePlace
 from wherry_agent.core.trial import Ran
-from wherry_agent.link import GRACE_S, BundlePlace, worker_command
+from wherry_agent.link import GRACE_S, worker_command
 from wherry_agent.measuring import Bounds, memory_bytes
 
 WATCH_S = 0.05

@@ -13,8 +13,9 @@ from typing import TypeAlias
 
 from wherry import codec, topics
 from wherry.errors import Malformed, Untrusted
-from wherry.messages import Ack, Reason
+from wherry.messages import Ack
 from wherry.names import Digest
+from wherry.reasons import Reason
 from wherry.trust.packet import piece_name
 from wherry_agent.core import acceptance, download, session
 from wherry_agent.core import agent as machine

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from wherry import topics
-from wherry.messages import Traffic
+from wherry.measures import Traffic
 from wherry.names import DeviceId, parse_role_name
 from wherry_agent.core.dates import Dates, Verdict
 from wherry_agent.fetch import Fetch

@@ -1,95 +1,81 @@
-"""One worker process as the engine sees it: started, asked, drained, ended.
+"""A runner in a worker process: started, asked, drained, ended.
 
     STARTING --Ready--> READY --drain--> DRAINING --nothing left to answer--> ENDED
 
 Every state ends with the worker's stream and at its own deadline, STARTING with Failed too.
 Everything here runs on the engine's loop. A worker ends when its socket closes; one that does
-not within a grace is killed. Requests that a worker leaves unanswered go back to the engine.
+not within a grace is killed. What a worker leaves unanswered goes back to the engine.
+
+Small tensors travel in the frames, large ones in two arenas, one for questions and one for
+answers; what finds no room there travels in the frames too. An answer is copied out when it comes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
-from typing import Protocol
 
-from wherry.manifest import Manifest
-from wherry.messages import Reason
-from wherry.names import AliasName, Digest
+from wherry.names import AliasName
+from wherry.reasons import Reason
 from wherry_agent import frames
+from wherry_agent.arena import INLINE_BYTES, Arena, Window, create_arena
+from wherry_agent.asking import (
+    DEPTH,
+    Answer,
+    Bringing,
+    BundlePlace,
+    Compared,
+    Comparison,
+    Proof,
+    Question,
+    RunnerListener,
+    RunnerState,
+    Unanswered,
+    encode_bringing,
+)
 from wherry_agent.frames import Fault, Tensor
+from wherry_agent.ledger import Ledger, Outcome
+from wherry_agent.limits import describe_end, is_over_cpu
+from wherry_agent.measuring import memory_bytes
 
+RECEIVED_BYTES = 16 << 10  # At a time; a new buffer for each answer took 25 us.
 GRACE_S = 1.0
+LARGEST_QUESTION_BYTES = frames.LARGEST_BODY_BYTES - (64 << 10)  # Between tensors there are gaps.
+TRIM_S = 5.0
+TRIMS = 2  # After so many, pages that were used before the first of them are given back.
 
 
-@dataclass(frozen=True, slots=True)
-class BundlePlace:
-    """A bundle on this device, its manifest verified.
+class _Arenas:
+    """The engine's ends of a worker's two arenas, and what the worker inherits of them."""
 
-    `manifest_path` holds the signed envelope; each blob stands at `blobs_folder`/<sha256>.
-    """
+    def __init__(self) -> None:
+        self.descriptors = (create_arena(), create_arena())
+        self._is_closed = False
+        self.questions, self.answers = Arena(self.descriptors[0]), Window(self.descriptors[1])
 
-    digest: Digest
-    manifest_path: Path
-    blobs_folder: Path = field(kw_only=True)
-    manifest: Manifest = field(kw_only=True)
+    def close_descriptors(self) -> None:
+        for descriptor in self.descriptors:
+            os.close(descriptor)
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    bundle: Digest
-    tensors: tuple[Tensor, ...]
-    compute_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unanswered:
-    """`bundle` is the one that should have answered; None where nothing serves."""
-
-    fault: Fault
-    detail: str
-    bundle: Digest | None = None
+    def close(self) -> bool:
+        """Unmap both; return False where they were closed already."""
+        if self._is_closed:
+            return False
+        self._is_closed = True
+        self.questions.close()
+        self.answers.close()
+        return True
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A request on its way; `done` is called once, on the engine's loop."""
-
-    alias: AliasName
-    tensors: tuple[Tensor, ...]
-    done: Callable[[Answer | Unanswered], None]
-    retried: bool = False
-
-
-class LinkState(Enum):
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    ENDED = "ended"
-
-
-class LinkListener(Protocol):
-    """What the engine wants to be told of a worker."""
-
-    def became_ready(self, link: Link) -> None: ...
-    def failed_to_load(self, link: Link, reason: Reason, detail: str) -> None: ...
-    def died(self, link: Link, detail: str) -> None: ...
-    def left_unanswered(self, link: Link, question: Question) -> None: ...
-    def ended(self, link: Link) -> None: ...
-
-
-@dataclass(slots=True)
-class _Asked:
-    question: Question
-    timer: asyncio.TimerHandle
+def start_runner(
+    alias: AliasName, place: BundlePlace, listener: RunnerListener, bringing: Bringing
+) -> Link:
+    """Start a worker for the bundle at `place`; raise OSError where there can be no process."""
+    return Link(alias, place, listener=listener, bringing=bringing)
 
 
 def worker_command(place: BundlePlace, descriptor: int) -> list[str]:
@@ -101,30 +87,39 @@ def worker_command(place: BundlePlace, descriptor: int) -> list[str]:
     ]
 
 
-class Link(asyncio.Protocol):
+class Link(asyncio.BufferedProtocol):
+    """A `Runner` whose bundle lives in a process of its own."""
+
     def __init__(
         self,
         alias: AliasName,
         place: BundlePlace,
         *,
-        listener: LinkListener,
-        request_timeout_s: float,
+        listener: RunnerListener,
+        bringing: Bringing,
+        trim_s: float = TRIM_S,
     ) -> None:
-        self.alias, self.place, self.state = alias, place, LinkState.STARTING
+        self.alias, self.place, self.state = alias, place, RunnerState.STARTING
         self.ready_at_s = 0.0
-        self._listener, self._request_timeout_s = listener, request_timeout_s
+        self._listener, self._bringing = listener, bringing
         self._loop = asyncio.get_running_loop()
         self._reader = frames.Reader()
-        self._asked: dict[int, _Asked] = {}
-        self._number = 0
-        self._heard_at_s = 0.0
+        self._received = memoryview(bytearray(RECEIVED_BYTES))
+        self._ledger = Ledger(
+            place.digest,
+            silence_s=bringing.silence_s,
+            on_expired=self._end_if_drained,
+            on_silent=self._lose,
+        )
+        self._arenas = _Arenas()
+        self._trim_s, self._trims = trim_s, 0
         self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._process, self._connecting = self._start()
-
-    @property
-    def bundle(self) -> Digest:
-        return self.place.digest
+        self._socket, self._process = self._start()
+        self._watched = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._watched, self._reap)
+        connecting = self._loop.create_connection(lambda: self, sock=self._socket)
+        self._connecting = self._loop.create_task(connecting)
+        self._timer = self._loop.call_later(bringing.load_timeout_s, self._took_too_long)
 
     @property
     def pid(self) -> int:
@@ -132,28 +127,29 @@ class Link(asyncio.Protocol):
 
     @property
     def in_flight(self) -> int:
-        return len(self._asked)
+        return len(self._ledger)
 
-    def limit_loading(self, timeout_s: float) -> None:
-        """Give the worker `timeout_s` to become ready."""
-        self._timer = self._loop.call_later(timeout_s, self._took_too_long, timeout_s)
+    def memory_bytes(self) -> int:
+        return memory_bytes("RssAnon", Path(f"/proc/{self.pid}/status"))
 
-    def ask(self, question: Question) -> None:
-        """Send a request to the worker, which must be ready."""
-        assert self._transport is not None
-        self._number += 1
-        number = self._number
-        timer = self._loop.call_later(self._request_timeout_s, self._expire, number)
-        self._asked[number] = _Asked(question, timer)
-        head = frames.Infer(number, frames.heads_of(question.tensors))
-        self._transport.write(frames.encode(head, question.tensors))
+    def ask(self, question: Question | Comparison, timeout_s: float) -> None:
+        assert self.state is RunnerState.READY and self._transport is not None
+        tensors = question.tensors
+        if isinstance(question, Comparison):
+            tensors += question.reference
+        if sum(len(tensor.data) for tensor in tensors) > LARGEST_QUESTION_BYTES:
+            refused = Unanswered(Fault.RUNTIME_FAILED, frames.TOO_LARGE, self.place.digest)
+            self._loop.call_soon(question.done, refused)
+            return
+        number = self._ledger.enter(question, timeout_s)
+        self._transport.write(self._frame(number, question))
 
     def drain(self, timeout_s: float) -> None:
         """End the worker when it has answered what it was asked, or when the time is over."""
-        if self.state is not LinkState.READY or not self._asked:
+        if self.state is not RunnerState.READY or not self._ledger.is_waited_for:
             self.end()
             return
-        self.state = LinkState.DRAINING
+        self.state = RunnerState.DRAINING
         self._timer = self._loop.call_later(timeout_s, self.end)
 
     def end(self) -> None:
@@ -167,81 +163,163 @@ class Link(asyncio.Protocol):
 
     def kill(self) -> None:
         """End the worker without a word to anybody, and wait until it is gone."""
-        self.state = LinkState.ENDED
+        self.state = RunnerState.ENDED
+        self._timer.cancel()
+        self._ledger.close()
         self._connecting.cancel()
-        if self._transport is not None:
+        if self._transport is None:
+            self._socket.close()
+        else:
             self._transport.abort()
         self._process.kill()
-        self._process.wait()
+        self._forget_process()
+        self._arenas.close()
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        if self.state is LinkState.ENDED:
+        if self.state is RunnerState.ENDED:
             transport.abort()
 
-    def data_received(self, data: bytes) -> None:
-        self._heard_at_s = self._loop.time()
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._received
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._ledger.hear()
         try:
-            for head, body in self._reader.feed(data):
-                self._hear(head, body)
+            for head, body in self._reader.feed(self._received[:nbytes]):
+                if self.state is not RunnerState.ENDED:
+                    self._hear(head, body)
         except frames.BadFrame as error:
             self._lose(str(error))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.state is not LinkState.ENDED:
-            self._lose(self._how_it_ended())
+        if self.state is not RunnerState.ENDED:
+            status = self._status()
+            reason = Reason.OVER_CPU if is_over_cpu(status) else Reason.LOAD_FAILED
+            self._lose(describe_end(status), reason)
+        self._finish_if_gone()
 
     # What the worker says
 
     def _hear(self, head: frames.Head, body: bytes) -> None:
         match head:
-            case frames.Answered(number, compute_ns, heads):
+            case frames.Answered(number, compute_ns, at, heads):
+                if at is not None:
+                    body = bytes(self._arenas.answers.read(at, frames.body_bytes(heads)))
+                    self._trim_later()
                 tensors = frames.tensors_of(heads, body)
-                self._settle(number, Answer(self.bundle, tensors, compute_ns))
+                self._arenas.questions.release(number - head.looks)
+                self._settle(number, Answer(self.place.digest, tensors, compute_ns))
+            case frames.Compared():
+                self._settle(head.number, self._compared(head))
             case frames.Refused(number, fault, detail):
-                self._settle(number, Unanswered(fault, detail, self.bundle))
-            case frames.Ready() if self.state is LinkState.STARTING:
-                self._stop_timer()
-                self.state, self.ready_at_s = LinkState.READY, self._loop.time()
-                self._listener.became_ready(self)
-            case frames.Failed(reason, detail) if self.state is LinkState.STARTING:
+                self._settle(number, Unanswered(fault, detail, self.place.digest))
+            case frames.Saw(inputs, outputs):
+                self._listener.saw(self, inputs, outputs)
+            case frames.Ready() if self.state is RunnerState.STARTING:
+                self._become_ready(head)
+            case frames.Failed(reason, detail) if self.state is RunnerState.STARTING:
                 self._fail(reason, detail)
             case _:
                 raise frames.BadFrame(f"the worker sent {type(head).__name__}")
 
-    def _settle(self, number: int, outcome: Answer | Unanswered) -> None:
-        asked = self._asked.pop(number, None)
-        if asked is None:
-            return  # It came after its deadline.
-        asked.timer.cancel()
-        asked.question.done(outcome)
-        if self.state is LinkState.DRAINING and not self._asked:
+    def _become_ready(self, ready: frames.Ready) -> None:
+        self._timer.cancel()
+        self.state, self.ready_at_s = RunnerState.READY, self._loop.time()
+        proof = Proof(
+            runtime_version=ready.runtime_version,
+            outputs=ready.outputs,
+            load_ms=ready.load_ms,
+            memory_bytes=ready.memory_bytes,
+            peak_bytes=ready.peak_bytes,
+        )
+        self._listener.became_ready(self, proof)
+
+    def _compared(self, head: frames.Compared) -> Compared:
+        return Compared(
+            self.place.digest,
+            rows=head.rows,
+            agreed=head.agreed,
+            distance=head.distance,
+            largest_distance=head.largest_distance,
+            compute_ns=head.compute_ns,
+        )
+
+    def _settle(self, number: int, outcome: Outcome) -> None:
+        self._arenas.questions.release(number - 1)
+        self._ledger.settle(number, outcome)
+        self._end_if_drained()
+        if self.state is RunnerState.READY and len(self._ledger) == DEPTH - 1:
+            self._listener.has_room(self)
+
+    def _end_if_drained(self) -> None:
+        if self.state is RunnerState.DRAINING and not self._ledger.is_waited_for:
             self.end()
 
-    def _expire(self, number: int) -> None:
-        detail = f"no answer came within {self._request_timeout_s:g} s; send fewer rows at a time"
-        hung = self._loop.time() - self._heard_at_s >= self._request_timeout_s
-        self._settle(number, Unanswered(Fault.TIMED_OUT, detail, self.bundle))
-        if hung and self.state is not LinkState.ENDED:
-            self._lose(f"it answered nothing for {self._request_timeout_s:g} s")
+    # Shared memory
 
-    def _took_too_long(self, timeout_s: float) -> None:
-        self._fail(Reason.LOAD_TIMEOUT, f"it was not ready within {timeout_s:g} s")
+    def _frame(self, number: int, question: Question | Comparison) -> bytes:
+        """Return the frame that asks a question; its tensors may go into the arena."""
+        heads, tensors = frames.heads_of(question.tensors), question.tensors
+        reference: tuple[frames.TensorHead, ...] = ()
+        if isinstance(question, Comparison):
+            reference, tensors = frames.heads_of(question.reference), tensors + question.reference
+        at = self._put(number, frames.body_bytes(heads + reference), tensors)
+        head: frames.Head = frames.Infer(number, self._ledger.last_answered, at, heads)
+        if isinstance(question, Comparison):
+            head = frames.Compare(number, self._ledger.last_answered, at, heads, reference)
+        return frames.encode(head, tensors if at is None else ())
+
+    def _put(self, number: int, size_bytes: int, tensors: tuple[Tensor, ...]) -> int | None:
+        """Write tensors into the arena; return where, or None where they travel in the frame."""
+        if size_bytes <= INLINE_BYTES:
+            return None
+        at = self._arenas.questions.reserve(number, size_bytes)
+        if at is not None:
+            self._arenas.questions.write(at, [tensor.data for tensor in tensors])
+            self._trim_later()
+        return at
+
+    def _trim_later(self) -> None:
+        """Have both arenas trimmed until nothing is left of what was used now."""
+        if not self._trims:
+            self._loop.call_later(self._trim_s, self._trim)
+        self._trims = TRIMS
+
+    def _trim(self) -> None:
+        if self.state is RunnerState.ENDED or self._transport is None:
+            return
+        if not self._ledger:
+            self._arenas.questions.release(self._ledger.last_asked)  # Looked at long ago.
+        self._arenas.questions.trim()
+        self._transport.write(frames.encode(frames.Trim(self._ledger.last_answered)))
+        self._trims -= 1
+        if self._trims:
+            self._loop.call_later(self._trim_s, self._trim)
+
+    # Deadlines
+
+    def _took_too_long(self) -> None:
+        detail = f"it was not ready within {self._bringing.load_timeout_s:g} s"
+        self._fail(Reason.LOAD_TIMEOUT, detail)
 
     def _fail(self, reason: Reason, detail: str) -> None:
         self.end()
         self._listener.failed_to_load(self, reason, detail)
 
-    def _lose(self, detail: str) -> None:
-        """End a worker that ended by itself, or that must not go on."""
+    def _lose(self, detail: str, reason: Reason = Reason.LOAD_FAILED) -> None:
+        """End a worker that ended by itself, or that must not go on.
+
+        `reason` is why it was not loaded, where it was not yet.
+        """
         was = self.state
         self._process.kill()
-        self.state = LinkState.ENDED
-        if was is LinkState.STARTING:
-            self._fail(Reason.LOAD_FAILED, detail)
+        self.state = RunnerState.ENDED
+        if was is RunnerState.STARTING:
+            self._fail(reason, detail)
         else:
             # Told first, so that what it left goes to another worker.
             self._listener.died(self, detail)
@@ -249,45 +327,50 @@ class Link(asyncio.Protocol):
 
     # The process
 
-    def _start(self) -> tuple[subprocess.Popen[bytes], asyncio.Task[object]]:
+    def _start(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = worker_command(self.place, theirs.fileno())
+            command = [
+                *worker_command(self.place, theirs.fileno()),
+                *("--arenas", ",".join(map(str, self._arenas.descriptors))),
+                *("--bringing", encode_bringing(self._bringing).decode()),
+            ]
+            inherited = [theirs.fileno(), *self._arenas.descriptors]
             try:
-                process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
-                )
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=inherited)
             except OSError:
                 ours.close()
                 raise
-        watched = os.pidfd_open(process.pid)
-        self._loop.add_reader(watched, self._reap, watched)
-        connecting = self._loop.create_task(self._loop.create_connection(lambda: self, sock=ours))
-        return process, connecting
+            finally:
+                self._arenas.close_descriptors()
+        return ours, process
 
-    def _reap(self, watched: int) -> None:
-        self._loop.remove_reader(watched)
-        os.close(watched)
+    def _reap(self) -> None:
+        self._forget_process()
+        self._finish_if_gone()
+
+    def _forget_process(self) -> None:
+        """Wait for a process that ended or is killed."""
         self._process.wait()
-        self._listener.ended(self)
+        if self._loop.remove_reader(self._watched):
+            os.close(self._watched)
 
-    def _how_it_ended(self) -> str:
+    def _finish_if_gone(self) -> None:
+        """Tell the end once its process is gone and what it said before was heard."""
+        if self._process.returncode is None or self.state is not RunnerState.ENDED:
+            return
+        if self._arenas.close():
+            self._listener.ended(self)
+
+    def _status(self) -> int | None:
+        """Return the status that it ended with; None where it only closed its socket."""
         try:
-            status = self._process.wait(timeout=GRACE_S / 10)
+            return self._process.wait(timeout=GRACE_S / 10)
         except subprocess.TimeoutExpired:
-            return "it closed its socket"
-        if status < 0:
-            return f"it was ended by {signal.Signals(-status).name}"
-        return f"it ended with exit status {status}"
+            return None
 
     def _enter_end(self) -> None:
-        self.state = LinkState.ENDED
-        self._stop_timer()
-        left, self._asked = self._asked, {}
-        for asked in left.values():
-            asked.timer.cancel()
-            self._listener.left_unanswered(self, asked.question)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self.state = RunnerState.ENDED
+        self._timer.cancel()
+        for question in self._ledger.close():
+            self._listener.left_unanswered(self, question)

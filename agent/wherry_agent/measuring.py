@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from wherry.messages import TrialFigures
+from wherry.measures import TrialFigures
 
 STATUS = Path("/proc/self/status")
 

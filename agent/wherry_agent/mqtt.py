@@ -23,7 +23,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from wherry.errors import Untrusted
-from wherry.messages import Traffic
+from wherry.measures import Traffic
 from wherry_agent.settings import Broker
 from wherry_agent.tls import Secured
 

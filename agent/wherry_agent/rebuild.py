@@ -13,7 +13,8 @@ import msgspec
 from wherry import codec
 from wherry.blobs import Blob
 from wherry.errors import Malformed
-from wherry.messages import Reason, detail
+from wherry.messages import detail
+from wherry.reasons import Reason
 
 COMMAND = (sys.executable, "-m", "wherry_agent.rebuilder")
 DEADLINE_S = 900.0  # Measured: 45 MB take 0.5 s, on the smallest devices twenty times that.

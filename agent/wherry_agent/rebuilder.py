@@ -18,8 +18,9 @@ from pathlib import Path
 
 from wherry import codec, files
 from wherry.delta import DeltaRefused, Expected, rebuild
-from wherry.messages import Reason, detail
+from wherry.messages import detail
 from wherry.names import parse_digest
+from wherry.reasons import Reason
 from wherry_agent.measuring import memory_bytes
 from wherry_agent.rebuild import Fault
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from wherry import codec
 from wherry.errors import Malformed
-from wherry.messages import Reason
+from wherry.reasons import Reason
 from wherry_agent.core.renewal import (
     Outcome,
     Renewal,
@@ -92,6 +92,6 @@ class Upkeep:
             identity = read_identity(self._home)
             self._state = renewed_to(self._state, identity.not_before, identity.not_after)
 
-    def find_fault(self, floor: float) -> Reason | None:
+    def find_fault(self, *, floor: float, now: float) -> Reason | None:
         """Return what is to be reported of the certificate, if anything."""
-        return find_fault(self._state, floor)
+        return find_fault(self._state, floor=floor, now=now)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from wherry import codec
 from wherry.errors import Malformed, Unavailable, Unsuitable
 from wherry.files import make_folder, write_whole
 from wherry.names import DeviceId, ProfileName
+from wherry_agent.core.health import Bounds
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -119,11 +121,57 @@ class Identity(
 class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where local applications ask: a Unix socket, and loopback HTTP when `port` is not None.
 
-    `socket` is below the home or absolute; its user and group may connect.
+    `socket` is below the home or absolute; whom its file mode and `group` let may connect, and of
+    those only `users` (names or ids) where any are given. `grpc_port` takes the extra `grpc`.
+    `metrics` shows Prometheus text at `/metrics` on loopback. `shared_memory` lets clients register
+    regions of system shared memory.
     """
 
     socket: str = DEFAULT_SOCKET
+    mode: Annotated[str, msgspec.Meta(pattern="^0[0-7]{3}$")] = "0660"
+    group: str | None = None
+    users: tuple[str, ...] = ()
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
+    grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
+    metrics: bool = False
+    shared_memory: bool = True
+    body_bytes: Annotated[int, msgspec.Meta(ge=1024, le=256 << 20)] = 16 << 20
+    connections: Annotated[int, msgspec.Meta(ge=1)] = 256
+
+
+class Isolation(str, Enum):
+    """Where a model runs: in a worker process, or in the agent's own (never tflite-runtime)."""
+
+    WORKER = "worker"
+    INLINE = "inline"
+
+
+class StaleState(str, Enum):
+    """What becomes of a state that another bundle gave: refused by name, or begun anew (zeros)."""
+
+    REFUSE = "refuse"
+    RESET = "reset"
+
+
+class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How models are run. `queue_requests` may wait for an alias, each for `request_timeout_s`.
+
+    With `batch_rows` above 1 requests that wait are computed together, up to so many rows, and one
+    waits for others for at most `batch_wait_ms`. `reserve_bytes` of memory are left to others when
+    it is decided whether two bundles are resident. `optimized` keeps what the runtime made of a
+    model on the disk, so that it loads faster the next time.
+    """
+
+    isolation: Isolation = Isolation.WORKER
+    load_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    request_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    drain_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    queue_requests: Annotated[int, msgspec.Meta(ge=1)] = 256
+    batch_rows: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    batch_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    reserve_bytes: Annotated[int, msgspec.Meta(ge=0)] = 32 << 20
+    stale_state: StaleState = StaleState.REFUSE
+    optimized: bool = True
 
 
 class FetchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -141,10 +189,24 @@ class FetchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`keep_windows` bounds what waits on disk while the broker is away; the oldest go first."""
+    """`keep_windows` and `keep_bytes` bound what waits on disk while the broker is away.
+
+    The oldest windows go first, and are counted. Where `max_bytes_per_day` would not last, windows
+    grow longer, up to `longest_window_s`. Looking at inputs and outputs takes at most `seen_share`
+    of the time that models compute; 0: nothing is looked at.
+    """
 
     window_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 10.0
+    longest_window_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 3600.0
     keep_windows: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    keep_bytes: Annotated[int, msgspec.Meta(ge=1)] = 32 << 20
+    max_bytes_per_day: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    seen_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+
+
+class LogFormat(str, Enum):
+    JSON = "json"
+    TEXT = "text"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -164,7 +226,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     simulate: bool = False
     api: ApiSettings = ApiSettings()
     fetch: FetchSettings = FetchSettings()
+    serving: ServingSettings = ServingSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    probation: Bounds = Bounds()
+    log: LogFormat = LogFormat.JSON
 
 
 def default_home() -> Path:

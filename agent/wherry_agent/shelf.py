@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 
 from wherry.errors import REFUSALS, Untrusted
 from wherry.manifest import Manifest, open_manifest
-from wherry.messages import Reason, detail
+from wherry.messages import detail
 from wherry.names import Digest
+from wherry.reasons import Reason
+from wherry_agent.asking import BundlePlace
 from wherry_agent.core import download
 from wherry_agent.core.agent import Assembled, BundleRefused, ManifestAccepted
 from wherry_agent.core.suitability import DISK_SPARE_BYTES, Machine, find_unfit
-from wherry_agent.link import BundlePlace
 from wherry_agent.store import DiskFull, Store
 from wherry_agent.ways import Place, Rebuild, Ways
 
@@ -40,6 +41,10 @@ class Shelf:
         self._reserve_bytes = reserve_bytes
         self._clock = clock
         self._manifests: dict[Digest, Manifest] = {}
+
+    def judge_by(self, machine: Machine) -> None:
+        """Judge what comes from now on by what this device was found to be."""
+        self._machine = machine
 
     def accept(self, bundle: Digest, envelope: bytes) -> ManifestAccepted | BundleRefused:
         """Verify, then parse, then judge; only then is anything of the bundle fetched."""

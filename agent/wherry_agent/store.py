@@ -7,24 +7,22 @@
     STATE/rebuilding/    a delta and what is made of it; nothing there outlives the process
 
 A file is written whole and only after its bytes were verified, so what is there is right, and
-is never fetched again. The schema has a version; a newer one is refused.
+is never fetched again. On a disk that takes no writes, because it is read-only or was full when the
+agent came up, the store is volatile: `database` is in memory, and no file can be added.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import hmac
 import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -33,43 +31,29 @@ from wherry.blobs import Blob, WrongBytes, check_digest, checked, chunk_sizes
 from wherry.errors import Malformed, Unavailable
 from wherry.files import make_folder, sweep, sync_folder, write_parts
 from wherry.manifest import Manifest, blobs_of
-from wherry.messages import Traffic
+from wherry.measures import Traffic
 from wherry.names import Digest, StoreId, parse_store_id
-from wherry.trust.device import Trust
+from wherry.reasons import Reason
+from wherry.trust.keeping import Trust
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.budget import Spent
-
-# One script for each version of the schema, from the one before it.
-_STEPS = (
-    """
-    CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-    CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL) STRICT;
-    CREATE TABLE telemetry (seq INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL) STRICT;
-    """,
-    # What a device trusts, one row; an earlier release must not open what it would not keep.
-    """
-    CREATE TABLE trust (id INTEGER PRIMARY KEY CHECK (id = 1), value BLOB NOT NULL) STRICT;
-    """,
+from wherry_agent.database import (
+    FILE,
+    CannotSave,
+    check_version,
+    copy_to_memory,
+    errno_reason,
+    is_read_only,
+    lock,
+    open_database,
+    saving,
 )
-SCHEMA_VERSION = len(_STEPS)
+
+REPORTS_IN_ADVANCE = 100
 
 
-class NewerStore(Malformed):
-    """A store that a later release wrote."""
-
-    def __init__(self, folder: Path, version: int) -> None:
-        super().__init__(folder, version)
-        self.folder, self.version = folder, version
-
-    def __str__(self) -> str:
-        return (
-            f"the store in {self.folder} has version {self.version} and this release knows "
-            f"{SCHEMA_VERSION}: install the release that wrote it, or enrol in another home."
-        )
-
-
-class BrokenStore(Malformed):
-    """A store that SQLite cannot open."""
+class DiskFull(Unavailable):
+    """A file that finds no room, or a disk that takes none."""
 
     def __init__(self, folder: Path, problem: str) -> None:
         super().__init__(folder, problem)
@@ -77,60 +61,42 @@ class BrokenStore(Malformed):
 
     def __str__(self) -> str:
         return (
-            f"the store in {self.folder} cannot be opened: {self.problem}; "
-            "check its disk and rights, or move the folder away and start anew."
+            f"the disk of {self.folder} takes no more ({self.problem}): "
+            "make room, then order the bundle again."
         )
 
 
-class DiskFull(Unavailable):
-    """A file that finds no room."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.folder = folder
-
-    def __str__(self) -> str:
-        return f"the disk of {self.folder} is full: make room, then order the bundle again."
-
-
-class StoreInUse(Unavailable):
-    """Another agent runs on this home."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.folder = folder
-
-    def __str__(self) -> str:
-        return f"another agent runs on {self.folder}: stop it first."
-
-
 class Store:
-    """One open store; used by the deciding thread only."""
+    """One open store; used by the deciding thread only.
+
+    `fault` is why it is volatile, None where it is not.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.fault = Reason.DISK_READ_ONLY if is_read_only(folder) else None
         self.folder = make_folder(folder)
-        self._manifests = make_folder(folder / "manifests")
-        self._chunks = make_folder(folder / "chunks")
-        self.blobs = make_folder(folder / "blobs")
-        self.rebuilding = make_folder(folder / "rebuilding")
-        self._lock = _lock(folder)
+        self._manifests, self._chunks = folder / "manifests", folder / "chunks"
+        self.blobs, self.rebuilding = folder / "blobs", folder / "rebuilding"
+        self._lock = lock(folder)
         try:
-            self.database = _open(folder / "agent.db")
+            self.database, self._report_seqs = self._open()
+            self.store_id = self._store_id()
         except Malformed:
             self._lock.close()
             raise
-        for place in (self._manifests, self._chunks, self.blobs):
-            sweep(place)
-        _remove(self.rebuilding, lambda _name: True)
-        self.store_id = self._store_id()
+        if self.fault is None:
+            self._tidy()
 
     def close(self) -> None:
         self.database.close()
         self._lock.close()
 
-    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
-        """Commit at the end of the block what was written in it, all or nothing."""
-        return self.database
+    def transaction(self) -> AbstractContextManager[None]:
+        """Commit at the end of the block what was written in it, all or nothing.
+
+        Raises `CannotSave` where the disk refuses it.
+        """
+        return saving(self.database, self.folder)
 
     def load(self) -> Saved:
         return _saved_of(self._fact("saved"))
@@ -148,10 +114,14 @@ class Store:
         self.database.execute("INSERT OR REPLACE INTO trust VALUES (1, ?)", row)
 
     def next_report_seq(self) -> int:
-        """Return a number for `reported` that was never given out before."""
-        with self.transaction():
-            seq = int(self._fact("report_seq") or b"0") + 1
-            self._set_fact("report_seq", str(seq).encode())
+        """Return a number for `reported` that was never given out before.
+
+        Numbers are taken from the disk in advance, so that a full one can be reported.
+        """
+        seq = next(self._report_seqs, None)
+        if seq is None:
+            self._report_seqs = _take_report_seqs(self.database, self.folder)
+            seq = next(self._report_seqs)
         return seq
 
     def traffic(self) -> Traffic:
@@ -255,6 +225,8 @@ class Store:
         chunks: Collection[Digest] = (),
     ) -> None:
         """Delete every manifest, blob and chunk that neither these bundles nor `chunks` name."""
+        if self.fault is not None:
+            return
         names = frozenset(bundles)
         blobs = [blob for manifest in manifests for blob in blobs_of(manifest)]
         whole = frozenset(blob.digest for blob in blobs)
@@ -266,9 +238,25 @@ class Store:
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.folder).free
 
+    def _open(self) -> tuple[sqlite3.Connection, Iterator[int]]:
+        """Return the database and numbers for `reported`; a copy where the disk takes no writes."""
+        if self.fault is None:
+            try:
+                return _opened(self.folder)
+            except CannotSave as error:
+                self.fault = error.reason
+        copy = copy_to_memory(self.folder)
+        return copy, _take_report_seqs(copy, self.folder)
+
+    def _tidy(self) -> None:
+        for place in (self._manifests, self._chunks, self.blobs, self.rebuilding):
+            make_folder(place)
+            sweep(place)
+        _remove(self.rebuilding, lambda _name: True)
+
     def _store_id(self) -> StoreId:
         known = self._fact("store_id")
-        if known is None:
+        if known is None or self.fault is not None:
             known = secrets.token_hex(16).encode()
             with self.transaction():
                 self._set_fact("store_id", known)
@@ -291,18 +279,50 @@ class Seen:
 
 
 def look(folder: Path) -> Seen:
-    """Return what is on disk, whether or not an agent runs."""
-    place = folder / "agent.db"
+    """Return what is on disk, whether or not an agent runs.
+
+    SQLite writes beside a database to read it: where the disk takes no writes a copy is read.
+    """
+    place = folder / FILE
     if not place.exists():
         return Seen(Saved(), None)
     try:
         with closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            version = _check_version(database, folder)
-            row = database.execute("SELECT value FROM fact WHERE name = 'saved'").fetchone()
-            trust = _trust_of(database) if version > 1 else None
-    except sqlite3.Error as error:
-        raise BrokenStore(folder, str(error)) from error
+            return _seen(database, folder)
+    except sqlite3.Error:
+        with closing(copy_to_memory(folder)) as copy:
+            return _seen(copy, folder)
+
+
+def _seen(database: sqlite3.Connection, folder: Path) -> Seen:
+    version = check_version(database, folder)
+    row = database.execute("SELECT value FROM fact WHERE name = 'saved'").fetchone()
+    trust = _trust_of(database) if version > 1 else None
     return Seen(_saved_of(bytes(row[0]) if row else None), trust)
+
+
+def _opened(folder: Path) -> tuple[sqlite3.Connection, Iterator[int]]:
+    """Return the database and numbers for `reported`; raise `CannotSave`, or what opening does."""
+    database = open_database(folder)
+    try:
+        return database, _take_report_seqs(database, folder)
+    except CannotSave:
+        database.close()
+        raise
+
+
+def _take_report_seqs(database: sqlite3.Connection, folder: Path) -> Iterator[int]:
+    """Return the next numbers for `reported`, which are given out once this has returned.
+
+    Raises `CannotSave` where the disk refuses it.
+    """
+    with saving(database, folder):
+        row = database.execute("SELECT value FROM fact WHERE name = 'report_seq'").fetchone()
+        first = int(row[0]) + 1 if row else 1
+        until = first + REPORTS_IN_ADVANCE
+        known = ("report_seq", str(until - 1).encode())
+        database.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", known)
+    return iter(range(first, until))
 
 
 def _trust_of(database: sqlite3.Connection) -> Trust | None:
@@ -315,58 +335,13 @@ def _saved_of(data: bytes | None) -> Saved:
     return codec.decode(Saved, data, limit_bytes=len(data)) if data else Saved()
 
 
-def _lock(folder: Path) -> IO[bytes]:
-    """Hold the store for this process: the kernel lets go of it however the process ends."""
-    file = (folder / "lock").open("wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise StoreInUse(folder) from error
-    return file
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    try:
-        database = sqlite3.connect(path)
-    except sqlite3.Error as error:
-        raise BrokenStore(path.parent, str(error)) from error
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        _migrate(database, path.parent)
-    except NewerStore:
-        database.close()
-        raise
-    except sqlite3.Error as error:
-        database.close()
-        raise BrokenStore(path.parent, str(error)) from error
-    return database
-
-
-def _migrate(database: sqlite3.Connection, folder: Path) -> None:
-    steps = "".join(_STEPS[_check_version(database, folder) :])
-    if steps:
-        database.executescript(
-            f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
-
-
-def _check_version(database: sqlite3.Connection, folder: Path) -> int:
-    """Return the version of the schema, 0 for none; raise `NewerStore`."""
-    version: int = database.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise NewerStore(folder, version)
-    return version
-
-
 def _write(path: Path, parts: Iterable[bytes]) -> None:
     try:
         write_parts(path, parts)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFull(path.parent) from error
-        raise
+        if errno_reason(error) is None:
+            raise
+        raise DiskFull(path.parent, error.strerror or str(error)) from error
 
 
 def _remove(folder: Path, is_rubbish: Callable[[str], bool]) -> None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from wherry.measures import HostFacts, Traffic
 from wherry.messages import (
     Deployment,
     Event,
     EventKind,
     Flip,
-    HostFacts,
     Presence,
-    Reason,
     Reported,
+    SignedReceipt,
     Telemetry,
-    Traffic,
     TrialResult,
     TrustReport,
     detail,
 )
 from wherry.names import AliasName, ProfileName, StoreId
 from wherry.profile import Facts
+from wherry.reasons import Reason
 from wherry_agent.core import install
 from wherry_agent.telemetry import WindowCounts
 
@@ -64,6 +64,16 @@ class Teller:
             store_id=self.store_id, seq=UNNUMBERED, at=at, kind=EventKind.TRIAL, trial=result
         )
 
+    def receipt(self, alias: AliasName, receipt: SignedReceipt, *, at: float) -> Event:
+        return Event(
+            store_id=self.store_id,
+            seq=UNNUMBERED,
+            at=at,
+            kind=EventKind.RECEIPT,
+            alias=alias,
+            receipt=receipt,
+        )
+
     def refusal(self, reason: Reason, why: str, *, at: float) -> Event:
         return Event(
             store_id=self.store_id,
@@ -86,6 +96,7 @@ class Teller:
         oldest_event: int,
         trust: TrustReport,
         degraded: Collection[Reason] = (),
+        receipts: Mapping[AliasName, SignedReceipt] | None = None,
     ) -> Reported:
         """Say what this device has; `degraded` is what is known beside its states."""
         return Reported(
@@ -105,6 +116,7 @@ class Teller:
             oldest_event=oldest_event,
             trust=trust,
             degraded=tuple(sorted({*degraded, *degraded_of(states)}, key=lambda one: one.value)),
+            receipts=dict(receipts or {}),
         )
 
     def telemetry(
@@ -124,12 +136,17 @@ class Teller:
             alias=window.alias,
             bundle=window.bundle,
             requests=window.requests,
-            errors=window.errors,
+            errors=dict(window.errors),
             latency=window.latency,
             compute=window.compute,
             feedback=window.feedback,
             host=host,
             traffic=traffic,
+            inputs=window.inputs,
+            outputs=window.outputs,
+            shadow=window.shadow,
+            worker_bytes=window.worker_bytes,
+            restarts=window.restarts,
         )
 
 

@@ -18,8 +18,9 @@ from wherry import codec
 from wherry.blobs import CHUNK_BYTES, Blob, chunk_sizes
 from wherry.errors import Malformed
 from wherry.manifest import Manifest, blobs_of
-from wherry.messages import Delta, DeltaIndex, Reason
+from wherry.messages import Delta, DeltaIndex
 from wherry.names import Digest
+from wherry.reasons import Reason
 from wherry_agent.store import Store
 
 PATIENCE_S = 60.0

@@ -124,7 +124,7 @@ class Controller:
         """Return what the deciding thread touches, each part made for those that need it."""
         settings, store = self.settings, self.store
         publisher = Publisher(self._link, self.blobs, _pace(settings))
-        advisor = Advisor(settings.delivery, self._deltas)
+        advisor = Advisor(settings.delivery, self._deltas, fleet=settings.fleet)
         lifetime_s = settings.trust.order_s
         orders = Orders(store, self.trust, lifetime_s=lifetime_s, advise=advisor.begin)
         fleet = Fleet(store, publisher, orders, deltas=advisor.shelved)

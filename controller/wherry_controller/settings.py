@@ -116,10 +116,15 @@ class Broker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """How devices are watched: when a silent one counts as offline, how often acks are sent."""
+    """How devices are watched: when a silent one counts as offline, how often acks are sent.
+
+    `reconnects_per_s` is how many devices the broker shall take back in a second after all of them
+    lost it: the larger the fleet, the longer its reconnects are spread.
+    """
 
     online_deadline_s: float = 120.0
     ack_s: float = 1.0
+    reconnects_per_s: Annotated[float, msgspec.Meta(gt=0)] = 100.0
 
 
 class Gates(msgspec.Struct, frozen=True, kw_only=True):

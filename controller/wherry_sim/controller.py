@@ -16,17 +16,8 @@ from wherry import codec
 from wherry.blobs import cut
 from wherry.bundle import Bundle
 from wherry.manifest import blobs_of
-from wherry.messages import (
-    Ack,
-    Deployment,
-    Event,
-    Feedback,
-    Order,
-    Reported,
-    Telemetry,
-    Wanted,
-    Wants,
-)
+from wherry.measures import Feedback
+from wherry.messages import Ack, Deployment, Event, Order, Reported, Telemetry, Wanted, Wants
 from wherry.names import AliasName, DeviceId, Digest, StoreId
 from wherry.topics import (
     AcksTopic,
@@ -168,6 +159,9 @@ class Controller:
                 bundle=effect.bundle,
                 probation_s=effect.probation_s,
                 deadline_s=effect.deadline_s,
+                policy=effect.policy,
+                shadow=effect.shadow,
+                split=effect.split,
             )
             order = devices.want(order, effect.alias, wanted, revoked=effect.revoked)
         order = self._issued(order)

@@ -12,8 +12,10 @@ from typing import assert_never
 
 from wherry import codec
 from wherry.errors import Malformed, Untrusted
-from wherry.messages import Ack, Feedback, Reason, Wanted, Wants
+from wherry.measures import Feedback
+from wherry.messages import Ack, Wanted, Wants
 from wherry.names import DeviceId, Digest, parse_role_name
+from wherry.reasons import Reason
 from wherry.topics import (
     AcksTopic,
     BlobTopic,
@@ -27,8 +29,9 @@ from wherry.topics import (
     Topic,
     WantsTopic,
 )
-from wherry.trust.device import Trust
-from wherry_agent.core import acceptance, download, install, session, trial
+from wherry.trust import device
+from wherry.trust.keeping import Trust
+from wherry_agent.core import acceptance, download, install, receipts, session, trial
 from wherry_agent.core import agent as core
 from wherry_sim import said
 from wherry_sim.bundles import PROFILE
@@ -94,7 +97,8 @@ class Device:
         self.killed += 1
         self._life += 1
         self._news.clear()
-        self._busy, self._agent, self.engine.serving = False, None, None
+        self._busy, self._agent = False, None
+        self.engine.serve(None)
         self._accepting = None
         for link in (self._main, self._fetch):
             if link is not None:
@@ -163,7 +167,7 @@ class Device:
         """Step through what vouches for an order; what is followed is saved with what it does."""
         assert self._accepting is not None
         life, clock = self._life, BEGAN_AT + self.world.timeline.now_s
-        self._accepting, effects = acceptance.step(self._accepting, event, clock)
+        self._accepting, effects = acceptance.step(self._accepting, event, clock, device)
         for effect in effects:
             if self._life != life:
                 return
@@ -184,7 +188,7 @@ class Device:
         """Save the state and put what is told into the outbox, in one write."""
         if self._agent is None or self._accepting is None:
             return
-        told = [effect for effect in effects if isinstance(effect, core.Tell | trial.Answer)]
+        told = [effect for effect in effects if isinstance(effect, said.Told)]
         for tell in told:
             said.tell(self.disk, tell, at_s=self.world.timeline.now_s)
         if is_new:
@@ -208,8 +212,10 @@ class Device:
         match effect:
             case core.For(_, change):
                 self._install(change)
-            case core.Tell() | trial.Answer() | session.Announce():
+            case core.Tell() | trial.Answer() | receipts.TellReceipt() | session.Announce():
                 self._announce()
+            case receipts.Attest(claim):
+                self._later(0.1, lambda: self._hear(said.attested(self.name, claim)))
             case core.OpenFetch():
                 self._later(CONNECT_S, self._open_fetch)
             case core.CloseFetch():
@@ -279,16 +285,18 @@ class Device:
 
     # The engine
 
-    def _install(
-        self, effect: install.Serve | install.Retire | install.Keep | install.Load
-    ) -> None:
+    def _install(self, effect: install.EngineEffect | install.Keep) -> None:
         match effect:
             case install.Load(wanted):
                 self._later(LOAD_S, lambda: self._answer(wanted))
             case install.Serve(bundle):
                 self.engine.serve(bundle)
-                if bundle and self.world.behaviours[bundle].kills_the_device:
-                    self._later(self.world.chance.uniform(0.5, 4 * WINDOW_S), self.die)
+                self._suffer(bundle)
+            case install.Share(bundle, _):
+                self.engine.share(bundle)
+                self._suffer(bundle)
+            case install.Shadow(bundle, _):
+                self.engine.shadow(bundle)
             case install.Keep(kept):
                 self.engine.keep(kept)
             case install.Retire():
@@ -299,12 +307,25 @@ class Device:
     def _answer(self, wanted: Wanted) -> None:
         self._hear(core.Installed(self.world.alias, self.engine.load(wanted, self._now_s)))
 
+    def _suffer(self, bundle: Digest | None) -> None:
+        """Lose power a while after a bundle answers that kills the device."""
+        if bundle and self.world.behaviours[bundle].kills_the_device:
+            self._later(self.world.chance.uniform(0.5, 4 * WINDOW_S), self.die)
+
     def _close_window(self) -> None:
-        """Measure a window of the serving bundle: tell the machine, and the controller."""
+        """Measure a window of each bundle that answers, and of what is compared."""
         self._later(WINDOW_S, self._close_window)
-        if self.engine.serving is None:
-            return
-        bundle, behaviour = self.engine.serving, self.world.behaviours[self.engine.serving]
+        for bundle in (self.engine.serving, self.engine.sharing):
+            if bundle is not None:
+                self._measure(bundle)
+        shadowing = self.engine.shadowing
+        if shadowing is not None and self.engine.serving is not None:
+            counts = self.engine.compare(shadowing)
+            self._hear(core.Measured(self.world.alias, shadowing, core.Window(shadow=counts)))
+
+    def _measure(self, bundle: Digest) -> None:
+        """Tell the machine of a window, and the controller."""
+        behaviour = self.world.behaviours[bundle]
         compute = self.engine.compute(behaviour.median_ms)
         failed = round(behaviour.error_share * REQUESTS_A_WINDOW)
         errors = {"runtime": failed} if failed else {}
@@ -322,14 +343,8 @@ class Device:
         right = sum(self.world.chance.random() < behaviour.accuracy for _ in range(LABELS_A_WINDOW))
         labels = Feedback(labelled=LABELS_A_WINDOW, right=right)
         self._later(self.world.labels_after_s, lambda: self._say_labels(bundle, labels))
-        measured = core.Measured(
-            alias=alias,
-            bundle=bundle,
-            requests=REQUESTS_A_WINDOW,
-            errors=errors,
-            compute=compute,
-        )
-        self._hear(measured)
+        measured = core.Window(requests=REQUESTS_A_WINDOW, errors=errors, compute=compute)
+        self._hear(core.Measured(alias, bundle, measured))
 
     def _say_labels(self, bundle: Digest, labels: Feedback) -> None:
         """Publish the labels of earlier answers in a window of their own."""

@@ -10,8 +10,10 @@ from wherry import bundle as bundles
 from wherry.blobs import check_digest, chunk_sizes, join
 from wherry.histogram import Histogram, bucket, from_counts
 from wherry.manifest import Manifest, blobs_of
-from wherry.messages import Reason, Wanted
+from wherry.measures import ShadowCounts
+from wherry.messages import Wanted
 from wherry.names import AliasName, DeviceId, Digest, StoreId
+from wherry.reasons import Reason
 from wherry_agent.core import install
 from wherry_sim.bundles import Behaviour
 from wherry_sim.network import Broker
@@ -19,6 +21,7 @@ from wherry_sim.timeline import Timeline
 
 REQUESTS_A_WINDOW = 120
 MS = 1_000_000
+MEMORY_BYTES = 60_000_000
 
 
 class BrokenLaw(Exception):
@@ -30,6 +33,13 @@ class BrokenLaw(Exception):
 
     def __str__(self) -> str:
         return f"{self.device} at {self.at_s:.2f} s: {self.law}; run the same seed again to see it."
+
+
+def shown_by(bundle: Digest) -> install.Shown:
+    """Return what a simulated bundle shows: it computes nothing, and says so by its runtime."""
+    return install.Shown(
+        runtime="simulated", runtime_version="0", outputs=bundle, memory_bytes=MEMORY_BYTES
+    )
 
 
 @dataclass(slots=True)
@@ -67,7 +77,10 @@ class Engine:
     world: World
     disk: Disk
     serving: Digest | None = None
+    sharing: Digest | None = None
+    shadowing: Digest | None = None
     served: set[Digest] = field(default_factory=set)
+    shared: set[Digest] = field(default_factory=set)
 
     def broken(self, law: str) -> BrokenLaw:
         return BrokenLaw(self.device, law, self.world.timeline.now_s)
@@ -79,20 +92,46 @@ class Engine:
         tried = {state.wanted.bundle} if isinstance(state, install.Probation) else set()
         if self.serving is None and state.confirmed:
             raise self.broken("nothing serves though a bundle is confirmed")
-        if self.serving is not None and self.serving not in tried | set(state.confirmed):
-            raise self.broken("a bundle serves that is neither confirmed nor on probation")
+        answering = {self.serving, self.sharing} - {None}
+        if not answering <= tried | set(state.confirmed):
+            raise self.broken("a bundle answers that is neither confirmed nor on probation")
+        if (self.shadowing is not None) != isinstance(state, install.Shadowing):
+            raise self.broken("copies go where nothing is shadowing, or do not where it is")
 
     def load(self, wanted: Wanted, now_s: float) -> install.Loaded | install.Sickened:
         if self.world.behaviours[wanted.bundle].passes_golden:
-            return install.Loaded(wanted.deployment, now_s)
+            return install.Loaded(wanted.deployment, now_s, shown_by(wanted.bundle))
         return install.Sickened(wanted.deployment, Reason.GOLDEN_MISMATCH, "it strays by 1.0")
 
     def serve(self, bundle: Digest | None) -> None:
-        if bundle is not None and bundle not in self.disk.manifests:
+        """Answer with a bundle alone; splits and shadowing end."""
+        self.serving, self.sharing, self.shadowing = bundle, None, None
+        self._note(bundle)
+
+    def share(self, bundle: Digest) -> None:
+        """Answer a part of the requests with a bundle, the others with what serves."""
+        if self.serving is None:
+            raise self.broken("a bundle is to share where nothing else serves")
+        self.sharing, self.shadowing = bundle, None
+        self.shared.add(bundle)
+        self._note(bundle)
+
+    def shadow(self, bundle: Digest) -> None:
+        self.shadowing = bundle
+        if self.serving is None or bundle == self.serving:
+            raise self.broken("there is nothing to compare a bundle with")
+
+    def compare(self, bundle: Digest) -> ShadowCounts:
+        """Return what a window of copies gave: equal answers as often as labels say."""
+        agreed = round(REQUESTS_A_WINDOW * self.world.behaviours[bundle].accuracy)
+        return ShadowCounts(requests=REQUESTS_A_WINDOW, rows=REQUESTS_A_WINDOW, agreed=agreed)
+
+    def _note(self, bundle: Digest | None) -> None:
+        if bundle is None:
+            return
+        if bundle not in self.disk.manifests:
             raise self.broken("a bundle is to serve that is not on the disk")
-        self.serving = bundle
-        if bundle is not None:
-            self.served.add(bundle)
+        self.served.add(bundle)
 
     def keep(self, kept: tuple[Digest, ...]) -> None:
         """Delete every bundle but these, and every chunk that none of these names."""

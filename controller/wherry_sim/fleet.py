@@ -18,8 +18,9 @@ from wherry import codec
 from wherry.bundle import Bundle
 from wherry.latency import LatencyRule
 from wherry.manifest import blobs_of
-from wherry.messages import Deployment, EventKind, Status
+from wherry.messages import Deployment, EventKind, Shadow, Split
 from wherry.names import AliasName, DeviceId, Digest, RolloutName, StoreId
+from wherry.reasons import Status
 from wherry.trust.device import begin
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.install import Idle
@@ -78,6 +79,8 @@ class Scenario:
     new: Behaviour = GOOD
     gate: Gate = GATE
     probation_s: float = 30.0
+    shadow: Shadow | None = None
+    split: Split | None = None
     labels_after_s: float = 45.0
     faults: Faults = CALM
     spoils: float = 0.0
@@ -90,7 +93,10 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How it ended; `touched` are the devices on which the new version ever served."""
+    """How it ended; `touched` are the devices on which the new version ever served.
+
+    On those in `shared` it did so beside the old one.
+    """
 
     status: RolloutStatus
     stopped_by: StoppedBy | None
@@ -98,6 +104,7 @@ class Outcome:
     took_s: float
     versions: dict[DeviceId, str]
     touched: frozenset[DeviceId]
+    shared: frozenset[DeviceId]
     ended: dict[DeviceId, Status]
     kills: int
     controller_kills: int
@@ -177,6 +184,8 @@ class _Fleet:
             ),
             probation_s=scenario.probation_s,
             deadline_s=600.0,
+            shadow=scenario.shadow,
+            split=scenario.split,
         )
 
     def play(self) -> None:
@@ -254,6 +263,7 @@ class _Fleet:
             took_s=self.timeline.now_s - ROLLOUT_AT_S,
             versions={device.name: names[device.engine.serving] for device in devices},
             touched=frozenset(d.name for d in devices if self.new.digest in d.engine.served),
+            shared=frozenset(d.name for d in devices if self.new.digest in d.engine.shared),
             ended={name: journey.status for name, journey in state.journeys.items()},
             kills=sum(device.killed for device in devices),
             controller_kills=self.controller.killed,

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TypeAlias, assert_never
+
+import msgspec
 
 from wherry import codec
 from wherry.histogram import Histogram
-from wherry.messages import (
-    Event,
-    EventKind,
-    Feedback,
-    HostFacts,
-    Reported,
-    Telemetry,
-    Traffic,
-)
-from wherry.names import AliasName, Digest
-from wherry.trust.device import Trust
+from wherry.measures import Feedback, HostFacts, Traffic
+from wherry.messages import Event, EventKind, Reported, SignedReceipt, Telemetry
+from wherry.names import AliasName, DeviceId, Digest
+from wherry.trust.keeping import Trust
 from wherry_agent.core import install
 from wherry_agent.core.agent import Agent, Tell
+from wherry_agent.core.receipts import Attested, Claim, TellReceipt
 from wherry_agent.core.trial import Answer
 from wherry_sim.bundles import PROFILE
 from wherry_sim.engine import Disk
@@ -27,12 +24,42 @@ from wherry_sim.engine import Disk
 WINDOW_S = 5.0
 NOTHING, NO_LABELS = Histogram(), Feedback()
 
+Told: TypeAlias = Tell | Answer | TellReceipt
 
-def tell(disk: Disk, told: Tell | Answer, *, at_s: float) -> None:
+
+def tell(disk: Disk, told: Told, *, at_s: float) -> None:
     """Put an event into the outbox."""
     disk.events += 1
-    event = _trial(disk, told, at_s) if isinstance(told, Answer) else _step(disk, told, at_s)
-    disk.outbox[disk.events] = codec.encode(event)
+    disk.outbox[disk.events] = codec.encode(_event(disk, told, at_s))
+
+
+def attested(device: DeviceId, claim: Claim) -> Attested:
+    """Return a claim with what stands for a signature here: a simulated device has no key."""
+    signed = msgspec.Raw(codec.encode(claim))
+    return Attested(claim.deployment, SignedReceipt(signed=signed, keyid=device, sig=""))
+
+
+def _event(disk: Disk, told: Told, at_s: float) -> Event:
+    match told:
+        case Answer():
+            return _trial(disk, told, at_s)
+        case TellReceipt():
+            return _receipt(disk, told, at_s)
+        case Tell():
+            return _step(disk, told, at_s)
+        case _:
+            assert_never(told)
+
+
+def _receipt(disk: Disk, told: TellReceipt, at_s: float) -> Event:
+    return Event(
+        store_id=disk.store_id,
+        seq=disk.events,
+        at=at_s,
+        kind=EventKind.RECEIPT,
+        alias=told.alias,
+        receipt=told.receipt,
+    )
 
 
 def _trial(disk: Disk, told: Answer, at_s: float) -> Event:
@@ -102,5 +129,6 @@ def report(disk: Disk, agent: Agent, trust: Trust) -> bytes:
         slots={alias: install.slots_of(state) for alias, state in states.items()},
         deployments={alias: said for alias, said in deployments.items() if said},
         versions={},
+        receipts=agent.receipts.signed,
     )
     return codec.encode(reported)

@@ -33,8 +33,8 @@ import zstandard
 from wherry import codec
 from wherry.blobs import LARGEST_BLOB_BYTES
 from wherry.errors import REFUSALS, Malformed
-from wherry.messages import Reason
 from wherry.names import Digest
+from wherry.reasons import Reason
 
 MAGIC = b"wherry-delta-1\n\0"
 WINDOW_BYTES = 256 * 1024

@@ -22,7 +22,7 @@ from typing import Annotated
 import msgspec
 
 from wherry.errors import Malformed
-from wherry.messages import Count
+from wherry.measures import Count
 from wherry.names import DeviceId, Digest, ProfileName
 from wherry.profile import Facts
 

@@ -36,6 +36,15 @@ def write_parts(path: Path, parts: Iterable[bytes], *, mode: int = 0o644) -> Non
     sync_folder(path.parent)
 
 
+def adopt(finished: Path, path: Path, *, mode: int = 0o644) -> None:
+    """Put the file `finished`, which something else wrote in the same folder, at `path`."""
+    with finished.open("rb") as file:
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+    finished.replace(path)
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make what was created, renamed or removed in `folder` outlive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -53,9 +53,13 @@ class Histogram(msgspec.Struct, frozen=True):
 
 def bucket(duration_ns: int) -> int:
     """Return the bucket of a duration in nanoseconds; below 0 counts as 0."""
-    value = min(max(duration_ns, 0), LARGEST_NS)
-    shift = max(value.bit_length() - 5, 0)
-    return shift * BUCKETS_AN_OCTAVE + (value >> shift)
+    # Written for its speed: it is called twice a request.
+    if duration_ns < 2 * BUCKETS_AN_OCTAVE:
+        return max(duration_ns, 0)
+    if duration_ns > LARGEST_NS:
+        duration_ns = LARGEST_NS
+    shift = duration_ns.bit_length() - 5
+    return shift * BUCKETS_AN_OCTAVE + (duration_ns >> shift)
 
 
 def lower_bound_ns(index: int) -> int:

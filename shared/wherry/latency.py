@@ -39,15 +39,40 @@ def compare(candidate: Iterable[Histogram], incumbent: Histogram, rule: LatencyR
     Neighbouring histograms are added until a window has enough requests; a rest that has too
     few is left out. An incumbent with too few requests makes nothing slow.
     """
-    windows = [quantile_ms(window, 0.5) or 0.0 for window in _windows(candidate, rule)]
+    windows = [_median_ms(window) for window in _windows(candidate, rule)]
     base = quantile_ms(incumbent, 0.5) if incumbent.total >= rule.window_requests else None
+    return Comparison(
+        windows=len(windows),
+        is_slow=base is not None and _is_slow(((median, base) for median in windows), rule),
+        candidate_ms=windows[-1] if windows else None,
+        incumbent_ms=base,
+    )
+
+
+def compare_beside(pairs: Iterable[tuple[Histogram, Histogram]], rule: LatencyRule) -> Comparison:
+    """Judge windows of the candidate, each against the incumbent's window of the same time.
+
+    What slows the whole device slows both. A pair with too few requests on a side is left out.
+    """
+    enough = [pair for pair in pairs if min(side.total for side in pair) >= rule.window_requests]
+    medians = [(_median_ms(ours), _median_ms(theirs)) for ours, theirs in enough]
+    candidate, incumbent = medians[-1] if medians else (None, None)
+    return Comparison(
+        windows=len(medians),
+        is_slow=_is_slow(medians, rule),
+        candidate_ms=candidate,
+        incumbent_ms=incumbent,
+    )
+
+
+def _is_slow(medians_ms: Iterable[tuple[float, float]], rule: LatencyRule) -> bool:
+    """Say whether enough windows in a row exceed; each is the candidate's and its base."""
     slow_in_a_row = 0
-    is_slow = False
-    for median in windows if base is not None else []:
+    for median, base in medians_ms:
         slow_in_a_row = slow_in_a_row + 1 if _exceeds(median, base, rule) else 0
-        is_slow = is_slow or slow_in_a_row >= rule.successive_windows
-    last = windows[-1] if windows else None
-    return Comparison(windows=len(windows), is_slow=is_slow, candidate_ms=last, incumbent_ms=base)
+        if slow_in_a_row >= rule.successive_windows:
+            return True
+    return False
 
 
 def _windows(histograms: Iterable[Histogram], rule: LatencyRule) -> Iterator[Histogram]:
@@ -59,7 +84,9 @@ def _windows(histograms: Iterable[Histogram], rule: LatencyRule) -> Iterator[His
             gathered = Histogram()
 
 
-def _exceeds(median_ms: float, base_ms: float | None, rule: LatencyRule) -> bool:
-    if base_ms is None:
-        return False
+def _median_ms(window: Histogram) -> float:
+    return quantile_ms(window, 0.5) or 0.0
+
+
+def _exceeds(median_ms: float, base_ms: float, rule: LatencyRule) -> bool:
     return median_ms > rule.ratio * base_ms and median_ms - base_ms > rule.difference_ms

@@ -13,6 +13,16 @@ import msgspec
 
 from wherry.blobs import Blob
 from wherry.histogram import Histogram
+from wherry.measures import (
+    LARGEST_ERROR_CLASSES,
+    Count,
+    Feedback,
+    HostFacts,
+    Seen,
+    ShadowCounts,
+    Traffic,
+    TrialFigures,
+)
 from wherry.names import (
     AliasName,
     DeploymentId,
@@ -23,118 +33,62 @@ from wherry.names import (
     TrialId,
 )
 from wherry.profile import Facts
+from wherry.reasons import Phase, Reason, Status
 
 LARGEST_WANTS = 8
 LARGEST_DETAIL = 500
-LARGEST_ERROR_CLASSES = 64
-
-# What every JSON reader takes exactly, and a database's integer holds.
-Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 
 
-class Status(str, Enum):
-    """Where one deployment stands."""
+class SwapPolicy(str, Enum):
+    """What is resident while a bundle follows another.
 
-    QUEUED = "queued"
-    IN_PROGRESS = "in_progress"
-    SUCCEEDED = "succeeded"
-    REJECTED = "rejected"
-    FAILED = "failed"
-    REVERTED = "reverted"
-    TIMED_OUT = "timed_out"
-    SUPERSEDED = "superseded"
-    CANCELED = "canceled"
+    `availability`: both, so that one always answers. `resource`: the old one is unloaded first and
+    requests wait. `auto`: the first where the memory that is free and measured allows it.
+    """
 
-    @property
-    def is_final(self) -> bool:
-        return self not in (Status.QUEUED, Status.IN_PROGRESS)
+    AUTO = "auto"
+    AVAILABILITY = "availability"
+    RESOURCE = "resource"
 
 
-class Phase(str, Enum):
-    """What a deployment in progress is at."""
+class Shadow(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate gets copies of live requests before it may answer any.
 
-    FETCHING = "fetching"
-    LOADING = "loading"
-    PROBATION = "probation"
+    `share` of the requests are copied, for `for_s` and until `min_requests` were compared, which
+    must be within `deadline_s`. The candidate computes for at most `core_share` of one core,
+    within `memory_bytes`, and not while the device is hotter than `largest_temperature_c`. With
+    `min_agreement` the device itself refuses a candidate that agrees less often.
+    """
+
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
+    for_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    min_requests: Count = 100
+    deadline_s: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
+    core_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
+    memory_bytes: Count | None = None
+    largest_temperature_c: float = 80.0
+    min_agreement: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
 
-class Reason(str, Enum):
-    """Why a deployment ended as it did, a trial measured nothing, or something was refused."""
+class Split(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate in probation answers only `share` of the requests (A/B), sticky by their key."""
 
-    CONFIRMED = "confirmed"
-    SERVES_ALREADY = "serves_already"
-    # Rejected: refused before loading, never tried again by itself.
-    UNTRUSTED_SIGNATURE = "untrusted_signature"
-    MALFORMED_MANIFEST = "malformed_manifest"
-    UNSUITABLE_PROFILE = "unsuitable_profile"
-    MISSING_RUNTIME = "missing_runtime"
-    DISK_FULL = "disk_full"
-    ONLY_FOR_MEASURING = "only_for_measuring"
-    NOT_IN_TARGETS = "not_in_targets"
-    BELOW_MIN_RELEASE = "below_min_release"
-    REVOKED = "revoked"
-    WRONG_ALIAS = "wrong_alias"
-    MISSING_DEPENDENCY = "missing_dependency"
-    WRONG_MANIFEST = "wrong_manifest"
-    # Failed: it did not reach serving.
-    WRONG_BYTES = "wrong_bytes"
-    LOAD_FAILED = "load_failed"
-    LOAD_TIMEOUT = "load_timeout"
-    GOLDEN_MISMATCH = "golden_mismatch"
-    RESTARTED_TOO_OFTEN = "restarted_too_often"
-    # Reverted: it served, then the device went back.
-    SLOW = "slow"
-    ERRORS = "errors"
-    NOT_FINITE = "not_finite"
-    WORKER_DIED = "worker_died"
-    # The others.
-    DEADLINE = "deadline"
-    NEWER_ORDER = "newer_order"
-    WITHDRAWN = "withdrawn"
-    STALE_ORDER = "stale_order"
-    # Orders that are refused as a whole.
-    ALTERED_ORDER = "altered_order"
-    WRONG_DEVICE = "wrong_device"
-    WRONG_EPOCH = "wrong_epoch"
-    EXPIRED_ORDER = "expired_order"
-    # Trust metadata (TUF) that is refused.
-    UNTRUSTED_METADATA = "untrusted_metadata"
-    MALFORMED_METADATA = "malformed_metadata"
-    MALFORMED_PACKET = "malformed_packet"
-    OVERSIZED_PACKET = "oversized_packet"
-    ROOT_ROLLBACK = "root_rollback"
-    TIMESTAMP_ROLLBACK = "timestamp_rollback"
-    SNAPSHOT_ROLLBACK = "snapshot_rollback"
-    TARGETS_ROLLBACK = "targets_rollback"
-    MIXED_METADATA = "mixed_metadata"
-    EXPIRED_ROOT = "expired_root"
-    EXPIRED_TIMESTAMP = "expired_timestamp"
-    EXPIRED_SNAPSHOT = "expired_snapshot"
-    EXPIRED_TARGETS = "expired_targets"
-    # Bytes on their way.
-    OVERSIZED_BLOB = "oversized_blob"
-    MIRROR_LIED = "mirror_lied"
-    DELTA_WRONG_BASE = "delta_wrong_base"
-    DELTA_CORRUPT = "delta_corrupt"
-    DELTA_OVERSIZED = "delta_oversized"
-    OVER_BYTE_BUDGET = "over_byte_budget"
-    # What keeps a device from following orders as it should.
-    ALL_REVOKED = "all_revoked"
-    CLOCK_AHEAD = "clock_ahead"
-    CERTIFICATE_EXPIRED = "certificate_expired"
-    # Of trials only.
-    NOT_FOR_MEASURING = "not_for_measuring"
-    BUSY = "busy"
-    OVER_BUDGET = "over_budget"
+    share: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What the order wants of one alias."""
+    """What the order wants of one alias.
+
+    An order in which `shadow` or `split` stand is never sent to a release that knows neither.
+    """
 
     deployment: DeploymentId
     bundle: Digest
     probation_s: float = 60.0
     deadline_s: float = 3600.0
+    policy: SwapPolicy = SwapPolicy.AUTO
+    shadow: Shadow | None = None
+    split: Split | None = None
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,6 +169,7 @@ class Desired(
     `order` is a signed envelope (`signing`). `packet` is the TUF metadata that the device misses,
     without the timestamp (`wherry.trust.packet`). The rest is advice that nobody signs: what it
     leads to is verified by digest. `sources` are HTTP(S) folders that hold blobs by digest.
+    `spread_s` is over how long the fleet shall spread its reconnects.
     """
 
     order: msgspec.Raw
@@ -222,7 +177,46 @@ class Desired(
     deltas: tuple[Delta, ...] = ()
     sources: tuple[str, ...] = ()
     pace: Pace = Pace()
+    spread_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] | None = None
     critical: tuple[str, ...] = ()
+
+
+class Receipt(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.receipt/1"
+):
+    """What a device attests of a deployment that it confirmed, signed by the key it enrolled with.
+
+    `outputs` is the sha256 of the bytes that it computed for the golden inputs, tensor after
+    tensor in the signature's order. Compute times are of the probation, milliseconds; the memory is
+    the worker's at its end. `at` is UNIX time by what the device goes by.
+    """
+
+    device: DeviceId
+    epoch: Count
+    alias: AliasName
+    deployment: DeploymentId
+    bundle: Digest
+    outputs: Digest
+    requests: Count
+    p50_ms: float | None
+    p99_ms: float | None
+    memory_bytes: Count
+    runtime: str
+    runtime_version: str
+    agent_version: str
+    at: float
+    critical: tuple[str, ...] = ()
+
+
+class SignedReceipt(msgspec.Struct, frozen=True, kw_only=True):
+    """`signed` is a `Receipt`; the signature over its bytes is ECDSA (P-256, SHA-256), DER in hex.
+
+    `keyid` is the sha256 of the device's public key as SubjectPublicKeyInfo in DER.
+    """
+
+    signed: msgspec.Raw
+    keyid: str
+    sig: str
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,6 +258,7 @@ class Reported(
     `oldest_event` is the number of the oldest event in its outbox, or of the next one: those
     below it were acknowledged once, perhaps by a database that is lost. `facts` is None where the
     agent is of a release that told none. `degraded` says what keeps it from following orders.
+    `receipts` are of the deployments that were confirmed last.
     """
 
     store_id: StoreId
@@ -278,6 +273,7 @@ class Reported(
     facts: Facts | None = None
     trust: TrustReport | None = None
     degraded: tuple[Reason, ...] = ()
+    receipts: dict[AliasName, SignedReceipt] = {}
     critical: tuple[str, ...] = ()
 
 
@@ -287,31 +283,20 @@ class EventKind(str, Enum):
     REFUSAL = "refusal"
     FLIP = "flip"
     TRIAL = "trial"
+    RECEIPT = "receipt"
 
 
 class Flip(msgspec.Struct, frozen=True, kw_only=True):
-    """The instant from which `bundle` answers; `replaced` still owed `in_flight` answers."""
+    """The instant from which `bundle` answers; `replaced` still owed `in_flight` answers.
+
+    `share` of the requests are answered by `bundle`: below 1 the others are by `replaced`.
+    """
 
     bundle: Digest
     replaced: Digest | None
     in_flight: int
-
-
-class TrialFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device measured of a bundle: one row's compute time, and the worker's memory.
-
-    `memory_bytes` is the worker's peak and `base_bytes` what it had before it loaded the model.
-    """
-
-    runtime_version: str
-    runs: Count
-    p50_ms: float
-    p99_ms: float
-    load_ms: float
-    memory_bytes: Count
-    base_bytes: Count
-    temperature_before_c: float | None = None
-    temperature_after_c: float | None = None
+    share: float = 1.0
+    policy: SwapPolicy = SwapPolicy.AVAILABILITY
 
 
 class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -342,6 +327,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="
     deployment: Deployment | None = None
     flip: Flip | None = None
     trial: TrialResult | None = None
+    receipt: SignedReceipt | None = None
     reason: Reason | None = None
     detail: str = ""
     critical: tuple[str, ...] = ()
@@ -355,47 +341,15 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wh
     critical: tuple[str, ...] = ()
 
 
-class Feedback(msgspec.Struct, frozen=True):
-    """How many answers were labelled, and how many of them were right."""
-
-    labelled: Count = 0
-    right: Count = 0
-
-
-class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine at the end of a window; what it cannot tell is None."""
-
-    cpu_percent: float | None = None
-    memory_available_bytes: Count | None = None
-    memory_total_bytes: Count | None = None
-    disk_free_bytes: Count | None = None
-    temperature_c: float | None = None
-    uptime_s: float | None = None
-    agent_rss_bytes: Count | None = None
-
-
-class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes at the device's sockets to the broker since its store was made.
-
-    What came between the last window and a kill is missing.
-    """
-
-    sent_bytes: Count = 0
-    received_bytes: Count = 0
-
-    def __add__(self, more: Traffic) -> Traffic:
-        return Traffic(
-            sent_bytes=self.sent_bytes + more.sent_bytes,
-            received_bytes=self.received_bytes + more.received_bytes,
-        )
-
-
 class Telemetry(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.telemetry/1"
 ):
     """One window of one bundle under one alias.
 
     `latency` is from a request's last byte to its answer's first, `compute` the runtime's part.
+    `inputs` and `outputs` are what was seen of a sample, `shadow` what a candidate's copies gave.
+    `worker_bytes` is the memory of the worker's own at the window's end, `restarts` how often it
+    was started again since the last, `dropped_windows` how many windows this store has lost so far.
     """
 
     store_id: StoreId
@@ -411,6 +365,12 @@ class Telemetry(
     feedback: Feedback
     host: HostFacts
     traffic: Traffic
+    inputs: tuple[Seen, ...] = ()
+    outputs: tuple[Seen, ...] = ()
+    shadow: ShadowCounts | None = None
+    worker_bytes: Count | None = None
+    restarts: Count = 0
+    dropped_windows: Count = 0
     critical: tuple[str, ...] = ()
 
 

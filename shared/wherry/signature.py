@@ -96,6 +96,18 @@ class Signature(msgspec.Struct, frozen=True):
             raise BadSignature("the largest batch is below 1", "set max_batch to 1 or more")
 
 
+def states_of(signature: Signature) -> frozenset[tuple[Tensor | None, Tensor | None]]:
+    """Return the state signature: each input that carries state, with the output that it comes of.
+
+    A bundle is neither shadowed nor split beside another one whose state signature differs.
+    """
+    inputs = {tensor.name: tensor for tensor in signature.inputs}
+    outputs = {tensor.name: tensor for tensor in signature.outputs}
+    return frozenset(
+        (inputs.get(pair.input), outputs.get(pair.output)) for pair in signature.states
+    )
+
+
 def batch_of(tensor: Tensor, shape: tuple[int, ...]) -> int:
     """Return the batch length of `shape`; raise `BadSignature` where `tensor` forbids it."""
     fits = len(shape) == len(tensor.shape) and all(

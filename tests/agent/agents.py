@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 import threading
@@ -36,14 +37,16 @@ from wherry.messages import (
     EventKind,
     Order,
     Presence,
-    Reason,
     Reported,
-    Status,
+    Shadow,
+    Split,
+    SwapPolicy,
     Telemetry,
     Wanted,
     Wants,
 )
 from wherry.names import AliasName, DeviceId, Digest, ProfileName, parse_role_name
+from wherry.reasons import Reason, Status
 from wherry.topics import (
     AcksTopic,
     BlobTopic,
@@ -138,6 +141,9 @@ class Controller:
         deployment: str | None = None,
         probation_s: float = 0.1,
         deadline_s: float = 3600.0,
+        policy: SwapPolicy = SwapPolicy.AUTO,
+        shadow: Shadow | None = None,
+        split: Split | None = None,
     ) -> Order:
         """Publish an order for a bundle that is vouched for, and return it."""
         self.vouch(bundle)
@@ -146,6 +152,9 @@ class Controller:
             bundle=bundle.digest,
             probation_s=probation_s,
             deadline_s=deadline_s,
+            policy=policy,
+            shadow=shadow,
+            split=split,
         )
         order = an_order(device=device, generation=generation, aliases={DEFAULT: wanted})
         self.publish_order(device, order)
@@ -289,12 +298,14 @@ class Agent:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
+    def start(self, *, mounting: str | None = None) -> None:
+        """Run the agent, in mounts of its own where a shell command says which."""
+        command = [sys.executable, "-m", "wherry_agent", "run", "--home", str(self.home)]
+        if mounting is not None:
+            apart = ["unshare", "--user", "--map-root-user", "--mount"]
+            command = [*apart, "sh", "-c", f'{mounting} && exec "$@"', "sh", *command]
         with self._errors.open("ab") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "wherry_agent", "run", "--home", str(self.home)],
-                stderr=errors,
-            )
+            self._process = subprocess.Popen(command, stderr=errors)
 
     def kill(self) -> None:
         """SIGKILL the agent, wherever it is."""
@@ -311,10 +322,10 @@ class Agent:
     def log(self, event: str) -> list[str]:
         """Return the lines that the agent has logged of one event."""
         lines = self._errors.read_text().splitlines()
-        return [line for line in lines if f" {event}" in line]
+        return [line for line in lines if f'"event": "{event}"' in line]
 
     def stored_chunks(self) -> list[str]:
-        return [line.split("chunk=")[1].split()[0] for line in self.log("chunk.stored")]
+        return [json.loads(line)["chunk"] for line in self.log("chunk.stored")]
 
     def client(self) -> Client:
         return Client(self.socket)

@@ -13,16 +13,19 @@ from typing import TypeVar
 import numpy as np
 
 from tests.agent.bundles import Floats, write_bundle
+from tests.agent.waiting import PATIENCE_S as PATIENCE_S
 from wherry.bundle import Bundle
+from wherry.messages import SwapPolicy
 from wherry.names import AliasName, DeploymentId, Digest
+from wherry_agent import host
+from wherry_agent.asking import BundlePlace
 from wherry_agent.client import Client, Input, encode_request
-from wherry_agent.engine import BundlePlace, Engine, EngineEvent, EngineSettings, Flipped, Loaded
-from wherry_agent.serving import Server, ServingSettings
+from wherry_agent.engine import Duty, Engine, EngineEvent, EngineSettings, Flipped, Loaded
+from wherry_agent.serving import ListenSettings, Server
 from wherry_agent.serving.http import HttpLimits
 from wherry_agent.telemetry import Recorder
 
 ALIAS = AliasName("default")
-PATIENCE_S = 30.0
 
 E = TypeVar("E")
 
@@ -33,8 +36,14 @@ class Bench:
         self.socket = folder / "api.sock"
         self.recorder = Recorder()
         self._events: queue.Queue[EngineEvent] = queue.Queue()
-        self.engine = Engine(on_event=self._events.put, settings=settings)
-        serving = ServingSettings(socket_path=self.socket, port=0, http=http)
+        self.engine = Engine(
+            on_event=self._events.put,
+            settings=settings,
+            recorder=self.recorder,
+            memory_available_bytes=host.memory_available_bytes,
+            temperature_c=lambda: None,
+        )
+        serving = ListenSettings(socket_path=self.socket, port=0, http=http)
         self.server = Server(self.engine, self.recorder, serving)
 
     def place(self, bundle: Bundle) -> BundlePlace:
@@ -43,15 +52,25 @@ class Bench:
 
     def expect(self, kind: type[E]) -> E:
         """Return the next event, which must be of one kind."""
-        event = self._events.get(timeout=PATIENCE_S)
+        event = self.next_event()
         assert isinstance(event, kind), event
         return event
+
+    def next_event(self) -> EngineEvent:
+        return self._events.get(timeout=PATIENCE_S)
 
     def has_no_news(self) -> bool:
         return self._events.empty()
 
-    def load(self, bundle: Bundle, deployment: str = "d-1") -> Loaded:
-        self.engine.load(ALIAS, DeploymentId(deployment), self.place(bundle))
+    def load(
+        self,
+        bundle: Bundle,
+        deployment: str = "d-1",
+        *,
+        policy: SwapPolicy = SwapPolicy.AVAILABILITY,
+        duty: Duty = Duty.ANSWER,
+    ) -> Loaded:
+        self.engine.load(ALIAS, DeploymentId(deployment), self.place(bundle), policy, duty)
         return self.expect(Loaded)
 
     def serve(self, bundle: Bundle) -> Flipped:
@@ -63,6 +82,9 @@ class Bench:
 
     def wire(self) -> Wire:
         return Wire(self.socket)
+
+    def is_memory_known(self, bundle: Bundle) -> bool:
+        return (ALIAS, bundle.digest) in self.engine.memory()
 
     def ask_and_leave(self, wire: Wire, rows: Floats) -> None:
         """Send a request that stands at its worker when this returns."""

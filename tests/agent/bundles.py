@@ -9,6 +9,7 @@ is known without it: `logits_of` says it in numpy. By default a bundle is sound 
     a_bundle(nan_above=1000.0)    NaN for images that hold a larger value; -1.0: always NaN
     a_bundle(golden_error=1.0)    golden outputs that the model does not give
     a_bundle(model=b"no model")   a file that cannot be loaded
+    an_int8_bundle()              int8 inside, by onnxruntime
     a_litert_bundle()             int8 inside, other axis order, static batch of 2
 """
 
@@ -110,6 +111,20 @@ def a_bundle(
     )
 
 
+def an_int8_bundle(*, version: str = "v1", shift: float = 0.0) -> Bundle:
+    """Return a sealed bundle for onnxruntime that is quantized as the builder does it (QDQ)."""
+    return _sealed(
+        a_quantized_onnx_model(shift=shift),
+        version,
+        a_profile(),
+        logits_of(images(5), shift=shift),
+        inputs=(Binding(name="image", runtime_name="x", datatype=Datatype.FP32),),
+        outputs=(Binding(name="logits", runtime_name="y", datatype=Datatype.FP32),),
+        tolerance=OUTPUT_SCALE,
+        key=KEY,
+    )
+
+
 def a_litert_bundle(
     *,
     version: str = "v1",
@@ -202,6 +217,39 @@ def an_onnx_model(
     )
     opset = helper.make_opsetid("", 20)
     model = helper.make_model(graph, ir_version=10, opset_imports=[opset])
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def a_quantized_onnx_model(*, shift: float = 0.0) -> bytes:
+    """Return an ONNX file whose input, weights and output are int8 between Q and DQ nodes."""
+    scale = GAIN / 127
+    constants: dict[str, np.ndarray] = {
+        "x_scale": np.array(INPUT_SCALE, np.float32),
+        "w_scale": np.array(scale, np.float32),
+        "y_scale": np.array(OUTPUT_SCALE, np.float32),
+        "zero": np.array(0, np.int8),
+        "y_zero": np.array(OUTPUT_ZERO_POINT, np.int8),
+        "w_int": np.round(weights(0) / scale).astype(np.int8),
+        "b": np.full(4, shift, np.float32),
+    }
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"], axis=1),
+        helper.make_node("QuantizeLinear", ["flat", "x_scale", "zero"], ["x_q"]),
+        helper.make_node("DequantizeLinear", ["x_q", "x_scale", "zero"], ["x_dq"]),
+        helper.make_node("DequantizeLinear", ["w_int", "w_scale", "zero"], ["w_dq"]),
+        helper.make_node("Gemm", ["x_dq", "w_dq", "b"], ["y_f"]),
+        helper.make_node("QuantizeLinear", ["y_f", "y_scale", "y_zero"], ["y_q"]),
+        helper.make_node("DequantizeLinear", ["y_q", "y_scale", "y_zero"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny-int8",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 

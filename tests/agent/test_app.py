@@ -30,9 +30,11 @@ from tests.agent.bundles import a_bundle, images, logits_of
 from tests.agent.stores import chunks_of
 from tests.brokers import Mosquitto, a_mosquitto
 from tests.builders import a_device_id, a_key, a_wanted, an_alias, an_order
+from wherry import codec
 from wherry.bundle import Bundle
-from wherry.messages import Event, EventKind, Phase, Reason, Status, Telemetry
+from wherry.messages import Event, EventKind, Receipt, SignedReceipt, Telemetry
 from wherry.names import Digest
+from wherry.reasons import Phase, Reason, Status
 from wherry.topics import BlobTopic, BundleTopic, ReportedTopic
 from wherry_agent.client import NotReachable, NotServing
 from wherry_agent.outbox import Outbox
@@ -123,6 +125,12 @@ def test_a_bundle_is_fetched_checked_served_and_confirmed(
     assert told[-1].reason is Reason.CONFIRMED
     assert flips_of(controller, agent) == [bundle.digest]
     assert not controller.refusals(agent)
+    signed = until(lambda: controller.reported(agent).receipts.get(an_alias()))
+    receipt = codec.decode(Receipt, bytes(signed.signed))
+    assert (receipt.device, receipt.bundle) == (agent.device, bundle.digest)
+    assert receipt.runtime == "onnxruntime" and receipt.memory_bytes > 0
+    receipts = until(lambda: receipts_of(controller, agent))
+    assert receipts == [signed]
 
 
 def test_what_is_asked_of_a_model_is_counted_once(controller: Controller, start: Start) -> None:
@@ -158,6 +166,10 @@ def events_until(controller: Controller, agent: Agent, deployment: str) -> list[
     events = controller.events(agent)
     ended = {e.deployment.deployment for e in events if e.deployment and e.deployment.reason}
     return events if deployment in ended else None
+
+
+def receipts_of(controller: Controller, agent: Agent) -> list[SignedReceipt]:
+    return [event.receipt for event in controller.events(agent) if event.receipt]
 
 
 def flips_of(controller: Controller, agent: Agent) -> list[Digest]:

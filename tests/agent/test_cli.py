@@ -154,6 +154,54 @@ def test_a_store_that_is_no_database_is_said(home: Path) -> None:
         refused(ran, "cannot be opened: file is not a database", "start anew.")
 
 
+# The doctor
+
+
+def checks_of(ran: Ran) -> dict[str, dict[str, str]]:
+    """Return what the doctor said as JSON, by subject."""
+    return {check["subject"]: check for check in json.loads(ran.stdout)["checks"]}
+
+
+def assert_line(ran: Ran, health: str, subject: str, found: str, remedy: str = "") -> None:
+    """Check that the doctor has a line that says so, and what to do below it."""
+    lines = ran.stdout.splitlines()
+    (at,) = (
+        number for number, line in enumerate(lines) if line.startswith(f"{health:<9}{subject} ")
+    )
+    assert found in lines[at]
+    assert lines[at + 1].strip().startswith("-> ") == bool(remedy)
+    assert remedy in lines[at + 1]
+
+
+def test_the_doctor_of_no_device_says_that_none_is_enrolled(tmp_path: Path) -> None:
+    found = f"no agent is enrolled in {tmp_path}: run `wherry-agent enrol` first."
+    ran = wherry_agent("doctor", "--home", tmp_path)
+    assert (ran.returncode, ran.stderr) == (1, "")
+    assert ran.stdout == f"bad      settings              {found}\n"
+    ran = wherry_agent("doctor", "--home", tmp_path, "--json")
+    check = {"subject": "settings", "health": "bad", "found": found, "remedy": ""}
+    assert json.loads(ran.stdout) == {"health": "bad", "checks": [check]}
+    assert ran.returncode == 1
+
+
+def test_the_doctor_finds_an_agent_that_does_not_run_and_a_broker_that_is_nowhere(
+    home: Path,
+) -> None:
+    ran = wherry_agent("doctor", "--home", home)
+    assert (ran.returncode, ran.stderr) == (1, "")
+    assert_line(ran, "well", "settings", "pi-1, profile test")
+    assert_line(ran, "bad", "broker", "127.0.0.1:1 does not answer (", "look at the network")
+    start = "start it: `systemctl start wherry-agent`, or `wherry-agent run`"
+    assert_line(ran, "bad", "agent", f"none answers at {home / 'state' / 'api.sock'} (", start)
+    assert_line(ran, "concern", "orders", "it has followed none yet", "let it reach the broker")
+    as_json = wherry_agent("doctor", "--home", home, "--json")
+    assert (as_json.returncode, json.loads(as_json.stdout)["health"]) == (1, "bad")
+    checks = checks_of(as_json)
+    assert checks["broker"]["health"] == checks["agent"]["health"] == "bad"
+    assert checks["agent"]["remedy"] == start
+    assert not (home / "state" / "agent.db").exists()  # It changes nothing.
+
+
 # With a running agent
 
 
@@ -257,6 +305,24 @@ def test_other_things_that_cannot_be_asked_are_refused(serving: Agent) -> None:
     refused(ran, "'No Alias' is no alias: use")
     ran = wherry_agent("infer", "detector", "--home", serving.home, stdin=text)
     refused(ran, "'detector'; ask for one that was.")
+
+
+def test_the_doctor_finds_a_running_agent_well(serving: Agent) -> None:
+    bundle = a_bundle(version="asked", shift=5.0).digest
+    ran = wherry_agent("doctor", "--home", serving.home)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert_line(ran, "well", "agent", f"it answers at {serving.socket}")
+    assert_line(ran, "well", "orders", "it follows generation 3")
+    assert_line(ran, "well", "runtime onnxruntime", "computes as it should")
+    checks = checks_of(wherry_agent("doctor", "--home", serving.home, "--json"))
+    assert checks["model default"] == {
+        "subject": "model default",
+        "health": "well",
+        "found": f"{bundle[:12]} serves",
+        "remedy": "",
+    }
+    for subject in ("settings", "certificate", "clock", "disk", "broker", "agent"):
+        assert checks[subject]["health"] == "well"
 
 
 def test_a_second_agent_on_the_home_is_refused_and_the_first_serves_on(serving: Agent) -> None:

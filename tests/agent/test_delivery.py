@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tests.agent.machines import some_facts
-from tests.agent.stores import chunks_of
+from tests.agent.stores import a_full_disk, chunks_of
 from tests.agent.test_ways import (
     BASE,
     BLOB,
@@ -29,7 +29,8 @@ from tests.builders import a_profile
 from tests.mirrors import Manner, a_mirror
 from wherry import codec
 from wherry.blobs import Blob
-from wherry.messages import Delta, Desired, Pace, Reason
+from wherry.messages import Delta, Desired, Pace
+from wherry.reasons import Reason
 from wherry_agent.core import agent as machine
 from wherry_agent.core import download
 from wherry_agent.core.suitability import Machine
@@ -216,9 +217,8 @@ def test_the_tightest_of_the_device_s_and_the_controller_s_limits_holds(make: Ma
     assert download.Advised(500.0, 4000, urls) in advised
 
 
-def test_what_was_fetched_counts_for_a_day_whatever_restarts(make: Make) -> None:
-    own = FetchSettings(max_bytes_per_day=100_000)
-    bench = make(settings=own)
+def fetch_a_chunk(bench: Bench) -> None:
+    """Have the bench fetch 1024 bytes from a mirror, before they are counted."""
     with a_mirror(NEW.blobs, Manner.HONEST) as mirror:
         bench.shelf.accept(NEW.digest, NEW.envelope)
         chunk = BLOB.chunks[0]
@@ -227,8 +227,24 @@ def test_what_was_fetched_counts_for_a_day_whatever_restarts(make: Make) -> None
         assert not list(bench.delivery.perform(ask, current))
         came = list(bench.delivery.read(bench.queue.get(timeout=PATIENCE_S), current))
         assert isinstance(came[-1], download.ChunkCame)
+
+
+def left_bytes(bench: Bench) -> int | None:
     (advised,) = bench.delivery.tick()
-    assert isinstance(advised, download.Advised) and advised.left_bytes == 100_000 - 1024
-    again = make(settings=own)
-    (first,) = again.delivery.tick()
-    assert isinstance(first, download.Advised) and first.left_bytes == 100_000 - 1024
+    assert isinstance(advised, download.Advised)
+    return advised.left_bytes
+
+
+def test_what_was_fetched_counts_for_a_day_whatever_restarts(make: Make) -> None:
+    own = FetchSettings(max_bytes_per_day=100_000)
+    bench = make(settings=own)
+    fetch_a_chunk(bench)
+    assert left_bytes(bench) == 100_000 - 1024
+    assert left_bytes(make(settings=own)) == 100_000 - 1024
+
+
+def test_a_full_disk_does_not_keep_the_day_s_bytes_from_being_counted(make: Make) -> None:
+    bench = make(settings=FetchSettings(max_bytes_per_day=100_000))
+    fetch_a_chunk(bench)
+    with a_full_disk():
+        assert left_bytes(bench) == 100_000 - 1024

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wherry.messages import Reason
+from wherry.names import Digest
+from wherry.reasons import Reason
 from wherry.signature import Datatype
 from wherry_agent import frames
 from wherry_agent.frames import Tensor
@@ -26,7 +27,7 @@ TENSORS = st.lists(
 
 
 def framed(number: int, tensors: list[Tensor]) -> bytes:
-    return frames.encode(frames.Infer(number, frames.heads_of(tensors)), tensors)
+    return frames.encode(frames.Infer(number, 0, None, frames.heads_of(tensors)), tensors)
 
 
 @given(st.lists(TENSORS, max_size=4), st.integers(1, 64))
@@ -36,7 +37,8 @@ def test_frames_survive_any_cut_of_the_stream(sent: list[list[Tensor]], step: in
     for at in range(0, len(stream), step):
         got += list(reader.feed(stream[at : at + step]))
     assert [head for head, _ in got] == [
-        frames.Infer(number, frames.heads_of(tensors)) for number, tensors in enumerate(sent)
+        frames.Infer(number, 0, None, frames.heads_of(tensors))
+        for number, tensors in enumerate(sent)
     ]
     for (head, body), tensors in zip(got, sent, strict=True):
         assert isinstance(head, frames.Infer)
@@ -46,7 +48,8 @@ def test_frames_survive_any_cut_of_the_stream(sent: list[list[Tensor]], step: in
 @pytest.mark.parametrize(
     "head",
     [
-        frames.Ready("1.2"),
+        frames.Ready("1.2", Digest("a" * 64), load_ms=1.5, memory_bytes=1, peak_bytes=2),
+        frames.Compared(4, rows=2, agreed=1, distance=0.5, largest_distance=0.25, compute_ns=9),
         frames.Failed(Reason.GOLDEN_MISMATCH, "it is off"),
         frames.Refused(3, frames.Fault.NOT_FINITE, "NaN"),
     ],

@@ -12,8 +12,8 @@ from tests.agent.stores import a_full_disk, chunks_of
 from tests.builders import a_bundle_of, a_device_id, a_profile, a_store_id, an_ack
 from wherry import codec
 from wherry.bundle import Bundle
-from wherry.messages import Reason
 from wherry.names import DeviceId, RoleName
+from wherry.reasons import Reason
 from wherry.topics import (
     AcksTopic,
     BlobTopic,

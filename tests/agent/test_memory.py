@@ -8,14 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import A_TIME, a_bundle_of, a_digest, a_profile, an_alias
+from tests.agent.stores import a_full_disk
+from tests.builders import A_TIME, a_bundle_of, a_deployment_id, a_digest, a_profile, an_alias
 from tests.threats.devices import PROBATION_S, Broker, Device, a_device
 from tests.threats.test_orders import an_order_for, desired, stamp
 from tests.trusted import a_repository
 from tests.vectors.cases import Case, read
-from wherry.messages import Reason, Status
+from wherry.codec import decode
+from wherry.messages import EventKind, Receipt, Shadow, Split
+from wherry.names import Digest
+from wherry.reasons import Reason, Status
+from wherry_agent.core import agent as machine
 from wherry_agent.core import install, trial
 from wherry_agent.core.acceptance import DesiredCame, Vouched
+from wherry_agent.core.health import Labels
 from wherry_agent.memory import MOST_BEFORE_REFUSALS
 from wherry_agent.outbox import Outbox
 from wherry_agent.store import Store, look
@@ -80,6 +86,51 @@ def test_a_signed_time_is_remembered(device: Device) -> None:
     device.kill()
     device.start()
     assert device.memory.acceptance.trust.floors["certificate"] == A_TIME + 5.0
+
+
+def fault_of(device: Device) -> Reason | None:
+    return device.memory.fault
+
+
+def test_on_a_full_disk_a_sick_bundle_still_gives_way_and_it_is_told_once_there_is_room(
+    device: Device,
+) -> None:
+    under_way(device)
+    sick = install.Sickened(a_deployment_id("d-1-default"), Reason.SLOW)
+    with a_full_disk():
+        done = device.memory.step(machine.Installed(an_alias(), sick))
+        assert fault_of(device) is Reason.DISK_FULL
+        assert [effect.effect for effect in done if isinstance(effect, machine.For)] == [
+            install.Serve(None),
+            install.Retire(),
+        ]
+        assert not [effect for effect in done if isinstance(effect, machine.Tell)]
+        assert device.memory.note(a_teller(device).refusal(Reason.REVOKED, "", at=A_TIME)) == ()
+    before = len(device.events())
+    later = device.memory.step(machine.Tick())
+    assert fault_of(device) is None
+    assert [type(effect) for effect in later[:2]] == [machine.For, machine.Tell]
+    assert [event.kind for event in device.events()[before:]] == [
+        EventKind.OUTCOME,
+        EventKind.REFUSAL,
+    ]
+
+
+def test_on_a_full_disk_told_events_are_forgotten_once_there_is_room(device: Device) -> None:
+    under_way(device)
+    first, last = Outbox(device.store.database, keep_windows=1).span()
+    assert first < last
+    with a_full_disk():
+        device.memory.forget(last - 1)
+        assert fault_of(device) is Reason.DISK_FULL
+        assert [event.seq for event in device.events()] == list(range(first, last + 1))
+    device.memory.step(machine.Tick())
+    assert fault_of(device) is None
+    assert [event.seq for event in device.events()] == [last]
+    written: list[str] = []
+    device.store.database.set_trace_callback(written.append)
+    device.memory.step(machine.Tick())
+    assert written == []  # What is done is not done at each step again.
 
 
 def test_nobody_fills_the_disk_with_what_is_refused(device: Device) -> None:
@@ -147,13 +198,52 @@ def test_a_kept_store_serves_on_and_knows_the_kept_order(tmp_path: Path) -> None
         kept.kill()
 
 
+def test_a_kept_store_goes_on_to_shadow_and_to_sign_what_it_claims(tmp_path: Path) -> None:
+    restore(tmp_path, "device-store-3.sql")
+    # Its clock began anew: what was of the monotonic clock is not waited for.
+    kept = Device(tmp_path, kept_text("metadata", "root/1"), Broker(), now_s=5.0)
+    try:
+        agent = kept.memory.agent
+        assert [claim.deployment for claim in agent.receipts.claims] == ["d-2"]
+        receipt = decode(Receipt, bytes(agent.receipts.signed[an_alias()].signed))
+        assert receipt.deployment == "d-1"
+        assert agent.watching.labels[an_alias()] == Labels(20, 19)
+        state = agent.aliases[an_alias()]
+        # The vector keeps no files: what is to shadow is loaded again, and is gone.
+        assert isinstance(state, install.Idle) and state.settled is not None
+        assert (state.settled.deployment, state.settled.reason) == ("d-3", Reason.LOAD_FAILED)
+        assert kept.serving[an_alias()] == state.confirmed[0] == receipt_claimed(kept)
+    finally:
+        kept.kill()
+
+
+def receipt_claimed(device: Device) -> Digest:
+    return device.memory.agent.receipts.claims[0].bundle
+
+
+def test_what_shadowed_in_a_kept_store_is_read_whole(tmp_path: Path) -> None:
+    restore(tmp_path, "device-store-3.sql")
+    state = look(tmp_path).saved.aliases[an_alias()]
+    assert isinstance(state, install.Shadowing)
+    assert (state.compared, state.restarts) == (120, 0)
+    assert state.wanted.shadow == Shadow(share=0.5, min_requests=200, min_agreement=0.9)
+    assert state.wanted.split == Split(share=0.2)
+    assert state.shown is not None and state.shown.memory_bytes == 60_000_000
+
+
 def kept_text(name: str, case: str) -> bytes:
     (found,) = (one for one in read(f"{name}.json", Case) if one.name == case)
     return found.text.encode()
 
 
 @pytest.mark.parametrize(
-    "name", ["device-store-1.sql", "device-store-0.3.0.sql", "device-store-2.sql"]
+    "name",
+    [
+        "device-store-1.sql",
+        "device-store-0.3.0.sql",
+        "device-store-2.sql",
+        "device-store-3.sql",
+    ],
 )
 def test_a_store_of_every_release_comes_to_the_schema_of_a_new_one(
     tmp_path: Path, name: str

@@ -15,7 +15,7 @@ from paho.mqtt.enums import MQTTErrorCode
 
 from tests.agent.agents import PATIENCE_S, until
 from tests.brokers import Mosquitto, a_mosquitto, free_port
-from wherry.messages import Traffic
+from wherry.measures import Traffic
 from wherry_agent.mqtt import Callbacks, Connection, Will
 from wherry_agent.settings import Broker
 

@@ -12,7 +12,7 @@ import pytest
 from tests.deltas import BASE, BLOB, a_delta, a_difference, a_header, as_blob
 from wherry.blobs import describe
 from wherry.delta import COPY_BYTES, WINDOW_BYTES, Kind, Window, pack_header, pack_window
-from wherry.messages import Reason
+from wherry.reasons import Reason
 from wherry_agent.rebuild import Fault, rebuild
 
 GROWTH_BYTES = 4_000_000

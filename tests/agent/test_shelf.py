@@ -12,9 +12,9 @@ from tests.agent.stores import a_full_disk, chunks_of
 from tests.builders import a_bundle_of, a_key, a_profile
 from wherry.bundle import Bundle, seal
 from wherry.manifest import blobs_of
-from wherry.messages import Reason
 from wherry.names import ProfileName
 from wherry.profile import Arch, Runtime
+from wherry.reasons import Reason
 from wherry_agent.core.agent import Assembled, BundleRefused, ManifestAccepted
 from wherry_agent.core.suitability import Machine
 from wherry_agent.shelf import Shelf

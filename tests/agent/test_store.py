@@ -21,20 +21,18 @@ from wherry.bundle import Bundle
 from wherry.files import TEMPORARY
 from wherry.histogram import Histogram
 from wherry.manifest import MODEL_FILE
-from wherry.messages import Reason, Status
 from wherry.names import AliasName
-from wherry.trust.device import Trust
+from wherry.reasons import Reason, Status
+from wherry.trust.keeping import Trust
 from wherry_agent.core.agent import Saved
 from wherry_agent.core.install import Idle, Probation
+from wherry_agent.database import SCHEMA_VERSION, BrokenStore, NewerStore, StoreInUse
 from wherry_agent.outbox import Outbox
 from wherry_agent.store import (
-    SCHEMA_VERSION,
-    BrokenStore,
+    REPORTS_IN_ADVANCE,
     DiskFull,
-    NewerStore,
     Seen,
     Store,
-    StoreInUse,
     look,
 )
 
@@ -153,9 +151,15 @@ def test_a_large_blob_is_made_of_its_chunks_in_little_memory(tmp_path: Path) -> 
 
 def test_numbers_of_reports_never_repeat(tmp_path: Path) -> None:
     with a_store(tmp_path) as store:
-        assert [store.next_report_seq() for _ in range(3)] == [1, 2, 3]
+        given = [store.next_report_seq() for _ in range(2 * REPORTS_IN_ADVANCE)]
+    assert given == list(range(1, 2 * REPORTS_IN_ADVANCE + 1))
     with a_store(tmp_path) as store:
-        assert store.next_report_seq() == 4
+        assert store.next_report_seq() > given[-1]
+
+
+def test_a_full_disk_can_be_reported(tmp_path: Path) -> None:
+    with a_store(tmp_path) as store, a_full_disk():
+        assert [store.next_report_seq() for _ in range(3)] == [1, 2, 3]
 
 
 def test_two_homes_have_two_identities(tmp_path: Path) -> None:
@@ -328,7 +332,10 @@ def test_keeping_deletes_exactly_what_nothing_needs(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path: Path) -> None:
     data = bytes(1024)
     with a_store(tmp_path) as store:
-        with a_full_disk(), pytest.raises(DiskFull, match="is full: make room"):
+        with (
+            a_full_disk(),
+            pytest.raises(DiskFull, match=r"takes no more \(File too large\): make room"),
+        ):
             store.put_chunk(digest_of(data), data)
         assert files_in(tmp_path / "chunks") == set()
         store.put_chunk(digest_of(data), data)

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tests.builders import a_deployment, a_digest, a_histogram, a_store_id, a_wanted, an_alias
-from wherry.messages import (
-    EventKind,
-    Feedback,
-    Flip,
-    HostFacts,
-    Phase,
-    Presence,
-    Reason,
-    Slots,
-    Status,
-    Traffic,
-    TrustReport,
-)
+from wherry.measures import Feedback, HostFacts, Seen, ShadowCounts, Traffic
+from wherry.messages import EventKind, Flip, Presence, SignedReceipt, Slots, TrustReport
 from wherry.names import AliasName, ProfileName
 from wherry.profile import Facts
+from wherry.reasons import Phase, Reason, Status
 from wherry_agent.core.install import Idle, Probation, State
 from wherry_agent.telemetry import WindowCounts
 from wherry_agent.telling import Teller
@@ -33,6 +24,7 @@ TELLER = Teller(
     facts=FACTS,
 )
 OLD, NEW = a_digest("old"), a_digest("new")
+SEEN = Seen(name="x", rows=1, values=1, counts=(1,), zeros=0, not_finite=0)
 
 
 @pytest.mark.parametrize("status", Status)
@@ -51,6 +43,17 @@ def test_a_flip_and_a_refusal_say_what_they_are() -> None:
     refusal = TELLER.refusal(Reason.WRONG_BYTES, "x" * 1000, at=1.0)
     assert (refusal.kind, refusal.reason) == (EventKind.REFUSAL, Reason.WRONG_BYTES)
     assert len(refusal.detail) == 500
+
+
+def test_a_receipt_is_told_as_it_was_signed_and_of_which_alias() -> None:
+    signed = SignedReceipt(signed=msgspec.Raw(b'{"at":1}'), keyid="key", sig="00")
+    told = TELLER.receipt(an_alias("detector"), signed, at=3.0)
+    assert (told.kind, told.alias, told.receipt) == (
+        EventKind.RECEIPT,
+        an_alias("detector"),
+        signed,
+    )
+    assert (told.store_id, told.at, told.deployment) == (a_store_id(), 3.0, None)
 
 
 def test_reported_is_enough_by_itself() -> None:
@@ -91,6 +94,11 @@ def test_telemetry_says_what_was_counted_and_where() -> None:
         latency=a_histogram(1, 2, 3),
         compute=a_histogram(0.5),
         feedback=Feedback(labelled=2, right=1),
+        inputs=(SEEN,),
+        outputs=(SEEN, SEEN),
+        shadow=ShadowCounts(requests=4),
+        restarts=5,
+        worker_bytes=6,
     )
     facts, traffic = HostFacts(cpu_percent=3.0), Traffic(sent_bytes=1, received_bytes=2)
     told = TELLER.telemetry(window, facts, traffic, window_s=10.0, at=7.0)
@@ -102,6 +110,8 @@ def test_telemetry_says_what_was_counted_and_where() -> None:
     )
     assert (told.feedback, told.host, told.traffic) == (window.feedback, facts, traffic)
     assert (told.window_s, told.at, told.store_id) == (10.0, 7.0, a_store_id())
+    assert (told.inputs, told.outputs, told.shadow) == ((SEEN,), (SEEN, SEEN), window.shadow)
+    assert (told.restarts, told.worker_bytes) == (5, 6)
 
 
 def test_presence_names_the_store() -> None:

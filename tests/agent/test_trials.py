@@ -17,8 +17,9 @@ from tests.agent.bundles import a_bundle, for_measuring, images
 from tests.brokers import Mosquitto, a_mosquitto
 from tests.builders import a_trial, a_wanted, an_alias, an_order
 from wherry.bundle import Bundle
-from wherry.messages import EventKind, Reason, Status, Trial, TrialResult, Wanted
+from wherry.messages import EventKind, Trial, TrialResult, Wanted
 from wherry.names import AliasName
+from wherry.reasons import Reason, Status
 from wherry_agent.client import NotReachable, NotServing
 
 pytestmark = pytest.mark.system

@@ -13,8 +13,9 @@ from wherry import codec
 from wherry.blobs import Blob, describe, digest_of
 from wherry.bundle import Bundle
 from wherry.manifest import MODEL_FILE, blobs_of
-from wherry.messages import Delta, DeltaIndex, Reason
+from wherry.messages import Delta, DeltaIndex
 from wherry.names import Digest
+from wherry.reasons import Reason
 from wherry_agent.store import Store
 from wherry_agent.ways import INDEX_BYTES, PATIENCE_S, DeltaRefused, Plan, Rebuild, Ways
 

@@ -68,6 +68,11 @@ def _file(graph: schema.SubGraphT, buffers: list[bytes]) -> bytes:
         buffer = schema.BufferT()
         buffer.data = list(data)
         model.buffers.append(buffer)
+    return pack(model)
+
+
+def pack(model: schema.ModelT) -> bytes:
+    """Return the file of a model."""
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())

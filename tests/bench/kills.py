@@ -33,7 +33,8 @@ from tests.brokers import Mosquitto, a_mosquitto
 from wherry import codec
 from wherry.bundle import Bundle
 from wherry.files import TEMPORARY
-from wherry.messages import Reported, Status
+from wherry.messages import Reported
+from wherry.reasons import Status
 from wherry.topics import ReportedTopic
 from wherry_agent.client import NotReachable, NotServing, RequestRefused
 from wherry_agent.core.install import MAX_RESTARTS

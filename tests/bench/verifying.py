@@ -40,7 +40,7 @@ RUNS = 100
 def _verifier(folder: Path) -> Callable[[], None]:
     """Import the verifier, and return what follows the desired state in `folder` once."""
     from wherry.names import parse_device_id, parse_profile_name
-    from wherry.trust import device, packet
+    from wherry.trust import device, keeping, packet
     from wherry.trust.target import Target
 
     clock = float((folder / "clock").read_text())
@@ -53,9 +53,9 @@ def _verifier(folder: Path) -> Callable[[], None]:
     def verify_one() -> None:
         desired = codec.decode(messages.Desired, message)
         pieces = packet.unpack(desired.packet)
-        offer = device.Offer(bytes(desired.order), pieces, name, profile)
+        offer = keeping.Offer(bytes(desired.order), pieces, name, profile)
         outcome = device.follow(trust, offer, clock)
-        assert isinstance(outcome, device.Followed)
+        assert isinstance(outcome, keeping.Followed)
         assert all(isinstance(verdict, Target) for verdict in outcome.verdicts.values())
 
     return verify_one

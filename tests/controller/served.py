@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
+import msgspec
 import uvicorn
 from msgspec.structs import replace
 
-from tests.builders import a_key, a_reported
+from tests.builders import a_key, a_receipt, a_reported
 from tests.controller.doors import a_device_key, a_request
 from tests.controller.scripted import AtOnce, ScriptedBuilder, a_bench, a_trials, builds_all
 from tests.controller.stores import a_store
 from tests.controller.trusts import a_fleet, a_trust
 from wherry import codec
 from wherry.enrolment import EnrolRequest
-from wherry.messages import Event, Reason, Reported, Slots, Status
+from wherry.messages import Event, Reported, SignedReceipt, Slots
 from wherry.names import (
     AliasName,
     Digest,
@@ -33,6 +34,7 @@ from wherry.names import (
     parse_device_id,
     parse_rollout_name,
 )
+from wherry.reasons import Phase, Reason, Status
 from wherry_controller.api.application import make_api
 from wherry_controller.api.context import Context
 from wherry_controller.api.door import token_digest
@@ -47,10 +49,11 @@ from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.identity import Identities, OpenBroker, Places
 from wherry_controller.services.publisher import Pace, Publisher
 from wherry_controller.services.rollouts import Rollouts, rollout_of
-from wherry_controller.store import devices, telemetry
+from wherry_controller.services.sides import BothSides
+from wherry_controller.store import devices, receipts, telemetry
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
-from wherry_controller.store.records import EventRecord
+from wherry_controller.store.records import EventRecord, ReceiptRecord
 from wherry_controller.store.trust import newest_root
 
 T = TypeVar("T")
@@ -131,6 +134,27 @@ class Served:
             )
         self.decide(lambda desk: desk.rollouts.tick(self.now))
 
+    def device_is_at(self, deployment: str, phase: Phase) -> None:
+        with self.store.transaction() as tx:
+            journey = devices.get_journey(tx, parse_deployment_id(deployment))
+            assert journey is not None
+            devices.save_journey(tx, replace(journey, status=Status.IN_PROGRESS, phase=phase))
+
+    def device_attests(self, deployment: str, *, p50_ms: float) -> None:
+        """Keep a receipt of a device as one that was verified."""
+        with self.store.transaction() as tx:
+            journey = devices.get_journey(tx, parse_deployment_id(deployment))
+            assert journey is not None
+            says = replace(a_receipt(), deployment=journey.id, bundle=journey.bundle, p50_ms=p50_ms)
+            signed = SignedReceipt(signed=msgspec.Raw(codec.encode(says)), keyid="11", sig="22")
+            record = ReceiptRecord(
+                deployment=journey.id,
+                device=journey.device,
+                body=codec.encode(signed).decode(),
+                received_at=self.now,
+            )
+            receipts.save_receipt(tx, record)
+
     def stranger_asks(self, number: int) -> None:
         """Let a stranger ask for a certificate without a token, each with a request of its own."""
         csr = self.requests.setdefault(number, a_request(a_device_key()))
@@ -190,6 +214,7 @@ def a_served_controller(folder: Path) -> Iterator[Served]:
         door_url="https://localhost:8322",
         ca=ca_fingerprint(authority),
         revocations=revocations,
+        sides=BothSides(before_s=86_400.0),
     )
     try:
         with _listening(context) as served.url:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["wherry"]):
+with atheris.instrument_imports(include=["wherry", "wherry_agent"]):
     from tests.fuzz.parsers import PARSERS
     from wherry.errors import REFUSALS
 

@@ -1,4 +1,4 @@
-"""Every parser of `wherry` that reads bytes from outside, with bytes that it takes.
+"""Every parser that reads bytes from outside, with bytes that it takes.
 
 A parser returns, or raises one of the four kinds of refusal; anything else is a bug that a peer
 could stop a device or a controller with. What is signed is read here without its signature, as a
@@ -7,7 +7,9 @@ thief of a key could make it.
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,14 +17,19 @@ from io import BytesIO
 import msgspec
 
 from tests import builders as a
+from tests.agent.benches import a_get, a_post
+from tests.agent.serving.pipes import Peer
 from tests.trusted import a_repository, a_root, bundles_of, desired_of, sign_order
 from wherry import codec, delta, enrolment, messages, names, reference, signing, topics
 from wherry.blobs import digest_of
 from wherry.bundle import open_signed_manifest
 from wherry.manifest import Manifest, open_manifest
-from wherry.trust import device, director, metadata, packet, verdict, workflow
+from wherry.signature import BATCH, Datatype, Signature, Tensor
+from wherry.trust import device, director, keeping, metadata, packet, verdict, workflow
 from wherry.trust.metadata import Root, Snapshot, Targets, Timestamp
 from wherry.trust.repository import pieces_for
+from wherry_agent.serving import coding, feedback, v2
+from wherry_agent.serving.coding import Coding
 from wherry_controller.deltas.encode import encode
 
 
@@ -56,6 +63,15 @@ A_DISTRIBUTION = reference.Distribution(
 )
 A_REFERENCE = reference.Reference(inputs=(A_DISTRIBUTION,), outputs=(A_DISTRIBUTION,))
 BASE = bytes(range(256)) * 4
+SIGNATURE = Signature(
+    inputs=(Tensor("image", Datatype.FP32, (BATCH, 2)),),
+    outputs=(Tensor("logits", Datatype.FP32, (BATCH, 2)),),
+)
+IMAGE: dict[str, object] = {"name": "image", "datatype": "FP32", "shape": [1, 2]}
+SIZED: dict[str, object] = {"parameters": {"binary_data_size": 8}}
+CHUNKED = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
+CODED = coding.compress([b"coded"], Coding.GZIP)
+VALUES = b'{"id":"r","values":[0.5]}'
 BLOB = BASE[:512] + bytes(byte ^ 1 for byte in BASE[512:]) + b"the end"
 
 
@@ -101,7 +117,7 @@ def _read_bin(data: bytes) -> None:
 
 def _follow(data: bytes) -> None:
     desired = codec.decode(messages.Desired, data)
-    offer = device.Offer(
+    offer = keeping.Offer(
         bytes(desired.order),
         packet.unpack(desired.packet),
         ORDER.device,
@@ -134,6 +150,32 @@ def _delta() -> bytes:
         base=digest_of(BASE), blob=digest_of(BLOB), base_bytes=len(BASE), blob_bytes=len(BLOB)
     )
     return b"".join(encode(memoryview(BASE), memoryview(BLOB), header))
+
+
+def _talk(data: bytes) -> None:
+    """Send bytes as an application would; what is wrong with them is answered, never raised."""
+
+    async def talk() -> None:
+        peer = Peer()
+        peer.send(data)
+        assert len(peer.statuses) >= len(peer.asked)
+
+    asyncio.run(talk())
+
+
+def _inference(image: dict[str, object], raw: bytes = b"") -> bytes:
+    head = json.dumps({"id": "r", "inputs": [image]}).encode()
+    return len(head).to_bytes(2, "big") + head + raw
+
+
+def _read_inference(data: bytes) -> None:
+    """Read a request whose first two bytes are the length of its JSON, as the header says it."""
+    v2.decode_infer(
+        data[2:],
+        SIGNATURE,
+        json_bytes=str(int.from_bytes(data[:2], "big")),
+        read=lambda part: bytes(part.size_bytes),
+    )
 
 
 PARSERS: Mapping[str, Parser] = {
@@ -170,10 +212,17 @@ PARSERS: Mapping[str, Parser] = {
     "packet": _text(packet.unpack, packet.pack(PIECES)),
     "packed": Parser(_unpack_bytes, (base64.b64decode(packet.pack(PIECES)),)),
     "followed": Parser(_follow, (DESIRED,)),
-    "trust": _document(device.Trust, TRUST),
+    "trust": _document(keeping.Trust, TRUST),
     # Contents of blobs.
     "delta": Parser(_rebuild, (_delta(),)),
     "reference": Parser(reference.parse_reference, (codec.encode(A_REFERENCE),)),
+    # What applications send to the local API.
+    "http": Parser(_talk, (a_post("/", b"body") + a_get("/"), CHUNKED)),
+    "inference": Parser(_read_inference, (_inference({**IMAGE, "data": [0.5, 1.5]}),)),
+    "binary_inference": Parser(_read_inference, (_inference({**IMAGE, **SIZED}, bytes(8)),)),
+    "gzip": Parser(lambda data: coding.inflate(data, Coding.GZIP, 1000), (CODED,)),
+    "feedback": Parser(feedback.decode_feedback, (b'{"id":"r","labels":[1]}', VALUES)),
+    "content_coding": _text(coding.coding_of, "gzip", "deflate", "identity"),
     # Enrolment.
     "token": _text(enrolment.parse_token, enrolment.token_text(TOKEN)),
     "fingerprint": _text(enrolment.parse_fingerprint, a.a_digest()),

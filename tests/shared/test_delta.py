@@ -50,7 +50,7 @@ from wherry.delta import (
     rebuild,
     rebuild_window,
 )
-from wherry.messages import Reason
+from wherry.reasons import Reason
 
 HALF = 0x3C00, 0x4000, 0x3800  # 1, 2 and 0.5 in half precision.
 

@@ -13,7 +13,7 @@ from types import FrameType
 
 import pytest
 
-from wherry.files import TEMPORARY, make_folder, sweep, write_parts, write_whole
+from wherry.files import TEMPORARY, adopt, make_folder, sweep, write_parts, write_whole
 
 OLD, NEW = b"old" * 10_000, b"new" * 20_000
 
@@ -201,3 +201,13 @@ def test_sweeping_takes_nothing_but_torn_files(tmp_path: Path) -> None:
         path.write_bytes(OLD)
     assert sweep(tmp_path) == 3
     assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_a_file_that_something_else_wrote_is_adopted_whole(tmp_path: Path) -> None:
+    finished, path = tmp_path / ".part-1", tmp_path / "file"
+    finished.write_bytes(b"new")
+    path.write_bytes(b"old")
+    adopt(finished, path, mode=0o640)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wherry.histogram import Histogram, from_durations, merge
-from wherry.latency import LatencyRule, compare
+from wherry.latency import LatencyRule, compare, compare_beside
 
 RULE = LatencyRule(window_requests=100)
 QUICK, SLOW = 1.0, 4.0
@@ -134,3 +134,35 @@ def test_every_window_is_full(sizes: list[int]) -> None:
     windows = compare(parts, a_window(QUICK), RULE).windows
     assert windows <= merge(parts).total // 100
     assert windows >= sum(size >= 100 for size in sizes)
+
+
+# Windows of the same time
+
+
+def is_slow_beside(*medians_ms: tuple[float, float], requests: int = 100) -> bool:
+    pairs = [(a_window(ours), a_window(theirs, requests)) for ours, theirs in medians_ms]
+    return compare_beside(pairs, RULE).is_slow
+
+
+def test_what_slows_both_sides_makes_neither_slow() -> None:
+    assert not is_slow_beside((SLOW, SLOW), (SLOW, SLOW))
+    assert is_slow_beside((SLOW, QUICK), (SLOW, QUICK))
+    assert is_slow_beside((QUICK, QUICK), (SLOW, QUICK), (SLOW, QUICK))
+
+
+def test_two_slow_windows_beside_the_incumbent_have_to_follow_one_another() -> None:
+    assert not is_slow_beside((SLOW, QUICK))
+    assert not is_slow_beside((SLOW, QUICK), (SLOW, SLOW), (SLOW, QUICK))
+
+
+def test_a_pair_with_too_few_requests_on_a_side_says_nothing() -> None:
+    assert not is_slow_beside((SLOW, QUICK), (SLOW, QUICK), requests=99)
+    found = compare_beside([(a_window(SLOW), a_window(QUICK, 99))], RULE)
+    assert (found.windows, found.candidate_ms, found.incumbent_ms) == (0, None, None)
+
+
+def test_the_newest_pair_is_told() -> None:
+    found = compare_beside([(a_window(9.0), a_window(9.0)), (a_window(SLOW), a_window(2.0))], RULE)
+    assert found.windows == 2
+    assert found.candidate_ms is not None and 3.8 < found.candidate_ms < 4.2
+    assert found.incumbent_ms is not None and 1.9 < found.incumbent_ms < 2.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.laws import tried
-from wherry.logs import EventFormatter
+from wherry.logs import EventFormatter, JsonFormatter
 
 
 def a_line(event: str = "bundle.reverted", **fields: object) -> str:
@@ -56,6 +57,46 @@ def test_an_exception_follows_its_line() -> None:
         text = a_line("agent.failed", exc_info=sys.exc_info())
     assert text.startswith("info agent.failed\nTraceback")
     assert text.endswith("ValueError: a reason")
+
+
+def a_json_line(name: str = "bundle.reverted", /, **fields: object) -> str:
+    record = logging.makeLogRecord({"levelno": logging.INFO, "levelname": "INFO", "msg": name})
+    vars(record).update(created=12.5, **fields)
+    return JsonFormatter().format(record)
+
+
+def test_json_keeps_the_types_of_fields_and_says_when() -> None:
+    line = json.loads(a_json_line(bundle="ab12", in_flight=3, replaced=None))
+    assert line == {
+        "at": 12.5,
+        "level": "info",
+        "event": "bundle.reverted",
+        "bundle": "ab12",
+        "in_flight": 3,
+        "replaced": None,
+    }
+
+
+def test_a_field_with_a_name_that_is_taken_hides_nothing() -> None:
+    line = json.loads(a_json_line(level="high", event="other"))
+    assert (line["level"], line["event"]) == ("info", "bundle.reverted")
+    assert (line["_level"], line["_event"]) == ("high", "other")
+
+
+def test_json_has_the_traceback_of_an_exception() -> None:
+    try:
+        raise ValueError("a reason")
+    except ValueError:
+        line = json.loads(a_json_line("agent.failed", exc_info=sys.exc_info()))
+    assert line["traceback"].endswith("ValueError: a reason")
+
+
+@given(st.text() | st.floats() | st.binary())
+@tried
+def test_no_value_breaks_a_json_line(value: object) -> None:
+    line = a_json_line(why=value)
+    assert line.isprintable()
+    assert "why" in json.loads(line)
 
 
 def test_every_logger_goes_to_standard_error() -> None:

@@ -16,6 +16,7 @@ from tests.shared.altered import altered
 from wherry.codec import BadDocument, decode, encode
 from wherry.errors import Malformed
 from wherry.histogram import BadHistogram
+from wherry.measures import Feedback, HostFacts, Traffic
 from wherry.messages import (
     LARGEST_DETAIL,
     LARGEST_WANTS,
@@ -23,17 +24,14 @@ from wherry.messages import (
     DeltaIndex,
     Desired,
     Event,
-    Feedback,
-    HostFacts,
     Order,
     Presence,
     Reported,
-    Status,
     Telemetry,
-    Traffic,
     Wants,
     detail,
 )
+from wherry.reasons import Status
 
 DOCUMENTS: list[msgspec.Struct] = [
     builders.an_order(),

@@ -16,6 +16,7 @@ from wherry.signature import (
     Signature,
     StatePair,
     batch_of,
+    states_of,
 )
 
 AXES = st.lists(st.integers(1, 9) | st.sampled_from(["time", "width"]), max_size=3).map(tuple)
@@ -108,3 +109,25 @@ def test_a_senseless_signature_does_not_pass_the_wire() -> None:
         decode(Signature, data.replace(b'["batch",2]', b'["batch",0]'))
     with pytest.raises(BadDocument):
         decode(Signature, data.replace(b'"FP32"', b'"BF16"'))
+
+
+def a_recurrent(
+    width: int = 8, *, output: str = "h_out", datatype: Datatype = Datatype.FP32
+) -> Signature:
+    """Return the signature of a net with one state."""
+    return a_signature(
+        inputs=(a_tensor(), a_tensor("h", (BATCH, width), datatype=datatype)),
+        outputs=(a_tensor("scores", (BATCH, 3)), a_tensor("h_out", (BATCH, width))),
+        states=(StatePair(output, "h"),),
+    )
+
+
+def test_state_signatures_are_equal_where_the_pairs_and_their_tensors_are() -> None:
+    assert states_of(a_signature()) == frozenset()
+    assert states_of(a_recurrent()) == states_of(a_recurrent())
+    assert states_of(a_recurrent()) != states_of(a_signature())
+
+
+def test_state_of_another_shape_or_type_or_pair_has_another_signature() -> None:
+    others = (a_recurrent(16), a_recurrent(datatype=Datatype.FP16), a_recurrent(output="scores"))
+    assert all(states_of(other) != states_of(a_recurrent()) for other in others)

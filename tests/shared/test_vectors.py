@@ -36,7 +36,7 @@ from wherry.delta import HEAD, Kind, read_header
 from wherry.enrolment import Token, parse_token, secret_digest, token_text
 from wherry.histogram import bucket, lower_bound_ns
 from wherry.manifest import Manifest
-from wherry.messages import Order
+from wherry.messages import Desired, Order
 from wherry.names import KeyId
 from wherry.signing import (
     key_id,
@@ -50,7 +50,8 @@ from wherry.signing import (
 )
 from wherry.trust import documents as trust_documents
 from wherry.trust.condense import Condensed, condense, restore
-from wherry.trust.device import Trust, begin
+from wherry.trust.device import begin
+from wherry.trust.keeping import Trust
 from wherry.trust.packet import pack, unpack
 from wherry.trust.skeleton import SKELETON
 
@@ -89,6 +90,32 @@ def test_kept_documents_are_read_and_written_as_the_same_bytes(name: str) -> Non
         assert value == documents()[name][case.name]
         assert encode(value) == case.text.encode()
     assert [case.name for case in cases] == list(documents()[name])
+
+
+@pytest.mark.parametrize("name", ["event", "order", "reported", "telemetry"])
+def test_documents_of_0_4_0_are_read_as_what_they_were_with_nothing_added(name: str) -> None:
+    for case in read(f"0.4.0/{name}.json", Case):
+        value = decode(DOCUMENT_KINDS[name], case.text.encode())
+        assert value == documents()[name][case.name]
+
+
+def test_orders_that_0_4_0_signed_are_opened_and_what_it_kept_of_them_is_read() -> None:
+    kinds: dict[str, type[msgspec.Struct]] = {"order": Order, "manifest": Manifest}
+    for sealed in read("0.4.0/envelope.json", EnvelopeCase):
+        signed = open_envelope(sealed.text.encode(), keyring(a_key().public_key()))
+        assert digest_of(signed) == sealed.signed_sha256
+        decode(kinds[sealed.name], signed)
+    for case in read("0.4.0/desired.json", Case):
+        ours = documents()["desired"][case.name]
+        theirs = decode(DOCUMENT_KINDS["desired"], case.text.encode())
+        assert isinstance(theirs, Desired) and isinstance(ours, Desired)
+        assert (theirs.deltas, theirs.sources, theirs.pace) == (
+            ours.deltas,
+            ours.sources,
+            ours.pace,
+        )
+    for case in read("0.4.0/trust.json", Case):
+        assert decode(Trust, case.text.encode()).root
 
 
 def test_kept_envelopes_are_opened_and_sealed_as_the_same_bytes() -> None:

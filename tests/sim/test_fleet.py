@@ -10,7 +10,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from wherry.messages import Status
+from wherry.messages import Shadow, Split
+from wherry.reasons import Status
 from wherry_controller.core.rollout import RolloutStatus, StoppedBy
 from wherry_sim.bundles import Behaviour
 from wherry_sim.fleet import GATE, Outcome, Scenario, Span, device_name, run
@@ -22,6 +23,8 @@ SEEDS = range(2)
 
 WRONG_LABELS = Behaviour(accuracy=0.05)
 SLOW = Behaviour(median_ms=5.0)
+SHADOW = Shadow(share=1.0, for_s=20.0, min_requests=200, deadline_s=300.0, min_agreement=0.9)
+SPLIT = Split(share=0.5)
 CANARIES = {device_name(number) for number in range(Scenario().canaries)}
 
 seeds = pytest.mark.parametrize("seed", SEEDS)
@@ -154,6 +157,46 @@ def test_everything_at_once_costs_only_time(seed: int) -> None:
     outcome = run(story, seed)
     assert outcome.status is RolloutStatus.SUCCEEDED
     assert_all_serve(outcome, "new")
+
+
+@seeds
+def test_a_good_version_that_shadows_and_shares_reaches_all_through_losses_and_kills(
+    seed: int,
+) -> None:
+    story = Scenario(shadow=SHADOW, split=SPLIT, faults=STORM, kills=2, within_s=1800.0)
+    outcome = run(story, seed)
+    assert outcome.status is RolloutStatus.SUCCEEDED
+    assert_all_serve(outcome, "new")
+    assert outcome.shared == outcome.versions.keys()
+    quick = run(replace(story, shadow=None, split=None), seed)
+    assert outcome.took_s > quick.took_s + SHADOW.for_s
+    assert not quick.shared
+
+
+@seeds
+def test_a_version_that_disagrees_while_it_shadows_answers_on_no_device(seed: int) -> None:
+    story = Scenario(new=WRONG_LABELS, shadow=SHADOW, faults=STORM, kills=1, within_s=900.0)
+    outcome = run(story, seed)
+    assert_everybody_went_back(outcome, StoppedBy.DEVICE)
+    assert "disagrees" in outcome.why
+    assert not outcome.touched
+    assert set(outcome.ended.values()) <= {Status.FAILED, Status.SUPERSEDED}
+
+
+@seeds
+def test_devices_go_back_from_the_slow_side_of_a_split(seed: int) -> None:
+    outcome = run(Scenario(new=SLOW, split=SPLIT, faults=STORM, within_s=600.0), seed)
+    assert_everybody_went_back(outcome, StoppedBy.DEVICE)
+    assert "slow" in outcome.why
+    assert outcome.shared and outcome.shared == outcome.touched
+
+
+def test_with_nothing_to_be_compared_with_a_first_version_just_serves() -> None:
+    story = Scenario(old=None, shadow=SHADOW, split=SPLIT, faults=RAIN, within_s=900.0)
+    outcome = run(story, seed=1)
+    assert outcome.status is RolloutStatus.SUCCEEDED
+    assert_all_serve(outcome, "new")
+    assert not outcome.shared
 
 
 def test_the_same_seed_plays_the_same_story() -> None:

@@ -14,6 +14,7 @@ from wherry_sim.demo.report import (
     Requests,
     Resume,
     RolloutRow,
+    ShadowRow,
     Swap,
     VariantRow,
     judge,
@@ -54,6 +55,10 @@ REFUSALS = [
 ]
 KILLS = [KillRow(agent="field-1", away_s=1.0), KillRow(agent="field-4", away_s=3.0)]
 SWAP = Swap(flips=21, in_flight_at_flips=1, steady_p99_ms=1.0, during_p99_ms=2.0)
+SHADOWED = [
+    ShadowRow(device="canary-1", rows=40, agreement=0.85),
+    ShadowRow(device="field-1", rows=90, agreement=0.99),
+]
 FACTS = Facts(
     variants=[VARIANT],
     rollouts=ROLLOUTS,
@@ -63,6 +68,9 @@ FACTS = Facts(
     field_devices_touched_by_sick_versions=0,
     bytes=Bytes(bundles=600, deltas=400, controller_sent=1300, received_total=8000),
     deltas=Deltas(rebuilt=2, delta_bytes=999, whole_bytes=1000),
+    shadowed=SHADOWED,
+    confirmed=20,
+    receipts=20,
     resume=Resume(chunks_before_kill=2, chunks_fetched_again=0),
     kills=KILLS,
     refusals=REFUSALS,
@@ -134,6 +142,17 @@ def test_a_story_that_went_as_told_is_ok() -> None:
             "both killed agents",
         ),
         (replace(FACTS, kills=KILLS[:1]), "both killed agents"),
+        (replace(FACTS, shadowed=SHADOWED[:1]), "each device's v2 shadowed"),
+        (
+            replace(FACTS, shadowed=[SHADOWED[0], replace(SHADOWED[1], rows=39)]),
+            "each device's v2 shadowed",
+        ),
+        (
+            replace(FACTS, shadowed=[SHADOWED[0], replace(SHADOWED[1], agreement=0.84)]),
+            "each device's v2 shadowed",
+        ),
+        (replace(FACTS, receipts=19), "each confirmed deployment"),
+        (replace(FACTS, receipts=0, confirmed=0), "each confirmed deployment"),
     ],
 )
 def test_a_fact_that_went_otherwise_is_no_success(facts: Facts, claim: str) -> None:

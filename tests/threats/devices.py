@@ -17,8 +17,10 @@ from tests.agent.stores import chunks_of
 from tests.builders import A_TIME, a_device_id, a_profile
 from wherry import codec
 from wherry.bundle import Bundle
-from wherry.messages import Deployment, Event, Reason
+from wherry.messages import Deployment, Event
 from wherry.names import AliasName, Digest
+from wherry.reasons import Reason
+from wherry.trust import device
 from wherry.trust.repository import Repository, pieces_for
 from wherry_agent.core import acceptance, download, install, session
 from wherry_agent.core import agent as machine
@@ -81,7 +83,7 @@ class Device:
         )
         clocks = Clocks(lambda: self.clock, lambda: self.now_s)
         enrolment = Enrolment(ME, PROFILE.name, self.epoch, self.root)
-        self.memory = Memory(self.store, outbox, teller, enrolment, clocks)
+        self.memory = Memory(self.store, outbox, teller, enrolment, device, clocks)
         this = Machine(profile=PROFILE.name, facts=some_facts(PROFILE), runtimes=RUNTIMES)
         self.shelf = Shelf(self.store, this, clock=lambda: self.now_s)
         first = self.memory.wake(limit_bytes_per_s=None)
@@ -157,7 +159,7 @@ class Device:
             case machine.For(alias, install.Serve(bundle)):
                 self.serving[alias] = bundle
             case machine.For(alias, install.Load(wanted)):
-                loaded = install.Loaded(wanted.deployment, self.now_s)
+                loaded = install.Loaded(wanted.deployment, self.now_s, shown_by(wanted.bundle))
                 gone = install.Sickened(wanted.deployment, Reason.LOAD_FAILED)
                 is_there = self.shelf.place(wanted.bundle) is not None
                 yield machine.Installed(alias, loaded if is_there else gone)
@@ -179,6 +181,15 @@ class Device:
                 yield made
             case _:
                 pass
+
+
+def shown_by(bundle: Digest) -> install.Shown:
+    return install.Shown(
+        runtime=PROFILE.runtime.value,
+        runtime_version=PROFILE.runtime_floor,
+        outputs=bundle,
+        memory_bytes=60_000_000,
+    )
 
 
 @contextmanager

@@ -22,8 +22,9 @@ from tests.trusted import (
 )
 from wherry import codec
 from wherry.bundle import Bundle
-from wherry.messages import Desired, Order, Reason
+from wherry.messages import Desired, Order
 from wherry.names import DeviceId, ProfileName, VersionName
+from wherry.reasons import Reason
 from wherry.trust import packet
 from wherry.trust.device import begin
 from wherry.trust.repository import Repository, pieces_for, release, with_bundles
@@ -37,11 +38,16 @@ from wherry_agent.core.acceptance import (
     TimestampCame,
     step,
 )
+from wherry_agent.verifier import answer
+from wherry_agent.verifying import Verifying
 
 DAY_S = 86_400.0
 SOON = A_TIME + 60.0
 BUNDLE, NEXT = a_bundle_of(b"one" * 500), a_bundle_of(b"two" * 500, version=VersionName("v2"))
 REPOSITORY = a_repository([BUNDLE])
+
+# As a device does it, but without the process: what goes between the two is tried by each row.
+VERIFIER = Verifying(answer)
 
 
 def released(repository: Repository, bundle: Bundle = NEXT, *, now: float = A_TIME) -> Repository:
@@ -100,7 +106,7 @@ def heard(state: Acceptance, *events: Event, clock: float = SOON) -> tuple[Accep
     """Return the device after `events`, and what it does about the last."""
     effects: Effects = ()
     for event in events:
-        state, effects = step(state, event, clock)
+        state, effects = step(state, event, clock, VERIFIER)
     return state, effects
 
 
@@ -114,7 +120,7 @@ def reasons(effects: Effects) -> list[Reason]:
 
 def refuses(state: Acceptance, event: Event, reason: Reason, *, clock: float = SOON) -> Acceptance:
     """Return the device after it has refused `event` for `reason`, its trust untouched."""
-    after, effects = step(state, event, clock)
+    after, effects = step(state, event, clock, VERIFIER)
     assert reasons(effects) == [reason], effects
     assert not has_accepted(effects), effects
     assert after.trust == state.trust

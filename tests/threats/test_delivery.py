@@ -30,8 +30,8 @@ from tests.mirrors import Manner, Mirror, a_mirror
 from wherry import signing
 from wherry.bundle import Bundle
 from wherry.manifest import blobs_of
-from wherry.messages import Reason
 from wherry.names import Digest
+from wherry.reasons import Reason
 from wherry.topics import BlobTopic, text
 from wherry_agent.core import agent as machine
 from wherry_agent.core import download

@@ -21,7 +21,7 @@ from tests.deltas import (
 )
 from wherry.blobs import describe, digest_of
 from wherry.delta import HEAD, Kind, Storing, Window, pack_header, pack_window
-from wherry.messages import Reason
+from wherry.reasons import Reason
 from wherry_agent.rebuild import rebuild
 
 LARGE = 200 << 20

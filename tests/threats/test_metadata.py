@@ -49,7 +49,8 @@ from tests.trusted import (
     with_next_root,
 )
 from wherry import codec, signing
-from wherry.messages import Desired, Reason
+from wherry.messages import Desired
+from wherry.reasons import Reason
 from wherry.trust import packet
 from wherry.trust.documents import Metadata, MetaFile, Snapshot, TimestampPart, sign
 from wherry.trust.making import LIFETIMES, Lifetimes, make_timestamp

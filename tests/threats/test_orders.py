@@ -16,8 +16,9 @@ from tests.threats.devices import PROBATION_S, PROFILE, Broker, Device, a_device
 from tests.trusted import ONLINE, a_listing, a_repository, desired_of, with_min_release
 from wherry import codec
 from wherry.bundle import Bundle
-from wherry.messages import Desired, Order, Reason, Status
+from wherry.messages import Desired, Order
 from wherry.names import AliasName, Digest, ProfileName, VersionName
+from wherry.reasons import Reason, Status
 from wherry.trust.repository import Repository, release, resign, with_bundles
 from wherry_agent.core.acceptance import RETRY_S, DesiredCame, TimestampCame
 

@@ -9,6 +9,7 @@ from tests.vectors import papers, repository
 from wherry.enrolment import Enrolled, EnrolRequest, Renewal, RenewRequest, Waiting
 from wherry.histogram import LARGEST_NS, Histogram, from_durations
 from wherry.manifest import Manifest
+from wherry.measures import ClassCounts, Feedback, HostFacts, Seen, ShadowCounts
 from wherry.messages import (
     Ack,
     DeltaIndex,
@@ -16,22 +17,19 @@ from wherry.messages import (
     Event,
     EventKind,
     Flip,
-    HostFacts,
     Order,
-    Phase,
     Presence,
-    Reason,
     Reported,
     Slots,
-    Status,
     Telemetry,
     TrustReport,
     Wants,
 )
 from wherry.profile import Facts, Precision, Profile, Runtime
+from wherry.reasons import Phase, Reason, Status
 from wherry.reference import Distribution, Reference
 from wherry.signature import BATCH, Datatype, Signature, StatePair
-from wherry.trust.device import Trust
+from wherry.trust.keeping import Trust
 from wherry_agent.settings import Identity
 
 Documents = dict[str, msgspec.Struct]
@@ -133,6 +131,7 @@ def documents() -> dict[str, Documents]:
             "idle": a.a_telemetry(requests=0, latency=Histogram(), compute=Histogram()),
             "errors": a.a_telemetry(errors={"timeout": 2, "bad_request": 1}),
             "whole_host": a.a_telemetry(host=a_whole_host()),
+            "all_that_is_measured": a_whole_telemetry(),
         },
         "presence": {"online": a.a_presence(), "offline": a.a_presence(online=False)},
         "wants": {
@@ -215,6 +214,35 @@ def a_flip() -> Event:
         kind=EventKind.FLIP,
         alias=a.an_alias(),
         flip=flip,
+    )
+
+
+def a_whole_telemetry() -> Telemetry:
+    image = Seen(name="image", rows=2, values=6, counts=(1, 2, 2), zeros=1, not_finite=1)
+    scores = Seen(
+        name="scores", rows=2, values=4, counts=(4,), zeros=0, not_finite=0, classes=(1, 1)
+    )
+    classes = {"0": ClassCounts(2, 1, 1), "1": ClassCounts(0, 1, 0)}
+    shadow = ShadowCounts(
+        requests=4,
+        rows=3,
+        agreed=2,
+        distance=0.75,
+        largest_distance=0.5,
+        compute=a.a_histogram(2),
+        incumbent_compute=a.a_histogram(1),
+        errors={"timed_out": 1},
+        skipped={"busy": 2, "too_hot": 1},
+    )
+    return msgspec.structs.replace(
+        a.a_telemetry(feedback=Feedback(2, 1, classes, 3, 1.5, 0.75)),
+        inputs=(image,),
+        outputs=(scores,),
+        shadow=shadow,
+        worker_bytes=60_000_000,
+        restarts=1,
+        dropped_windows=7,
+        host=HostFacts(load_1m=0.5, throttled=True),
     )
 
 

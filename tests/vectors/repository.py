@@ -21,15 +21,8 @@ from wherry import codec
 from wherry.messages import Delta, Desired, Order, Pace
 from wherry.names import VersionName
 from wherry.trust.condense import condense
-from wherry.trust.device import (
-    Followed,
-    Offer,
-    Trust,
-    begin,
-    follow,
-    take_roots,
-    take_timestamp,
-)
+from wherry.trust.device import begin, follow, take_roots, take_timestamp
+from wherry.trust.keeping import Followed, Offer, Trust
 from wherry.trust.packet import pack, piece_name
 from wherry.trust.repository import Repository, pieces_for, release
 from wherry.trust.skeleton import SKELETON

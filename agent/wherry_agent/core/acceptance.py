@@ -8,6 +8,8 @@ The newest desired state waits until it is followed: a timestamp, a piece or a w
 bytes may do. The next root is always asked for, so that a rotation arrives before what the new keys
 sign. Pieces that led to a refusal are dropped and asked for anew: they may be another's. What is
 true after each step is `trust`, which outlives the process; the rest comes again from the broker.
+
+Signatures are the business of a `Verifier`. While it is not to be had, what came waits.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ from typing_extensions import assert_never
 
 from wherry import codec
 from wherry.blobs import digest_of
-from wherry.errors import Malformed
-from wherry.messages import Desired, Order, Reason, detail
+from wherry.errors import Malformed, Unavailable
+from wherry.messages import Desired, Order, detail
 from wherry.names import AliasName, DeviceId, ProfileName, TrialId
-from wherry.trust import device, packet
-from wherry.trust.device import Followed, Lacking, Offer, Repeated, Trust, Verdict
+from wherry.reasons import Reason
+from wherry.trust import keeping, packet
+from wherry.trust.keeping import Followed, Lacking, Offer, Repeated, Trust, Verifier
 from wherry.trust.refusals import MetadataRefused, OrderRefused
+from wherry.trust.target import Verdict
 
 LARGEST_DESIRED_BYTES = 512 * 1024
 RETRY_S = 60.0
@@ -143,45 +147,56 @@ Effect: TypeAlias = Accept | Advise | Refuse | AskTrust | DropTrust
 Effects: TypeAlias = tuple[Effect, ...]
 
 
-def step(state: Acceptance, event: Event, clock: float) -> tuple[Acceptance, Effects]:
+@dataclass(frozen=True, slots=True)
+class _By:
+    """What it is judged by: the UNIX time, and who looks at signatures."""
+
+    clock: float
+    verifier: Verifier
+
+
+def step(
+    state: Acceptance, event: Event, clock: float, verifier: Verifier
+) -> tuple[Acceptance, Effects]:
     """Return the state that follows `event` at the UNIX time `clock`, and what to do about it."""
+    by = _By(clock, verifier)
     match event:
         case Joined():
             return _ask(replace(state, asked=()))
         case DesiredCame(payload):
             kept = state.pieces if payload == state.desired else {}
-            return _consider(replace(state, desired=payload, pieces=kept), clock)
+            return _consider(replace(state, desired=payload, pieces=kept), by)
         case TimestampCame(payload):
-            after, told = _take_timestamp(replace(state, timestamp=payload), clock)
-            return (after, told) if after.trust is state.trust else _go_on(after, told, clock)
-        case PieceCame(name, payload) if name == device.next_root(state.trust):
-            return _take_root(state, name, payload, clock)
+            after, told = _take_timestamp(replace(state, timestamp=payload), by)
+            return (after, told) if after.trust is state.trust else _go_on(after, told, by)
+        case PieceCame(name, payload) if name == keeping.next_root(state.trust):
+            return _take_root(state, name, payload, by)
         case PieceCame(name, payload):
-            return _take_piece(state, name, payload, clock)
+            return _take_piece(state, name, payload, by)
         case Vouched(source, signed_time):
-            trust = device.raise_floor(state.trust, source, signed_time)
+            trust = keeping.raise_floor(state.trust, source, signed_time)
             return replace(state, trust=trust), ()
         case Tick(at_s):
             if at_s - state.tried_s < RETRY_S:
                 return state, ()
-            return _retry(replace(state, tried_s=at_s), clock)
+            return _retry(replace(state, tried_s=at_s), by)
         case _:
             assert_never(event)
 
 
-def _take_root(
-    state: Acceptance, name: str, payload: bytes, clock: float
-) -> tuple[Acceptance, Effects]:
+def _take_root(state: Acceptance, name: str, payload: bytes, by: _By) -> tuple[Acceptance, Effects]:
     """Take the next root; after one that is refused the broker may yet send another."""
     try:
-        trust = device.take_roots(state.trust, {name: payload})
+        trust = by.verifier.take_roots(state.trust, {name: payload})
     except (Malformed, MetadataRefused) as error:
         return _refuse(state, payload, error)
-    return _retry(replace(state, trust=trust), clock)
+    except Unavailable:
+        return _ask(replace(state, asked=tuple(one for one in state.asked if one != name)))
+    return _retry(replace(state, trust=trust), by)
 
 
 def _take_piece(
-    state: Acceptance, name: str, payload: bytes, clock: float
+    state: Acceptance, name: str, payload: bytes, by: _By
 ) -> tuple[Acceptance, Effects]:
     if name not in state.asked:
         return state, ()
@@ -191,31 +206,33 @@ def _take_piece(
     state = replace(state, asked=asked, lacking=lacking, pieces=pieces)
     if lacking:
         return state, (DropTrust((name,)),)
-    return _go_on(state, (DropTrust((name,)),), clock)
+    return _go_on(state, (DropTrust((name,)),), by)
 
 
-def _retry(state: Acceptance, clock: float) -> tuple[Acceptance, Effects]:
+def _retry(state: Acceptance, by: _By) -> tuple[Acceptance, Effects]:
     """Try what waits: trust or time may have moved."""
-    state, told = _take_timestamp(state, clock)
-    return _go_on(state, told, clock)
+    state, told = _take_timestamp(state, by)
+    return _go_on(state, told, by)
 
 
-def _take_timestamp(state: Acceptance, clock: float) -> tuple[Acceptance, Effects]:
+def _take_timestamp(state: Acceptance, by: _By) -> tuple[Acceptance, Effects]:
     if not state.timestamp:
         return state, ()
     try:
-        trust = device.take_timestamp(state.trust, state.timestamp, clock)
+        trust = by.verifier.take_timestamp(state.trust, state.timestamp, by.clock)
     except (Malformed, MetadataRefused) as error:
         return _refuse(state, state.timestamp, error)
+    except Unavailable:
+        return state, ()
     return replace(state, trust=trust, timestamp=b""), ()
 
 
-def _go_on(state: Acceptance, effects: Effects, clock: float) -> tuple[Acceptance, Effects]:
-    after, more = _consider(state, clock)
+def _go_on(state: Acceptance, effects: Effects, by: _By) -> tuple[Acceptance, Effects]:
+    after, more = _consider(state, by)
     return after, effects + more
 
 
-def _consider(state: Acceptance, clock: float) -> tuple[Acceptance, Effects]:
+def _consider(state: Acceptance, by: _By) -> tuple[Acceptance, Effects]:
     """Follow the desired state that waits, as far as it goes."""
     if not state.desired:
         return _ask(state)
@@ -223,13 +240,15 @@ def _consider(state: Acceptance, clock: float) -> tuple[Acceptance, Effects]:
         desired = _read(state.desired)
         pieces = {**packet.unpack(desired.packet), **state.pieces}
         # A root that is taken stays taken, whatever becomes of the order.
-        state = replace(state, trust=device.take_roots(state.trust, pieces))
+        state = replace(state, trust=by.verifier.take_roots(state.trust, pieces))
         offer = Offer(bytes(desired.order), pieces, state.device, state.profile)
-        outcome = device.follow(state.trust, offer, clock)
+        outcome = by.verifier.follow(state.trust, offer, by.clock)
     except (Malformed, MetadataRefused, OrderRefused) as error:
         after, told = _refuse(replace(state, pieces={}, lacking=()), state.desired, error)
         after, asks = _ask(after)
         return after, told + asks
+    except Unavailable:
+        return state, ()
     after, asks = _ask(_after(state, outcome))
     match outcome:
         case Followed(_, order, verdicts, trials):
@@ -249,7 +268,7 @@ def _read(payload: bytes) -> Desired:
     return codec.decode(Desired, payload)
 
 
-def _after(state: Acceptance, outcome: device.Outcome) -> Acceptance:
+def _after(state: Acceptance, outcome: keeping.Outcome) -> Acceptance:
     if isinstance(outcome, Lacking):
         return replace(state, trust=outcome.trust, lacking=outcome.names)
     return replace(state, trust=outcome.trust, desired=b"", pieces={}, lacking=())
@@ -257,8 +276,8 @@ def _after(state: Acceptance, outcome: device.Outcome) -> Acceptance:
 
 def _ask(state: Acceptance) -> tuple[Acceptance, Effects]:
     """Have the broker send what is lacking and the next root, and nothing else."""
-    wanted = (device.next_root(state.trust), *state.lacking)
-    names = tuple(name for name in wanted if name != device.TIMESTAMP)
+    wanted = (keeping.next_root(state.trust), *state.lacking)
+    names = tuple(name for name in wanted if name != keeping.TIMESTAMP)
     fresh = tuple(name for name in names if name not in state.asked)
     stale = tuple(name for name in state.asked if name not in names)
     effects: list[Effect] = [AskTrust(fresh)] if fresh else []

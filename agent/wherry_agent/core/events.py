@@ -7,13 +7,14 @@ from typing import TypeAlias
 
 import msgspec
 
-from wherry.histogram import Histogram
-from wherry.messages import Deployment, Order, Reason
+from wherry.messages import Deployment, Order
 from wherry.names import AliasName, Digest, TrialId
-from wherry.trust.verdict import Verdict
-from wherry_agent.core import download, install, session, trial
+from wherry.reasons import Reason
+from wherry.trust.target import Verdict
+from wherry_agent.core import download, install, receipts, session, trial
+from wherry_agent.core.health import Window
 
-# Events. Those of the session, of the download and of trials are theirs.
+# Events. Those of the session, of the download, of trials and of receipts are theirs.
 
 
 class OrderCame(msgspec.Struct, frozen=True):
@@ -59,17 +60,15 @@ class Installed(msgspec.Struct, frozen=True):
     """What the engine did for an alias."""
 
     alias: AliasName
-    event: install.Loaded | install.Sickened | install.Unservable
+    event: install.Loaded | install.Refused | install.Sickened | install.Unservable
 
 
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
+class Measured(msgspec.Struct, frozen=True):
     """One window of one bundle under one alias."""
 
     alias: AliasName
     bundle: Digest
-    requests: int
-    errors: dict[str, int]
-    compute: Histogram
+    window: Window
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -90,6 +89,7 @@ Event: TypeAlias = (
     | session.Lost
     | session.Stored
     | session.Acked
+    | session.Advised
     | download.ChunkCame
     | download.ChunkSpoiled
     | download.StillMissing
@@ -98,17 +98,18 @@ Event: TypeAlias = (
     | download.Advised
     | download.FromSource
     | trial.Ran
+    | receipts.Attested
 )
 
 
-# Effects. Those of the session, of the download and of trials are theirs.
+# Effects. Those of the session, of the download, of trials and of receipts are theirs.
 
 
 class For(msgspec.Struct, frozen=True):
     """Perform an install effect for one alias."""
 
     alias: AliasName
-    effect: install.Serve | install.Retire | install.Keep | install.Load
+    effect: install.EngineEffect | install.Keep
 
 
 class Tell(msgspec.Struct, frozen=True):
@@ -149,5 +150,7 @@ Effect: TypeAlias = (
     | download.Want
     | download.AskSource
     | trial.Effect
+    | receipts.Attest
+    | receipts.TellReceipt
 )
 Effects: TypeAlias = tuple[Effect, ...]

@@ -7,186 +7,119 @@ in the same database), then performs the rest. A kill between any two effects is
 tried for ever. So up to `MAX_RESTARTS - 1` kills change nothing but the time.
 
     Idle --Ordered--> Fetching --Fetched--> Loading --Loaded--> Probation --Tick--> Idle
+                                               `--Loaded--> Shadowing --Tick--^
 
-Every road back to Idle reports once, and `Idle.settled` keeps the outcome, so `reported` can
-be said again at every connect. The deployment id is the identity: an order that is renewed
-changes nothing in flight, unless what is in flight is trusted no more (`Denied`). What the newest
-order revokes serves only where nothing else can. Times are of the monotonic clock, so a restart
-begins deadlines and probation anew.
+An order may ask for shadowing before probation, and for a probation in which the candidate answers
+a share only. Both compare it with the incumbent: where none serves that is not revoked there is
+neither. Every road back to Idle reports once, and `Idle.settled` keeps the outcome, so `reported`
+can be said again at every connect. The deployment id is the identity: an order that is renewed
+changes nothing in flight, unless what is in flight is trusted no more (`Denied`), and a bundle that
+was reverted is not taken again under it. Times are of the monotonic clock, so a restart begins
+deadlines, shadowing and probation anew.
+
+The states stand in `standing`, events and effects in `changes`.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias, TypeVar
-
-import msgspec
 from msgspec.structs import replace
 from typing_extensions import assert_never
 
-from wherry.messages import Deployment, Phase, Reason, Slots, Status, Wanted
-from wherry.names import DeploymentId, Digest
-
-MAX_RESTARTS = 3
-KEPT_BUNDLES = 2  # The serving one and the one before it, to go back without the network.
-
-
-# States. `confirmed`: bundles that passed probation here, the one to serve first; `revoked`: what
-# the newest order revokes.
-
-
-class Idle(msgspec.Struct, frozen=True, tag=True):
-    confirmed: tuple[Digest, ...] = ()
-    settled: Deployment | None = None
-    revoked: frozenset[Digest] = frozenset()
-
-
-class Fetching(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    wanted: Wanted
-    confirmed: tuple[Digest, ...]
-    revoked: frozenset[Digest]
-    began_s: float
-
-
-class Loading(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """`served` says that it was in probation before a restart."""
-
-    wanted: Wanted
-    confirmed: tuple[Digest, ...]
-    revoked: frozenset[Digest]
-    began_s: float
-    restarts: int = 0
-    served: bool = False
-
-
-class Probation(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    wanted: Wanted
-    confirmed: tuple[Digest, ...]
-    revoked: frozenset[Digest]
-    began_s: float
-    restarts: int = 0
-
-
-InFlight: TypeAlias = Fetching | Loading | Probation
-State: TypeAlias = Idle | InFlight
-StateT = TypeVar("StateT", bound=State)
-
-
-# Events: what happened, and to which deployment
-
-
-class Ordered(msgspec.Struct, frozen=True):
-    wanted: Wanted
-    at_s: float
-    revoked: frozenset[Digest] = frozenset()
-
-
-class Denied(msgspec.Struct, frozen=True):
-    """An order wants a bundle that this device must not install, and why."""
-
-    wanted: Wanted
-    reason: Reason
-    detail: str = ""
-    revoked: frozenset[Digest] = frozenset()
-
-
-class Withdrawn(msgspec.Struct, frozen=True):
-    """The order names this alias no more: what is in flight ends, what serves goes on."""
-
-    revoked: frozenset[Digest] = frozenset()
-
-
-class Fetched(msgspec.Struct, frozen=True):
-    deployment: DeploymentId
-
-
-class Refused(msgspec.Struct, frozen=True):
-    """The bundle is none for this device: it is not tried again."""
-
-    deployment: DeploymentId
-    reason: Reason
-    detail: str = ""
-
-
-class Loaded(msgspec.Struct, frozen=True):
-    deployment: DeploymentId
-    at_s: float
-
-
-class Sickened(msgspec.Struct, frozen=True):
-    """Fetching, loading, the golden check or probation found a fault."""
-
-    deployment: DeploymentId
-    reason: Reason
-    detail: str = ""
-
-
-class Unservable(msgspec.Struct, frozen=True):
-    """A confirmed bundle could not be brought up again."""
-
-    bundle: Digest
-
-
-class Tick(msgspec.Struct, frozen=True):
-    at_s: float
-
-
-class Restarted(msgspec.Struct, frozen=True):
-    """The process came up and found this state on disk; nothing is serving."""
-
-    at_s: float
-
-
-Event: TypeAlias = (
-    Ordered
-    | Denied
-    | Withdrawn
-    | Fetched
-    | Refused
-    | Loaded
-    | Sickened
-    | Unservable
-    | Tick
-    | Restarted
+from wherry.messages import Deployment, Wanted
+from wherry.names import Digest
+from wherry.reasons import Reason, Status
+from wherry_agent.core.changes import (
+    Compared,
+    Denied,
+    Effect,
+    Effects,
+    EngineEffect,
+    Event,
+    Fetch,
+    Fetched,
+    Keep,
+    Load,
+    Loaded,
+    Ordered,
+    Refused,
+    Report,
+    Restarted,
+    Retire,
+    Serve,
+    Shadow,
+    Share,
+    Sickened,
+    Tick,
+    Unservable,
+    Withdrawn,
+)
+from wherry_agent.core.standing import (
+    PAST_FETCHING,
+    Fetching,
+    Idle,
+    InFlight,
+    Loading,
+    Probation,
+    Shadowing,
+    Shown,
+    State,
+    deployment_of,
+    fallback_of,
+    has_served,
+    is_current,
+    is_under_way,
+    phase_of,
+    rival_of,
+    serves_revoked,
+    slots_of,
+    sound_first,
 )
 
+__all__ = [
+    "KEPT_BUNDLES",
+    "MAX_RESTARTS",
+    "PAST_FETCHING",
+    "Compared",
+    "Denied",
+    "Effect",
+    "Effects",
+    "EngineEffect",
+    "Event",
+    "Fetch",
+    "Fetched",
+    "Fetching",
+    "Idle",
+    "InFlight",
+    "Keep",
+    "Load",
+    "Loaded",
+    "Loading",
+    "Ordered",
+    "Probation",
+    "Refused",
+    "Report",
+    "Restarted",
+    "Retire",
+    "Serve",
+    "Shadow",
+    "Shadowing",
+    "Share",
+    "Shown",
+    "Sickened",
+    "State",
+    "Tick",
+    "Unservable",
+    "Withdrawn",
+    "deployment_of",
+    "phase_of",
+    "serves_revoked",
+    "slots_of",
+    "step",
+]
 
-# Effects: what to do; each may be done twice
-
-
-class Fetch(msgspec.Struct, frozen=True):
-    wanted: Wanted
-
-
-class Load(msgspec.Struct, frozen=True):
-    """Load beside the serving bundle, and answer `Loaded` or `Sickened`."""
-
-    wanted: Wanted
-
-
-class Serve(msgspec.Struct, frozen=True):
-    """Answer with this bundle from now on; None: with nothing. The others stay loaded."""
-
-    bundle: Digest | None
-
-
-class Retire(msgspec.Struct, frozen=True):
-    """Drain and reap every worker but the serving one."""
-
-
-class Keep(msgspec.Struct, frozen=True):
-    """Delete every bundle of this alias from the disk but these."""
-
-    bundles: tuple[Digest, ...]
-
-
-class Report(msgspec.Struct, frozen=True):
-    """Put the outcome in the outbox; the write that saves the state does it."""
-
-    outcome: Deployment
-
-
-Effect: TypeAlias = Fetch | Load | Serve | Retire | Keep | Report
-Effects: TypeAlias = tuple[Effect, ...]
+MAX_RESTARTS = 3
+UNSERVABLE = "it was loaded, and can answer no more: its files are gone, or it does not come up"
+KEPT_BUNDLES = 2  # The serving one and the one before it, to go back without the network.
 
 
 def step(state: State, event: Event) -> tuple[State, Effects]:
@@ -202,77 +135,42 @@ def step(state: State, event: Event) -> tuple[State, Effects]:
             return _restart(state, at_s)
         case Unservable(bundle):
             return _serve_another(state, bundle)
-        case Refused(which, reason, detail) if isinstance(state, Fetching) and _is(state, which):
-            return _settle(state, Status.REJECTED, reason, detail)
-        case Sickened(which, reason, detail) if _is(state, which):
-            return _give_up(state, reason, detail)
-        case Fetched(which) if isinstance(state, Fetching) and _is(state, which):
-            loading = Loading(
-                wanted=state.wanted,
-                confirmed=state.confirmed,
-                revoked=state.revoked,
-                began_s=state.began_s,
-            )
-            return loading, (Load(state.wanted),)
-        case Loaded(which, at_s) if isinstance(state, Loading) and _is(state, which):
-            return _try_out(state, at_s)
-        case Tick(at_s) if not isinstance(state, Idle):
-            return _watch(state, at_s - state.began_s)
-        case Fetched() | Refused() | Loaded() | Sickened() | Tick():
-            return state, ()  # Late news of a deployment that is settled already.
+        case Tick(at_s):
+            return _watch(state, at_s)
+        case Fetched() | Refused() | Loaded() | Compared() | Sickened():
+            if isinstance(state, Idle) or not is_under_way(state, event.deployment):
+                return state, ()  # Late news of a deployment that is settled already.
+            return _go_on(state, event)
         case _:
             assert_never(event)
 
 
-def phase_of(state: State) -> Phase | None:
-    match state:
-        case Idle():
-            return None
-        case Fetching():
-            return Phase.FETCHING
-        case Loading():
-            return Phase.LOADING
-        case Probation():
-            return Phase.PROBATION
+def _go_on(
+    state: InFlight, event: Fetched | Refused | Loaded | Compared | Sickened
+) -> tuple[State, Effects]:
+    """Take what happened to the deployment in flight, where it is not past it already."""
+    match event:
+        case Fetched() if isinstance(state, Fetching):
+            return _load(state)
+        case Refused(_, reason, detail) if isinstance(state, Fetching | Loading):
+            status = Status.REVERTED if has_served(state) else Status.REJECTED
+            return _settle(state, status, reason, detail)
+        case Loaded() if isinstance(state, Loading):
+            return _bring_out(state, event)
+        case Compared(_, requests) if isinstance(state, Shadowing):
+            return replace(state, compared=requests), ()
+        case Sickened(_, reason, detail):
+            return _give_up(state, reason, detail)
+        case Fetched() | Refused() | Loaded() | Compared():
+            return state, ()
         case _:
-            assert_never(state)
-
-
-def deployment_of(state: State) -> Deployment | None:
-    """Return the deployment in progress, else the last one that ended."""
-    if isinstance(state, Idle):
-        return state.settled
-    return Deployment(
-        deployment=state.wanted.deployment,
-        bundle=state.wanted.bundle,
-        status=Status.IN_PROGRESS,
-        phase=phase_of(state),
-    )
-
-
-def slots_of(state: State) -> Slots:
-    """Return which bundle serves, which one it would go back to, and which one is on its way."""
-    confirmed = (*state.confirmed, None, None)
-    match state:
-        case Idle():
-            return Slots(active=confirmed[0], previous=confirmed[1])
-        case Probation():
-            return Slots(active=state.wanted.bundle, previous=_fallback(state))
-        case Fetching() | Loading():
-            return Slots(active=confirmed[0], previous=confirmed[1], candidate=state.wanted.bundle)
-        case _:
-            assert_never(state)
-
-
-def serves_revoked(state: State) -> bool:
-    """Say whether what serves is revoked, which is so only where nothing else can serve."""
-    return slots_of(state).active in state.revoked
+            assert_never(event)
 
 
 def _follow(state: State, order: Ordered) -> tuple[State, Effects]:
     wanted = order.wanted
     state = replace(state, revoked=order.revoked)
-    if _is_current(state, wanted):
+    if is_current(state, wanted):
         return _shun_revoked(state)
     if not isinstance(state, Idle):
         # The newest wish wins at once: a halted rollout must not wait out a probation.
@@ -295,10 +193,10 @@ def _follow(state: State, order: Ordered) -> tuple[State, Effects]:
 def _deny(state: State, denied: Denied) -> tuple[State, Effects]:
     """Reject the deployment, or end it where it is under way; what is settled stays so."""
     state = replace(state, revoked=denied.revoked)
-    if _is_current(state, denied.wanted):
+    if is_current(state, denied.wanted):
         if isinstance(state, Idle):
             return _shun_revoked(state)
-        status = Status.REVERTED if _served(state) else Status.REJECTED
+        status = Status.REVERTED if has_served(state) else Status.REJECTED
         return _settle(state, status, denied.reason, denied.detail)
     idle, undo = _settle(state, Status.SUPERSEDED, Reason.NEWER_ORDER)
     after, shun = _shun_revoked(idle)
@@ -315,33 +213,109 @@ def _withdraw(state: State, revoked: frozenset[Digest]) -> tuple[State, Effects]
 
 def _shun_revoked(state: State) -> tuple[State, Effects]:
     """Serve a confirmed bundle that is not revoked instead of one that is."""
-    sound = _sound_first(state)
-    if isinstance(state, Probation) or sound.confirmed[:1] == state.confirmed[:1]:
+    sound = sound_first(state)
+    if sound.confirmed[:1] == state.confirmed[:1]:
         return sound, ()
-    serve = Serve(_fallback(sound))
-    return sound, (serve, Retire()) if isinstance(sound, Idle) else (serve,)
+    after, effects = _change_incumbent(sound)
+    return after, (*effects, Retire()) if isinstance(after, Idle) else effects
 
 
-def _try_out(state: Loading, at_s: float) -> tuple[State, Effects]:
+def _change_incumbent(state: State) -> tuple[State, Effects]:
+    """Serve what stands first now; a comparison with what stood there is begun anew or ended."""
+    serve = Serve(fallback_of(state))
+    match state:
+        case Idle() | Fetching():
+            return state, (serve,)
+        case Loading() | Shadowing():
+            loading = _loading_again(state, state.began_s, restarts=state.restarts)
+            rival = rival_of(loading)
+            is_new = rival is not None or isinstance(state, Shadowing)
+            return loading, (serve, Load(state.wanted, rival)) if is_new else (serve,)
+        case Probation(shares=True):
+            return replace(state, shares=False), (Serve(state.wanted.bundle),)
+        case Probation():
+            return state, ()
+        case _:
+            assert_never(state)
+
+
+def _load(state: Fetching) -> tuple[State, Effects]:
+    loading = Loading(
+        wanted=state.wanted,
+        confirmed=state.confirmed,
+        revoked=state.revoked,
+        began_s=state.began_s,
+    )
+    return loading, (Load(state.wanted, rival_of(loading)),)
+
+
+def _bring_out(state: Loading, loaded: Loaded) -> tuple[State, Effects]:
+    """Show the candidate requests: copies first where that is wanted, else those it answers."""
+    rival, shadow = rival_of(state), state.wanted.shadow
+    if rival is not None and loaded.alone:
+        alone = "there is no room for the candidate and for what it is to be compared with"
+        return _give_up(state, Reason.OVER_BUDGET, alone)
+    if rival is None or shadow is None or state.served:
+        return _try_out(state, loaded.at_s, loaded.shown)
+    shadowing = Shadowing(
+        wanted=state.wanted,
+        confirmed=state.confirmed,
+        revoked=state.revoked,
+        began_s=loaded.at_s,
+        restarts=state.restarts,
+        shown=loaded.shown,
+    )
+    return shadowing, (Shadow(state.wanted.bundle, shadow),)
+
+
+def _try_out(state: Loading | Shadowing, at_s: float, shown: Shown | None) -> tuple[State, Effects]:
+    bundle, split = state.wanted.bundle, state.wanted.split
+    shares = split is not None and rival_of(state) is not None
     probation = Probation(
         wanted=state.wanted,
         confirmed=state.confirmed,
         revoked=state.revoked,
         began_s=at_s,
         restarts=state.restarts,
+        shown=shown,
+        shares=shares,
     )
-    return probation, (Serve(state.wanted.bundle),)
+    return probation, (Share(bundle, split) if split and shares else Serve(bundle),)
 
 
-def _watch(state: InFlight, passed_s: float) -> tuple[State, Effects]:
-    if not isinstance(state, Probation):
-        if passed_s < state.wanted.deadline_s:
+def _watch(state: State, at_s: float) -> tuple[State, Effects]:
+    match state:
+        case Idle():
             return state, ()
-        took = f"it was {state.wanted.deadline_s:g} s in {_spoken(state)}"
-        return _settle(state, Status.TIMED_OUT, Reason.DEADLINE, took)
-    if passed_s >= state.wanted.probation_s:
-        return _confirm(state)
-    return state, ()
+        case Fetching() | Loading():
+            return _limit(state, at_s)
+        case Shadowing():
+            return _conclude(state, at_s)
+        case Probation():
+            is_over = at_s - state.began_s >= state.wanted.probation_s
+            return _confirm(state) if is_over else (state, ())
+        case _:
+            assert_never(state)
+
+
+def _limit(state: Fetching | Loading, at_s: float) -> tuple[State, Effects]:
+    if at_s - state.began_s < state.wanted.deadline_s:
+        return state, ()
+    took = f"it was {state.wanted.deadline_s:g} s in {_spoken(state)}"
+    return _settle(state, Status.TIMED_OUT, Reason.DEADLINE, took)
+
+
+def _conclude(state: Shadowing, at_s: float) -> tuple[State, Effects]:
+    """Try it out once enough was compared for long enough; give it up at the deadline."""
+    shadow, passed_s = state.wanted.shadow, at_s - state.began_s
+    enough = shadow is None or state.compared >= shadow.min_requests
+    if shadow is None or (enough and passed_s >= shadow.for_s):
+        return _try_out(state, at_s, state.shown)
+    if enough or passed_s < shadow.deadline_s:
+        return state, ()
+    compared = f"{state.compared} of {shadow.min_requests} requests"
+    took = f"{compared} were compared within {shadow.deadline_s:g} s"
+    return _settle(state, Status.TIMED_OUT, Reason.DEADLINE, took)
 
 
 def _confirm(state: Probation) -> tuple[State, Effects]:
@@ -349,42 +323,54 @@ def _confirm(state: Probation) -> tuple[State, Effects]:
     others = tuple(digest for digest in state.confirmed if digest not in {bundle, *state.revoked})
     confirmed = (bundle, *others)[:KEPT_BUNDLES]
     done = _outcome(state.wanted, Status.SUCCEEDED, Reason.CONFIRMED)
-    return Idle(confirmed, done, state.revoked), (Retire(), Keep(confirmed), Report(done))
+    serve = (Serve(bundle),) if state.shares else ()
+    return Idle(confirmed, done, state.revoked), (*serve, Retire(), Keep(confirmed), Report(done))
 
 
 def _restart(state: State, at_s: float) -> tuple[State, Effects]:
-    state = _sound_first(state)
-    serve = Serve(_fallback(state))
+    state = sound_first(state)
+    serve = Serve(fallback_of(state))
     match state:
         case Idle():
             return state, (serve, Keep(state.confirmed))
         case Fetching():
             return replace(state, began_s=at_s), (serve, Fetch(state.wanted))
-        case Loading() | Probation():
-            again = Loading(
-                wanted=state.wanted,
-                confirmed=state.confirmed,
-                revoked=state.revoked,
-                began_s=at_s,
-                restarts=state.restarts + 1,
-                served=_served(state),
-            )
+        case Loading() | Shadowing() | Probation():
+            again = _loading_again(state, at_s, restarts=state.restarts + 1)
             if again.restarts >= MAX_RESTARTS:
                 return _give_up(again, Reason.RESTARTED_TOO_OFTEN)
-            return again, (serve, Load(state.wanted))
+            return again, (serve, Load(state.wanted, rival_of(again)))
         case _:
             assert_never(state)
 
 
+def _loading_again(
+    state: Loading | Shadowing | Probation, began_s: float, *, restarts: int
+) -> Loading:
+    return Loading(
+        wanted=state.wanted,
+        confirmed=state.confirmed,
+        revoked=state.revoked,
+        began_s=began_s,
+        restarts=restarts,
+        served=has_served(state),
+    )
+
+
 def _serve_another(state: State, lost: Digest) -> tuple[State, Effects]:
-    """Forget a bundle that no longer comes up; serve the next, unless a candidate serves."""
-    kept = replace(state, confirmed=tuple(d for d in state.confirmed if d != lost))
-    kept = _sound_first(kept)
-    return kept, () if isinstance(kept, Probation) else (Serve(_fallback(kept)),)
+    """Forget a bundle that no longer comes up; serve the next, unless a candidate serves.
+
+    A candidate that it is said of is given up.
+    """
+    kept = replace(state, confirmed=tuple(digest for digest in state.confirmed if digest != lost))
+    kept = sound_first(kept)
+    if isinstance(kept, Shadowing | Probation) and kept.wanted.bundle == lost:
+        return _give_up(kept, Reason.LOAD_FAILED, UNSERVABLE)
+    return _change_incumbent(kept) if lost == slots_of(state).active else (kept, ())
 
 
 def _give_up(state: State, reason: Reason, detail: str = "") -> tuple[State, Effects]:
-    return _settle(state, Status.REVERTED if _served(state) else Status.FAILED, reason, detail)
+    return _settle(state, Status.REVERTED if has_served(state) else Status.FAILED, reason, detail)
 
 
 def _settle(
@@ -394,8 +380,8 @@ def _settle(
     if isinstance(state, Idle):
         return state, ()
     outcome = _outcome(state.wanted, status, reason, detail)
-    idle = Idle(_sound_first(state).confirmed, outcome, state.revoked)
-    return idle, (Serve(_fallback(idle)), Retire(), Keep(idle.confirmed), Report(outcome))
+    idle = Idle(sound_first(state).confirmed, outcome, state.revoked)
+    return idle, (Serve(fallback_of(idle)), Retire(), Keep(idle.confirmed), Report(outcome))
 
 
 def _outcome(wanted: Wanted, status: Status, reason: Reason, detail: str = "") -> Deployment:
@@ -408,31 +394,6 @@ def _outcome(wanted: Wanted, status: Status, reason: Reason, detail: str = "") -
     )
 
 
-def _fallback(state: State) -> Digest | None:
-    """Return the newest confirmed bundle not revoked; a revoked one rather than nothing."""
-    return next(iter(_sound_first(state).confirmed), None)
-
-
-def _sound_first(state: StateT) -> StateT:
-    """Move revoked bundles to the end; done only where what serves is chosen anew."""
-    confirmed = tuple(sorted(state.confirmed, key=lambda digest: digest in state.revoked))
-    return replace(state, confirmed=confirmed)
-
-
-def _is_current(state: State, wanted: Wanted) -> bool:
-    """Say whether the deployment is the one in flight, or the last that ended."""
-    current = deployment_of(state)
-    return current is not None and current.deployment == wanted.deployment
-
-
-def _served(state: State) -> bool:
-    return isinstance(state, Probation) or (isinstance(state, Loading) and state.served)
-
-
 def _spoken(state: InFlight) -> str:
     phase = phase_of(state)
     return phase.value if phase else "progress"
-
-
-def _is(state: State, deployment: DeploymentId) -> bool:
-    return not isinstance(state, Idle) and state.wanted.deployment == deployment

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from wherry.messages import Reason
 from wherry.names import AliasName
-from wherry.trust.target import Target, missing_needs
-from wherry.trust.verdict import Denied
+from wherry.reasons import Reason
+from wherry.trust.target import Denied, Target, missing_needs
 
 
 def find_unmet(

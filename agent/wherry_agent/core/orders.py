@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from wherry.messages import Order, Status
+from wherry.messages import Order
 from wherry.names import AliasName, DeploymentId, Digest
-from wherry.trust.target import Target
-from wherry.trust.verdict import Denied, Verdict
+from wherry.reasons import Status
+from wherry.trust.target import Denied, Target, Verdict
 from wherry_agent.core import install
 from wherry_agent.core.needs import find_unmet
 

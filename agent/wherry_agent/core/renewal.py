@@ -16,9 +16,10 @@ from enum import Enum
 import msgspec
 from msgspec.structs import replace
 
-from wherry.messages import Reason
+from wherry.reasons import Reason
 
 SHARE = 2 / 3
+LATE_SHARE = 0.85  # Of its life: for so long a renewal may fail before it is told of.
 SPREAD = 0.05  # Of its life: a fleet that was enrolled in one hour does not renew in one.
 FIRST_S, LARGEST_S = 60.0, 6 * 3600.0
 DAY_S = 86_400.0
@@ -84,11 +85,18 @@ def renewed_to(state: Renewal, not_before: float, not_after: float) -> Renewal:
     return replace(state, not_before=not_before, not_after=not_after)
 
 
-def find_fault(state: Renewal, floor: float) -> Reason | None:
-    """Return what is wrong with the certificate by what is proved, or with the clock."""
+def find_fault(state: Renewal, *, floor: float, now: float) -> Reason | None:
+    """Return what is wrong with the certificate by what is proved, or with the clock.
+
+    One that should have been renewed for a while, and was asked for in vain, ends soon at the time
+    `now` that the device goes by.
+    """
     if floor > state.not_after:
         return Reason.CERTIFICATE_EXPIRED
-    return Reason.CLOCK_AHEAD if state.clock_ahead else None
+    if state.clock_ahead:
+        return Reason.CLOCK_AHEAD
+    late = state.not_before + LATE_SHARE * (state.not_after - state.not_before)
+    return Reason.CERTIFICATE_ENDS_SOON if state.failed and now >= late else None
 
 
 def _delay_s(failed: int, chance: float) -> float:

@@ -23,7 +23,10 @@ LARGEST_UNACKED = 100
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """`last` is the newest event in the outbox; `sent` and `acked` how far it has gone."""
+    """`last` is the newest event in the outbox; `sent` and `acked` how far it has gone.
+
+    `spread_s` is over how long the controller wants its fleet's reconnects spread.
+    """
 
     connected: bool = False
     failures: int = 0
@@ -32,6 +35,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     sent: int = 0
     acked: int = 0
     ack_awaited_since_s: float = 0.0
+    spread_s: float = 0.0
 
 
 # Events
@@ -60,11 +64,17 @@ class Acked(msgspec.Struct, frozen=True):
     at_s: float
 
 
+class Advised(msgspec.Struct, frozen=True):
+    """The controller's wish for the next time that the connection is lost."""
+
+    spread_s: float
+
+
 class Tick(msgspec.Struct, frozen=True):
     at_s: float
 
 
-Event: TypeAlias = Connected | Lost | Stored | Acked | Tick
+Event: TypeAlias = Connected | Lost | Stored | Acked | Advised | Tick
 
 
 # Effects
@@ -103,7 +113,7 @@ def step(state: Session, event: Event) -> tuple[Session, Effects]:
             after, effects = _send(online, at_s)
             return after, (Announce(), *effects)
         case Lost(at_s, chance):
-            wait = delay_s(state.failures, chance)
+            wait = delay_s(state.failures, chance, state.spread_s)
             return replace(
                 state, connected=False, failures=state.failures + 1, connect_at_s=at_s + wait
             ), ()
@@ -111,6 +121,8 @@ def step(state: Session, event: Event) -> tuple[Session, Effects]:
             return _send(replace(state, last=max(state.last, seq)), at_s)
         case Acked(seq, at_s):
             return _ack(state, seq, at_s)
+        case Advised(spread_s):
+            return replace(state, spread_s=spread_s), ()
         case Tick(at_s):
             return _tick(state, at_s)
         case _:

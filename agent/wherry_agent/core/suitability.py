@@ -7,16 +7,19 @@ from collections.abc import Mapping
 import msgspec
 
 from wherry.manifest import Manifest
-from wherry.messages import Reason
 from wherry.names import ProfileName
 from wherry.profile import (
+    Arch,
     Facts,
     Profile,
+    Runtime,
     accepts_runtime,
     find_wrong_processor,
     find_wrong_system,
+    is_release_of,
     wanted_runtime,
 )
+from wherry.reasons import Reason
 
 DISK_SPARE_BYTES = 16 << 20
 
@@ -24,13 +27,38 @@ DISK_SPARE_BYTES = 16 << 20
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What this device is: `runtimes` maps a runtime to the version installed here.
 
-    `simulates` says that a development setting lets it stand in for another processor.
+    `bad_runtimes` says of some of them what is wrong with them. `simulates` says that a development
+    setting lets it stand in for another processor.
     """
 
     profile: ProfileName
     facts: Facts
     runtimes: Mapping[str, str]
+    bad_runtimes: Mapping[str, str] = {}
     simulates: bool = False
+
+
+class KnownBad(msgspec.Struct, frozen=True, kw_only=True):
+    """A release of a runtime that does not run on processors of `arch` that lack a feature."""
+
+    runtime: Runtime
+    version: str
+    arch: Arch
+    lacks: str
+    harm: str
+    source: str
+
+
+KNOWN_BAD = (
+    KnownBad(
+        runtime=Runtime.ONNXRUNTIME,
+        version="1.21.0",
+        arch=Arch.AARCH64,
+        lacks="atomics",  # Of ARMv8.1; Cortex-A53, A72 and A73 are of 8.0.
+        harm="it ends by an illegal instruction when it is imported, 1.20 and 1.22 do not",
+        source="https://github.com/microsoft/onnxruntime/issues/23957",
+    ),
+)
 
 
 class Unfit(msgspec.Struct, frozen=True):
@@ -73,10 +101,27 @@ def find_unfit(
             "install that version, or correct the profile"
         )
         return Unfit(Reason.MISSING_RUNTIME, detail)
+    if profile.runtime.value in machine.bad_runtimes:
+        wrong = machine.bad_runtimes[profile.runtime.value]
+        detail = (
+            f"{profile.runtime.value} {version} does not run on this device: {wrong}: "
+            "install another version"
+        )
+        return Unfit(Reason.BAD_RUNTIME, detail)
     if needed_bytes and needed_bytes + reserve_bytes > free_bytes:
         needed_mib, free_mib = (needed_bytes + reserve_bytes) >> 20, free_bytes >> 20
         detail = f"{needed_mib} MiB are needed and {free_mib} MiB are free: make room"
         return Unfit(Reason.DISK_FULL, detail)
+    return None
+
+
+def find_known_bad(runtime: Runtime, version: str, facts: Facts) -> str | None:
+    """Return what is known to be wrong with a runtime on this machine, and where it was told."""
+    for known in KNOWN_BAD:
+        is_it = known.runtime is runtime and is_release_of(version, known.version)
+        lacks = bool(facts.cpu_features) and known.lacks not in facts.cpu_features
+        if is_it and known.arch.value == facts.arch and lacks:
+            return f"{known.harm} ({known.source})"
     return None
 
 

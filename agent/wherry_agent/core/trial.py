@@ -20,9 +20,11 @@ import msgspec
 from msgspec.structs import replace
 from typing_extensions import assert_never
 
-from wherry.messages import Reason, Trial, TrialFigures, TrialResult
+from wherry.measures import TrialFigures
+from wherry.messages import Trial, TrialResult
 from wherry.names import Digest, TrialId
-from wherry.trust.verdict import Denied, Verdict
+from wherry.reasons import Reason
+from wherry.trust.target import Denied, Verdict
 
 MAX_RESTARTS = 2
 

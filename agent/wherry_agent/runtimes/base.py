@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -72,16 +72,31 @@ class RunFailed(Malformed):
 
 
 class Model(Protocol):
-    """A model in memory: the runtime's tensors in and out, in the order of the bindings."""
+    """A model in memory: the runtime's tensors in and out, in the order of the bindings.
+
+    Each tensor is contiguous, in row-major order.
+    """
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """Compute once; raise `RunFailed` where the runtime breaks off."""
+        """Compute once; raise `RunFailed` where the runtime breaks off.
+
+        What it returns may be written over by the next run.
+        """
+        ...
+
+
+class Loads(Protocol):
+    def __call__(self, path: Path, manifest: Manifest, kept_in: Path | None = None, /) -> Model:
+        """Load the model at `path`; raise `BadModel`, or `MissingRuntime` for its provider.
+
+        A runtime that makes something of a model first may keep it in the folder `kept_in`.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class InstalledRuntime:
-    """A runtime of this device; `load` raises `BadModel`."""
+    """A runtime of this device."""
 
     version: str
-    load: Callable[[Path, Manifest], Model]
+    load: Loads

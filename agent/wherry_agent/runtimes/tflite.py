@@ -15,6 +15,6 @@ def version() -> str:
     return version_of("tflite-runtime")
 
 
-def load(path: Path, manifest: Manifest) -> LiteModel:
+def load(path: Path, manifest: Manifest, kept_in: Path | None = None) -> LiteModel:
     """Load the model at `path`; raise `BadModel` where TensorFlow Lite refuses it."""
     return load_with(Interpreter, path, manifest)

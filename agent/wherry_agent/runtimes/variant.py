@@ -52,18 +52,32 @@ class Variant:
 
         Raises `RunFailed`, and `NotFinite` where a floating-point output is not finite.
         """
+        borrowed = self.borrow(inputs)
+        return Computed([array.copy() for array in borrowed.outputs], borrowed.compute_ns)
+
+    def borrow(self, inputs: Sequence[Array]) -> Computed:
+        """Compute as `run` does, into arrays that hold the outputs only until the next time."""
         bound = [
             to_runtime(array, binding)
             for array, binding in zip(inputs, self._manifest.inputs, strict=True)
         ]
+        rows = len(bound[0])
+        if rows == self._rows or (rows < self._rows and self._manifest.static_batch is None):
+            whole, compute_ns = self._timed(bound)
+            return Computed(self._joined([whole], rows), compute_ns)
         parts: list[list[Array]] = []
         compute_ns = 0
-        for start in range(0, len(bound[0]), self._rows):
+        for start in range(0, rows, self._rows):
             batch = [self._padded(array[start : start + self._rows]) for array in bound]
-            started_ns = time.perf_counter_ns()
-            parts.append(self._model.run(batch))
-            compute_ns += time.perf_counter_ns() - started_ns
-        return Computed(self._joined(parts, len(bound[0])), compute_ns)
+            part, taken_ns = self._timed(batch)
+            compute_ns += taken_ns
+            parts.append(part if rows <= self._rows else [one.copy() for one in part])
+        return Computed(self._joined(parts, rows), compute_ns)
+
+    def _timed(self, batch: list[Array]) -> tuple[list[Array], int]:
+        started_ns = time.perf_counter_ns()
+        part = self._model.run(batch)
+        return part, time.perf_counter_ns() - started_ns
 
     def _padded(self, batch: Array) -> Array:
         missing = self._rows - len(batch)
@@ -78,7 +92,7 @@ class Variant:
             pieces = [part[index] for part in parts]
             whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
             output = from_runtime(whole[:rows], binding, tensor)
-            if np.issubdtype(output.dtype, np.floating) and not np.isfinite(output).all():
+            if output.dtype.kind == "f" and not np.isfinite(output).all():
                 raise NotFinite(tensor.name)
             outputs.append(output)
         return outputs

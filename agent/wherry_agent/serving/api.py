@@ -2,164 +2,223 @@
 
 from __future__ import annotations
 
-import time
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache
 from http import HTTPStatus
+from urllib.parse import unquote
 
 import msgspec
 
 from wherry import __version__
-from wherry.errors import Malformed
-from wherry.names import AliasName, BadName, parse_alias_name
-from wherry_agent.engine import Engine, nothing_serves
-from wherry_agent.frames import Fault
-from wherry_agent.link import Answer, BundlePlace, Unanswered
-from wherry_agent.serving import v2
-from wherry_agent.serving.feedback import Answers, LabelledTwice, UnknownRequest
-from wherry_agent.serving.http import Request, Respond, Response, refusal
-from wherry_agent.telemetry import Recorder
+from wherry.errors import Malformed, Unavailable, Unsuitable
+from wherry.names import AliasName, parse_alias_name
+from wherry_agent import metrics
+from wherry_agent.serving import repository, v2
+from wherry_agent.serving.feedback import decode_feedback
+from wherry_agent.serving.inference import Inference
+from wherry_agent.serving.message import Request, Respond, Response, refusal
+from wherry_agent.serving.refusals import refused
+from wherry_agent.serving.regions import Registration
 
-RETRY_AFTER_S = 1
+EXTENSIONS = (
+    "feedback",
+    "binary_tensor_data",
+    "system_shared_memory",
+    "model_repository",
+    "statistics",
+)
+_NOT_HERE = ("config", "trace", "logging", "generate", "generate_stream")
 
-_STATUS = {
-    Fault.NOT_FINITE: HTTPStatus.INTERNAL_SERVER_ERROR,
-    Fault.RUNTIME_FAILED: HTTPStatus.INTERNAL_SERVER_ERROR,
-    Fault.WORKER_DIED: HTTPStatus.SERVICE_UNAVAILABLE,
-    Fault.TIMED_OUT: HTTPStatus.GATEWAY_TIMEOUT,
-    Fault.OVERLOADED: HTTPStatus.SERVICE_UNAVAILABLE,
-}
+KNOWN_PATH = 256  # Longer paths are not remembered.
+
+_registration: msgspec.json.Decoder[Registration] = msgspec.json.Decoder(Registration)
+
+
+class BadRegistration(Malformed):
+    """A body that registers no region."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        remedy = 'send {"key": "/frames", "offset": 0, "byte_size": 4096}'
+        return f"this registers no region: {self.problem}; {remedy}."
 
 
 class Api:
-    """Answers requests on the engine's thread, each at once or when its worker has answered."""
+    """Answers requests on the engine's thread, each at once or when its worker has answered.
 
-    def __init__(self, engine: Engine, recorder: Recorder, answers: Answers) -> None:
-        self._engine, self._recorder, self._answers = engine, recorder, answers
+    `show_metrics` writes what `/metrics` shows; None: nothing is there.
+    """
+
+    def __init__(
+        self,
+        inference: Inference,
+        *,
+        shared_memory: bool = True,
+        show_metrics: Callable[[], str] | None = None,
+    ) -> None:
+        self._inference, self._show_metrics = inference, show_metrics
+        self._engine, self._regions = inference.engine, inference.regions
+        self._shared_memory = shared_memory
 
     def handle(self, request: Request, respond: Respond) -> None:
         """Call `respond` once with the response."""
         try:
             self._route(request, respond)
-        except (BadName, UnknownRequest) as error:
-            respond(refusal(HTTPStatus.NOT_FOUND, str(error)))
-        except LabelledTwice as error:
-            respond(refusal(HTTPStatus.CONFLICT, str(error)))
-        except Malformed as error:
-            respond(refusal(HTTPStatus.BAD_REQUEST, str(error)))
+        except (Malformed, Unavailable, Unsuitable) as error:
+            respond(refused(error))
 
     def _route(self, request: Request, respond: Respond) -> None:
         path = request.path.partition("?")[0]
-        match request.method, path.strip("/").split("/"):
-            case (("GET" | "HEAD"), ["v2", *rest]):
-                respond(self._look_up(rest))
+        parts = _known_parts(path) if len(path) <= KNOWN_PATH else _parts_of(path)
+        match request.method, parts:
             case "POST", ["v2", "models", alias, "infer"]:
-                self._infer(parse_alias_name(alias), None, request, respond)
+                self._inference.infer(parse_alias_name(alias), None, request, respond)
             case "POST", ["v2", "models", alias, "versions", version, "infer"]:
-                self._infer(parse_alias_name(alias), version, request, respond)
-            case "POST", ["v2", "models", alias, "feedback"]:
-                respond(self._label(parse_alias_name(alias), request.body))
+                self._inference.infer(parse_alias_name(alias), version, request, respond)
+            case (("GET" | "HEAD"), ["metrics"]) if self._show_metrics is not None:
+                respond(Response(self._show_metrics().encode(), content_type=metrics.CONTENT_TYPE))
+            case _, ["v2", ("systemsharedmemory" | "cudasharedmemory") as kind, *rest]:
+                respond(self._share_memory(request, kind, rest))
+            case "POST", ["v2", *rest]:
+                respond(self._do(request, rest))
+            case (("GET" | "HEAD"), ["v2", *rest]):
+                respond(self._look_up(path, rest))
             case _, ["v2", *_]:
-                sentence = f"{path[:120]!r} takes no {request.method}; see GET /v2"
-                respond(refusal(HTTPStatus.METHOD_NOT_ALLOWED, sentence))
+                respond(_not_allowed(request))
             case _:
                 respond(_nowhere(path))
 
-    def _look_up(self, parts: list[str]) -> Response:
+    # What there is to read
+
+    def _look_up(self, path: str, parts: list[str]) -> Response:
         match parts:
             case []:
-                return _json({"name": "wherry", "version": __version__, "extensions": ["feedback"]})
+                return _json(self._describe_server())
             case ["health", "live"]:
                 return _json({"live": True})
             case ["health", "ready"]:
                 aliases = self._engine.aliases()
                 ready = bool(aliases) and all(map(self._engine.serving, aliases))
                 return _json({"ready": ready}, _status(ready=ready))
-            case ["models", alias]:
-                return self._describe(parse_alias_name(alias), None)
-            case ["models", alias, "versions", version]:
-                return self._describe(parse_alias_name(alias), version)
-            case ["models", alias, "ready"]:
-                return self._say_ready(parse_alias_name(alias), None)
-            case ["models", alias, "versions", version, "ready"]:
-                return self._say_ready(parse_alias_name(alias), version)
+            case ["models", "stats"]:
+                return _json(self._inference.statistics.tell())
+            case ["models", alias, *rest]:
+                return self._look_up_model(path, parse_alias_name(alias), rest)
+            case [first, *_] if first in _NOT_HERE:
+                raise repository.no_extension(path)
             case _:
-                return _nowhere("/".join(["/v2", *parts]))
+                return _nowhere(path)
 
-    def _describe(self, alias: AliasName, version: str | None) -> Response:
-        place = self._place(alias, version)
-        if isinstance(place, Response):
-            return place
-        return Response(v2.encode_metadata(alias, place.digest, place.manifest))
+    def _look_up_model(self, path: str, alias: AliasName, parts: list[str]) -> Response:
+        match parts:
+            case ["versions", version, *rest]:
+                chosen: str | None = version
+            case rest:
+                chosen = None
+        match rest:
+            case []:
+                (place, *_) = self._inference.places(alias, chosen)
+                return Response(v2.encode_metadata(alias, place.digest, place.manifest))
+            case ["ready"]:
+                return self._say_ready(alias, chosen)
+            case ["stats"]:
+                self._inference.places(alias, chosen)
+                return _json(self._inference.statistics.tell(alias))
+            case [first, *_] if first in _NOT_HERE:
+                raise repository.no_extension(path)
+            case _:
+                return _nowhere(path)
+
+    def _describe_server(self) -> dict[str, object]:
+        return {"name": "wherry", "version": __version__, "extensions": EXTENSIONS}
 
     def _say_ready(self, alias: AliasName, version: str | None) -> Response:
-        place = self._place(alias, version)
-        if isinstance(place, Response) and place.status is HTTPStatus.NOT_FOUND:
-            return place
-        ready = isinstance(place, BundlePlace)
+        if alias in self._engine.aliases() and self._engine.serving(alias) is None:
+            ready = False
+        else:
+            ready = bool(self._inference.places(alias, version))
         return _json({"name": alias, "ready": ready}, _status(ready=ready))
 
-    def _infer(
-        self, alias: AliasName, version: str | None, request: Request, respond: Respond
-    ) -> None:
-        place = self._place(alias, version)
-        if isinstance(place, Response):
-            respond(place)
-            return
-        asked = v2.decode_infer(request.body, place.manifest)
-        done = partial(self._finish, alias, place, request, asked, respond)
-        self._engine.ask(alias, asked.inputs, done)
+    # What there is to do
 
-    def _finish(
-        self,
-        alias: AliasName,
-        place: BundlePlace,
-        request: Request,
-        asked: v2.Asked,
-        respond: Respond,
-        outcome: Answer | Unanswered,
-    ) -> None:
-        if isinstance(outcome, Unanswered):
-            self._recorder.failed(alias, outcome.bundle or place.digest, outcome.fault.value)
-            retry = RETRY_AFTER_S if _STATUS[outcome.fault] == 503 else None
-            respond(refusal(_STATUS[outcome.fault], outcome.detail, retry))
-            return
-        outputs = [(tensor, v2.numbers_of(tensor)) for tensor in outcome.tensors]
-        for tensor, numbers in outputs:
-            if tensor.name == place.manifest.class_output:
-                classes = v2.classes_of(tensor, numbers)
-                self._answers.keep(alias, asked.request, outcome.bundle, classes)
-        response = Response(v2.encode_answer(alias, outcome.bundle, asked, outputs))
-        self._recorder.answered(
-            alias,
-            outcome.bundle,
-            latency_ns=time.perf_counter_ns() - request.received_ns,
-            compute_ns=outcome.compute_ns,
-        )
-        respond(response)
+    def _do(self, request: Request, parts: list[str]) -> Response:
+        match parts:
+            case ["models", alias, "feedback"]:
+                return self._judge(parse_alias_name(alias), request)
+            case ["repository", "index"]:
+                aliases = self._engine.aliases()
+                served = [(alias, self._engine.serving(alias)) for alias in aliases]
+                return _json(repository.index(served))
+            case ["repository", "models", alias, ("load" | "unload")]:
+                raise repository.no_loading(alias)
+            case [*_, last] if any(part in _NOT_HERE for part in (parts[0], last)):
+                raise repository.no_extension(request.path)
+            case _:
+                return _not_allowed(request)
 
-    def _label(self, alias: AliasName, body: bytes) -> Response:
-        sent = v2.decode_feedback(body)
-        judged = self._answers.label(alias, sent.request, sent.labels)
-        self._recorder.labelled(alias, judged.bundle, labels=judged.labels, right=judged.right)
-        return _json({"id": sent.request, "labelled": judged.labels, "right": judged.right})
+    def _judge(self, alias: AliasName, request: Request) -> Response:
+        sent = decode_feedback(request.body)
+        judged = self._inference.answers.judge(alias, sent)
+        self._inference.recorder.labelled(alias, judged.bundle, judged.feedback)
+        told = judged.feedback
+        answer: dict[str, object] = {
+            "id": sent.id,
+            "labelled": told.labelled,
+            "right": told.right,
+        }
+        if told.values:
+            answer |= {
+                "values": told.values,
+                "absolute_error": told.absolute_error,
+                "squared_error": told.squared_error,
+            }
+        return _json(answer)
 
-    def _place(self, alias: AliasName, version: str | None) -> BundlePlace | Response:
-        """Return the serving bundle, or the refusal where that is not the one asked for."""
-        place = self._engine.serving(alias)
-        if place is None and alias not in self._engine.aliases():
-            sentence = f"no model was ever ordered under {alias!r}; ask for one that was"
-            return refusal(HTTPStatus.NOT_FOUND, sentence)
-        if place is None:
-            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, nothing_serves(alias), RETRY_AFTER_S)
-        if version is not None and version != place.digest:
-            sentence = (
-                f"{alias!r} is served by version {place.digest}; ask for that one, or for none"
-            )
-            return refusal(HTTPStatus.NOT_FOUND, sentence)
-        return place
+    # Shared memory
+
+    def _share_memory(self, request: Request, kind: str, parts: list[str]) -> Response:
+        user, regions = request.user(), self._regions
+        offered = self._shared_memory and kind == "systemsharedmemory"
+        match request.method, parts:
+            case "GET", ["status"]:
+                return _json(regions.list(user) if kind == "systemsharedmemory" else [])
+            case "GET", ["region", *names, "status"] if offered:
+                return _json([regions.find(user, "/".join(names))])
+            case "POST", ["unregister"]:
+                if offered:
+                    regions.unregister_all(user)
+                return Response(b"")
+            case "POST", ["region", *names, "unregister"] if offered:
+                regions.unregister(user, "/".join(names))
+                return Response(b"")
+            case "POST", ["region", *names, "register"] if offered:
+                sent, now_s = _registration_of(request), self._inference.now_s()
+                regions.register(user, "/".join(names), sent, now_s=now_s)
+                return Response(b"")
+            case _, ["region", *_] if not offered:
+                raise repository.no_extension(request.path)
+            case _:
+                return _not_allowed(request)
 
 
-def _json(value: dict[str, object], status: HTTPStatus = HTTPStatus.OK) -> Response:
+def _parts_of(path: str) -> tuple[str, ...]:
+    return tuple(map(unquote, path.strip("/").split("/")))
+
+
+_known_parts = lru_cache(maxsize=64)(_parts_of)  # The same few are asked for all the time.
+
+
+def _registration_of(request: Request) -> Registration:
+    try:
+        return _registration.decode(request.body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRegistration(str(error)) from error
+
+
+def _json(value: object, status: HTTPStatus = HTTPStatus.OK) -> Response:
     return Response(msgspec.json.encode(value), status)
 
 
@@ -169,3 +228,8 @@ def _status(*, ready: bool) -> HTTPStatus:
 
 def _nowhere(path: str) -> Response:
     return refusal(HTTPStatus.NOT_FOUND, f"there is nothing at {path[:120]!r}; see GET /v2")
+
+
+def _not_allowed(request: Request) -> Response:
+    sentence = f"{request.path[:120]!r} takes no {request.method}; see GET /v2"
+    return refusal(HTTPStatus.METHOD_NOT_ALLOWED, sentence)

@@ -1,13 +1,15 @@
 """HTTP/1.1 on one connection: bytes to requests, responses to bytes in the order of the requests.
 
-Every length is bounded before anything is kept: the head, the body, the requests that wait for
-an answer. What breaks the protocol gets one answer that says so, and the connection closes.
-A request must arrive whole within a time, and so must the reading of an answer.
+Every length is bounded before anything is kept: the head, the body, the bodies of all connections
+together, the requests that wait for an answer. What breaks the protocol gets one answer that says
+so, and the connection closes. A request must arrive whole within a time, and so must the reading
+of an answer. A large body is received where it stays: the parser sees its first bytes only.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,9 +20,30 @@ from http import HTTPStatus
 from typing import TypeAlias
 
 import httptools
-import msgspec
 
-JSON = "application/json"
+from wherry_agent.serving.coding import (
+    BadCoding,
+    Coding,
+    TooLarge,
+    UnknownCoding,
+    asked_for,
+    coding_of,
+    inflate,
+)
+from wherry_agent.serving.message import (
+    READ_HEADERS,
+    Bytes,
+    Handler,
+    Request,
+    Response,
+    encode,
+    key_of,
+    refusal,
+)
+from wherry_agent.serving.room import NoRoom, Room, Taken
+
+RETRY_AFTER_S = 1
+SCRATCH_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,32 +53,7 @@ class HttpLimits:
     pipelined: int = 32  # Requests of one connection that may wait for their answers.
     request_s: float = 30.0  # For a request to arrive, or for an answer to be read.
     idle_s: float = 120.0  # Between requests.
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """`received_ns` is when its last byte came, by the performance counter."""
-
-    method: str
-    path: str
-    body: bytes
-    received_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    body: bytes
-    status: HTTPStatus = HTTPStatus.OK
-    retry_after_s: int | None = None
-
-
-Respond: TypeAlias = Callable[[Response], None]
-Handler: TypeAlias = Callable[[Request, Respond], None]
-
-
-def refusal(status: HTTPStatus, sentence: str, retry_after_s: int | None = None) -> Response:
-    """Return the error response of the Open Inference Protocol."""
-    return Response(msgspec.json.encode({"error": sentence}), status, retry_after_s)
+    bodies_bytes: int = 64 << 20  # Of all connections together; one body always finds room.
 
 
 class _Refused(Exception):
@@ -79,23 +77,36 @@ class _Exchange:
     """A request that was received, and its response once there is one."""
 
     then: _Then
+    taken: Taken
     without_body: bool = False
+    coding: Coding | None = None
     response: Response | None = None
 
 
 @dataclass(slots=True)
 class _Arriving:
-    """What has come of the next request."""
+    """What has come of the next request.
 
+    A large body of a length that was told stands in `whole` up to `body_bytes`, any other in
+    `pieces`; the rest of the whole is received right there once the parser has seen its begin.
+    """
+
+    taken: Taken
     path: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
     head_bytes: int = 0
     unfinished_bytes: int = 0
-    body: list[bytes] = field(default_factory=list)
+    pieces: bytearray = field(default_factory=bytearray)  # No list: a piece may be one byte.
+    whole: bytearray | None = None
     body_bytes: int = 0
     announced_bytes: int = 0
     expects_continue: bool = False
     in_head: bool = True
     since_s: float | None = None
+
+    @property
+    def body(self) -> Bytes:
+        return bytes(self.pieces) if self.whole is None else self.whole
 
     def bound_unfinished(self, more_bytes: int, limits: HttpLimits) -> None:
         """Bound a head without an end, of which the parser tells nothing yet."""
@@ -109,53 +120,82 @@ class _Arriving:
             raise _Refused(refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, sentence))
 
 
-class Connection(asyncio.Protocol):
-    """One client; `on_end` is called when it has gone."""
+UserOf: TypeAlias = Callable[[asyncio.BaseTransport], Callable[[], int | None]]
+
+
+def _nobody(transport: asyncio.BaseTransport) -> Callable[[], int | None]:
+    return lambda: None
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One client; `on_end` is called when it has gone, `user_of` returns what tells whose it is."""
 
     def __init__(
-        self, handler: Handler, limits: HttpLimits, on_end: Callable[[Connection], None]
+        self,
+        handler: Handler,
+        limits: HttpLimits,
+        on_end: Callable[[Connection], None],
+        room: Room | None = None,
+        user_of: UserOf = _nobody,
     ) -> None:
         self._handler, self._limits, self._on_end = handler, limits, on_end
+        self._room = room or Room(max(limits.bodies_bytes, limits.body_bytes))
+        self._user_of = user_of
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
-        self._arriving = _Arriving()
+        self._arriving = _Arriving(Taken(self._room))
         self._exchanges: deque[_Exchange] = deque()
         self._transport: asyncio.Transport | None = None
+        self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._closing = False  # No further request is read; what is owed is answered.
+        self._has_ended = False  # The client sends no more.
         self._quiet_since_s = self._loop.time()
         self._stuck_since_s: float | None = None
 
     def close_if_late(self, now_s: float) -> None:
         """Close the connection where the client lets it wait for too long."""
         arriving_s, stuck_s = self._arriving.since_s, self._stuck_since_s
-        late = (
-            (arriving_s is not None and now_s - arriving_s > self._limits.request_s)
-            or (stuck_s is not None and now_s - stuck_s > self._limits.request_s)
-            or (not self._exchanges and now_s - self._quiet_since_s > self._limits.idle_s)
-        )
-        if late:
+        late = arriving_s is not None and now_s - arriving_s > self._limits.request_s
+        stuck = stuck_s is not None and now_s - stuck_s > self._limits.request_s
+        idle = not self._exchanges and now_s - self._quiet_since_s > self._limits.idle_s
+        if late and not (self._closing or stuck):
+            sentence = f"a request arrives within {self._limits.request_s:g} s here; send it faster"
+            self._refuse(refusal(HTTPStatus.REQUEST_TIMEOUT, sentence))
+        elif late or stuck or idle:
             self.abort()
+
+    def finish(self) -> None:
+        """Read no further request, and close once what is owed is answered."""
+        self._closing = True
+        self._forget_arriving()
+        if self._transport is not None and not self._exchanges:
+            self._transport.close()
 
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        connection = transport.get_extra_info("socket")
+        self._descriptor = connection.fileno() if connection else None
+        self._user = self._user_of(transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        whole = self._arriving.whole
+        if whole is None:
+            return self._scratch
+        return memoryview(whole)[self._arriving.body_bytes :]
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._closing:
             return
-        before = self._arriving
-        if self._arriving.since_s is None:
-            self._arriving.since_s = self._loop.time()
         try:
-            self._parser.feed_data(data)
-            if before is self._arriving and before.in_head:
-                before.bound_unfinished(len(data), self._limits)
+            self._take_in(nbytes)
+            self._read_on()
         except _Refused as refused:
             self._refuse(refused.response)
         except httptools.HttpParserCallbackError as error:
@@ -170,12 +210,13 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Keep a half-closed connection for as long as an answer is owed."""
-        self._closing = True
+        self._closing = self._has_ended = True
         return bool(self._exchanges)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._exchanges.clear()
+        self._forget_arriving()
         self._on_end(self)
 
     def pause_writing(self) -> None:
@@ -194,10 +235,13 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._arriving.bound_head(len(name) + len(value), self._limits)
-        if name.lower() == b"content-length" and value.isdigit():
+        key = key_of(name)
+        if key == "content-length" and value.isdigit():
             self._arriving.announced_bytes = int(value[:20])
-        elif name.lower() == b"expect":
+        elif key == "expect":
             self._arriving.expects_continue = value.lower() == b"100-continue"
+        elif key in READ_HEADERS:
+            self._arriving.headers[key] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         arriving = self._arriving
@@ -206,31 +250,101 @@ class Connection(asyncio.Protocol):
             sentence = "this server speaks HTTP/1.1 only; ask without an upgrade"
             raise _Refused(refusal(HTTPStatus.BAD_REQUEST, sentence))
         self._bound_body(arriving.announced_bytes)
+        if arriving.announced_bytes > SCRATCH_BYTES:
+            self._hold(arriving.announced_bytes)
+            arriving.whole = bytearray(arriving.announced_bytes)
         if arriving.expects_continue and not self._exchanges and self._transport:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        self._arriving.body_bytes += len(body)
-        self._bound_body(self._arriving.body_bytes)
-        self._arriving.body.append(body)
+        arriving = self._arriving
+        start, arriving.body_bytes = arriving.body_bytes, arriving.body_bytes + len(body)
+        if arriving.whole is not None:
+            arriving.whole[start : arriving.body_bytes] = body
+            return
+        self._bound_body(arriving.body_bytes)
+        self._hold(len(body))
+        arriving.pieces += body
 
     def on_message_complete(self) -> None:
-        arrived, self._arriving = self._arriving, _Arriving()
+        arrived, self._arriving = self._arriving, _Arriving(Taken(self._room))
         method = self._parser.get_method().decode("ascii", "replace")
         then = _Then.KEEP_ALIVE if self._parser.should_keep_alive() else _Then.CLOSE
-        exchange = _Exchange(then, method == "HEAD")
+        coding = asked_for(arrived.headers.get("accept-encoding", ""))
+        exchange = _Exchange(then, arrived.taken, method == "HEAD", coding)
         self._exchanges.append(exchange)
+        respond = partial(self._respond, exchange)
+        received_ns = time.perf_counter_ns()
+        try:
+            body = self._decoded(arrived)
+        except (TooLarge, BadCoding, UnknownCoding, NoRoom) as error:
+            respond(_body_refusal(error))
+            return
         path = arrived.path.decode("ascii", "replace")
-        request = Request(method, path, b"".join(arrived.body), time.perf_counter_ns())
-        self._handler(request, partial(self._respond, exchange))
+        hold = arrived.taken.take
+        self._handler(
+            Request(method, path, body, received_ns, arrived.headers, self._user, hold), respond
+        )
         self._regulate()
+
+    # Bytes
+
+    def _take_in(self, nbytes: int) -> None:
+        before = self._arriving
+        if before.since_s is None:
+            before.since_s = self._loop.time()
+        if before.whole is not None:
+            self._fill(before, nbytes)
+            return
+        self._parser.feed_data(self._scratch[:nbytes])
+        if before is self._arriving and before.in_head:
+            before.bound_unfinished(nbytes, self._limits)
+
+    def _read_on(self) -> None:
+        """Receive what stands ready of a large body: a turn of the loop for each piece costs."""
+        arriving, descriptor = self._arriving, self._descriptor
+        if arriving.whole is None or descriptor is None:
+            return
+        while arriving is self._arriving and not self._closing:
+            try:
+                nbytes = os.readv(descriptor, [self.get_buffer(-1)])
+            except OSError:
+                return  # Nothing now; what broke off is told by the loop.
+            if not nbytes:
+                return
+            self._fill(arriving, nbytes)
+
+    def _fill(self, arriving: _Arriving, nbytes: int) -> None:
+        arriving.body_bytes += nbytes
+        if arriving.body_bytes == arriving.announced_bytes:
+            self.on_message_complete()
+            # The old one waits for a body that it will not see.
+            self._parser = httptools.HttpRequestParser(self)
+
+    def _decoded(self, arrived: _Arriving) -> Bytes:
+        coding = coding_of(arrived.headers.get("content-encoding", ""))
+        if coding is None:
+            return arrived.body
+        body = inflate(arrived.body, coding, self._limits.body_bytes)
+        arrived.taken.take(len(body))
+        return body
 
     # Bounds
 
     def _bound_body(self, size_bytes: int) -> None:
         if size_bytes > self._limits.body_bytes:
-            sentence = f"a body has at most {self._limits.body_bytes} bytes here; send fewer rows"
+            sentence = str(TooLarge(self._limits.body_bytes))
             raise _Refused(refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence))
+
+    def _hold(self, size_bytes: int) -> None:
+        try:
+            self._arriving.taken.take(size_bytes)
+        except NoRoom as error:
+            raise _Refused(_body_refusal(error)) from error
+
+    def _forget_arriving(self) -> None:
+        self._arriving.taken.give_back()
+        self._arriving = _Arriving(Taken(self._room))
 
     def _regulate(self) -> None:
         """Read on only while the client reads its answers and does not ask too far ahead."""
@@ -245,12 +359,14 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, response: Response) -> None:
         self._closing = True
-        exchange = _Exchange(_Then.LINGER)
+        self._forget_arriving()
+        exchange = _Exchange(_Then.LINGER, Taken(self._room))
         self._exchanges.append(exchange)
         self._respond(exchange, response)
 
     def _respond(self, exchange: _Exchange, response: Response) -> None:
         exchange.response = response
+        exchange.taken.give_back()
         while self._exchanges and (ready := self._exchanges[0].response) is not None:
             self._write(self._exchanges.popleft(), ready)
         self._regulate()
@@ -259,21 +375,28 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         self._quiet_since_s = self._loop.time()
-        self._transport.write(_encode(exchange, response))
-        if exchange.then is _Then.LINGER:
+        connection = "keep-alive" if exchange.then is _Then.KEEP_ALIVE else "close"
+        pieces = encode(response, exchange.coding, connection=connection)
+        if exchange.without_body:
+            head, end, _ = bytes(pieces[0]).partition(b"\r\n\r\n")
+            pieces = [head + end]
+        for piece in pieces:
+            self._transport.write(piece)
+        if exchange.then is _Then.LINGER and not self._has_ended:
             self._arriving.since_s = self._loop.time()
             self._transport.write_eof()
-        elif exchange.then is _Then.CLOSE or (self._closing and not self._exchanges):
+        elif exchange.then is not _Then.KEEP_ALIVE or (self._closing and not self._exchanges):
             self._exchanges.clear()
             self._transport.close()
 
 
-def _encode(exchange: _Exchange, response: Response) -> bytes:
-    status = response.status
-    retry = f"retry-after: {response.retry_after_s}\r\n" if response.retry_after_s else ""
-    connection = "keep-alive" if exchange.then is _Then.KEEP_ALIVE else "close"
-    head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {JSON}\r\n"
-        f"content-length: {len(response.body)}\r\nconnection: {connection}\r\n{retry}\r\n"
-    )
-    return head.encode("ascii") + (b"" if exchange.without_body else response.body)
+def _body_refusal(error: TooLarge | BadCoding | UnknownCoding | NoRoom) -> Response:
+    match error:
+        case NoRoom():
+            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, str(error), RETRY_AFTER_S)
+        case TooLarge():
+            return refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error))
+        case UnknownCoding():
+            return refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, str(error))
+        case BadCoding():
+            return refusal(HTTPStatus.BAD_REQUEST, str(error))

@@ -1,7 +1,8 @@
-"""The JSON of the Open Inference Protocol v2, to tensors and back.
+"""Inference requests and responses of the Open Inference Protocol v2, against a signature.
 
-Tensors are bytes in row-major order on the inside; `array` and `struct` make them of numbers,
-so that no numpy is loaded. Data may come flat or nested; it goes out flat.
+A tensor's values come as JSON (flat or nested), as raw bytes after the JSON, or in a registered
+region of shared memory, each input its own way; outputs leave as each of them was asked for. Raw
+bytes stay bytes: nothing here loads numpy.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import math
 import secrets
 import struct
-from array import array
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -20,24 +20,17 @@ from wherry import signature
 from wherry.errors import Malformed
 from wherry.manifest import Manifest
 from wherry.names import AliasName, Digest
-from wherry.signature import BadSignature, Datatype, batch_of
-from wherry_agent.frames import Tensor
+from wherry.signature import SIZE_BYTES, BadSignature, Datatype, batch_of
+from wherry_agent.frames import LARGEST_BODY_BYTES, Tensor
+from wherry_agent.serving.binary import Rest, split
+from wherry_agent.serving.message import Response
+from wherry_agent.serving.numbers import Numbers, decode_numbers, numbers_of, pack
+from wherry_agent.serving.states import carries
 
 LARGEST_ID = 255
-LARGEST_RANK = 16
 PLATFORM = "wherry_bundle"  # The same on every device, whatever the runtime inside.
 
-_CODES = {
-    Datatype.UINT8: "B",
-    Datatype.INT8: "b",
-    Datatype.INT32: "i",
-    Datatype.INT64: "q",
-    Datatype.FP32: "f",
-    Datatype.FP64: "d",
-}
-_FLOATS = (Datatype.FP16, Datatype.FP32, Datatype.FP64)
-
-Numbers = list[float] | list[int] | list[bool]
+_Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 
 
 class BadRequest(Malformed):
@@ -52,47 +45,87 @@ class BadRequest(Malformed):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request that fits the signature: its inputs in order, the outputs it wants."""
+class Part:
+    """A part of a registered region of shared memory."""
 
-    request: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[str, ...]
+    region: str
+    offset: int
+    size_bytes: int
+
+
+ReadPart: TypeAlias = Callable[[Part], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class WantedOutput:
+    """How an output leaves: into `part`, as raw bytes, or as JSON."""
+
+    binary: bool
+    part: Part | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that fits the signature: its inputs in order, the outputs it wants by name.
+
+    `key` keeps what belongs together on one side of a split. Inputs that carry state and were left
+    out are zeros; `state_of` is the bundle that those are of that came.
+    """
+
     request: str
-    labels: tuple[int, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: dict[str, WantedOutput]
+    key: str
+    state_of: str | None = None
+
+
+class _InputParameters(msgspec.Struct, frozen=True):
+    binary_data_size: _Size | None = None
+    shared_memory_region: str | None = None
+    shared_memory_byte_size: _Size = 0
+    shared_memory_offset: _Size = 0
 
 
 class _Input(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    data: msgspec.Raw
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    parameters: _InputParameters = _InputParameters()
+
+
+class _OutputParameters(msgspec.Struct, frozen=True):
+    binary_data: bool | None = None
+    shared_memory_region: str | None = None
+    shared_memory_byte_size: _Size = 0
+    shared_memory_offset: _Size = 0
+    classification: int = 0
 
 
 class _Wanted(msgspec.Struct):
     name: str
+    parameters: _OutputParameters = _OutputParameters()
+
+
+class _Parameters(msgspec.Struct, frozen=True):
+    key: str | int | None = None
+    state_of: str | None = None
+    binary_data_output: bool = False
 
 
 class _Infer(msgspec.Struct):
     inputs: list[_Input]
     id: str | None = None
     outputs: list[_Wanted] | None = None
-
-
-class _Feedback(msgspec.Struct):
-    id: str
-    labels: list[int]
+    parameters: _Parameters = _Parameters()
 
 
 class _Output(msgspec.Struct):
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
-    data: Numbers
+    parameters: dict[str, str | int] | msgspec.UnsetType = msgspec.UNSET
+    data: Numbers | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Answer(msgspec.Struct):
@@ -100,48 +133,73 @@ class _Answer(msgspec.Struct):
     model_version: str
     id: str
     outputs: list[_Output]
+    parameters: dict[str, str | bool] | msgspec.UnsetType = msgspec.UNSET
 
 
 _infer: msgspec.json.Decoder[_Infer] = msgspec.json.Decoder(_Infer)
-_feedback: msgspec.json.Decoder[_Feedback] = msgspec.json.Decoder(_Feedback)
-_floats: msgspec.json.Decoder[list[float]] = msgspec.json.Decoder(list[float])
-_integers: msgspec.json.Decoder[list[int]] = msgspec.json.Decoder(list[int])
-_truths: msgspec.json.Decoder[list[bool]] = msgspec.json.Decoder(list[bool])
 _encode = msgspec.json.Encoder().encode
 
 
-def decode_infer(body: bytes, manifest: Manifest) -> Asked:
-    """Return what an inference request asks; raise `BadRequest` or `BadSignature`."""
+def decode_infer(
+    body: bytes | bytearray | memoryview,
+    wanted: signature.Signature,
+    *,
+    json_bytes: str | None,
+    read: ReadPart,
+    largest_bytes: int = LARGEST_BODY_BYTES,
+    key: str | None = None,
+) -> Asked:
+    """Return what an inference request asks; raise a `Malformed` that says what does not fit.
+
+    `json_bytes` is the header that says how much of the body is JSON, `key` the request's header
+    of that name. All inputs in shared memory have `largest_bytes` at most: they are read into the
+    agent's own memory, as a body is.
+    """
+    head, rest = split(body, json_bytes)
     try:
-        sent = _infer.decode(body)
+        sent = _infer.decode(head)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"this is no inference request: {error}", "see its metadata") from error
-    if sent.id is not None and not 0 < len(sent.id) <= LARGEST_ID:
-        raise BadRequest(f"its id has {len(sent.id)} characters", f"use 1 to {LARGEST_ID}")
-    inputs = _inputs_of(sent.inputs, manifest.signature)
-    return Asked(sent.id or secrets.token_hex(16), inputs, _outputs_of(sent, manifest))
+    if sent.id is not None and len(sent.id) > LARGEST_ID:
+        raise BadRequest(f"its id has {len(sent.id)} characters", f"use at most {LARGEST_ID}")
+    _bound_parts(sent.inputs, largest_bytes)
+    inputs = _inputs_of(sent.inputs, wanted, rest, read)
+    request = sent.id or secrets.token_hex(16)
+    chosen = sent.parameters.key if sent.parameters.key is not None else key
+    return Asked(
+        request,
+        inputs,
+        _outputs_of(sent, wanted),
+        request if chosen is None else str(chosen),
+        sent.parameters.state_of,
+    )
 
 
 def encode_answer(
-    alias: AliasName, bundle: Digest, asked: Asked, outputs: Sequence[tuple[Tensor, Numbers]]
-) -> bytes:
+    alias: AliasName,
+    bundle: Digest,
+    asked: Asked,
+    tensors: tuple[Tensor, ...],
+    parameters: dict[str, str | bool],
+) -> Response:
     """Return the response with those outputs that the request wants."""
-    chosen = [
-        _Output(tensor.name, tensor.datatype, tensor.shape, numbers)
-        for tensor, numbers in outputs
-        if tensor.name in asked.outputs
-    ]
-    return _encode(_Answer(alias, bundle, asked.request, chosen))
-
-
-def decode_feedback(body: bytes) -> Labelled:
-    """Return the labels that came; raise `BadRequest` where there are none."""
-    try:
-        sent = _feedback.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        remedy = 'send {"id": "…", "labels": [7]}'
-        raise BadRequest(f"this is no feedback: {error}", remedy) from error
-    return Labelled(sent.id, tuple(sent.labels))
+    outputs: list[_Output] = []
+    raw: list[bytes | bytearray | memoryview] = []
+    for tensor in tensors:
+        wanted = asked.outputs.get(tensor.name)
+        if wanted is None:
+            continue
+        output = _Output(tensor.name, tensor.datatype, tensor.shape)
+        outputs.append(output)
+        if wanted.part is not None:
+            output.parameters = _told_of(wanted.part, len(tensor.data))
+        elif wanted.binary:
+            output.parameters = {"binary_data_size": len(tensor.data)}
+            raw.append(tensor.data)
+        else:
+            output.data = numbers_of(tensor)
+    answer = _Answer(alias, bundle, asked.request, outputs, parameters or msgspec.UNSET)
+    return Response(_encode(answer), tensors=tuple(raw))
 
 
 def encode_metadata(alias: AliasName, bundle: Digest, manifest: Manifest) -> bytes:
@@ -157,98 +215,125 @@ def encode_metadata(alias: AliasName, bundle: Digest, manifest: Manifest) -> byt
     )
 
 
-def numbers_of(tensor: Tensor) -> Numbers:
-    """Return the values of a tensor in row-major order."""
-    if tensor.datatype is Datatype.BOOL:
-        return [value != 0 for value in tensor.data]
-    if tensor.datatype is Datatype.FP16:
-        return list(struct.unpack(f"<{len(tensor.data) // 2}e", tensor.data))
-    values = array(_CODES[tensor.datatype])
-    values.frombytes(tensor.data)
-    return values.tolist()
-
-
-def classes_of(tensor: Tensor, numbers: Sequence[float]) -> tuple[int, ...]:
-    """Return the index of the largest value along the last axis, for each row of the rest."""
-    width = tensor.shape[-1]
-    rows = (numbers[start : start + width] for start in range(0, len(numbers), width))
-    return tuple(row.index(max(row)) for row in rows)
-
-
-def _inputs_of(sent: list[_Input], wanted: signature.Signature) -> tuple[Tensor, ...]:
-    by_name = {tensor.name: tensor for tensor in sent}
-    names = [tensor.name for tensor in wanted.inputs]
-    if len(sent) != len(by_name) or set(by_name) != set(names):
-        raise BadRequest("the inputs are not those of the model", f"send {', '.join(names)}")
-    inputs = tuple(_input_of(by_name[tensor.name], tensor) for tensor in wanted.inputs)
-    batches = {tensor.shape[0] for tensor in inputs}
+def _inputs_of(
+    sent: list[_Input], wanted: signature.Signature, rest: Rest, read: ReadPart
+) -> tuple[Tensor, ...]:
+    by_name = {tensor.name: tensor for tensor in wanted.inputs}
+    states = carries(wanted)
+    names = {tensor.name for tensor in sent}
+    if len(names) != len(sent) or not by_name.keys() - states <= names <= by_name.keys():
+        raise BadRequest("the inputs are not those of the model", f"send {', '.join(by_name)}")
+    came = {each.name: _input_of(each, by_name[each.name], rest, read) for each in sent}
+    rest.finish()
+    batches = {tensor.shape[0] for tensor in came.values()} or {1}
     if len(batches) != 1:
         raise BadRequest("the inputs have not one batch length", "send as many rows of each")
-    if max(batches) > wanted.max_batch:
-        problem = f"a batch of {max(batches)} is too large"
+    (batch,) = batches
+    if batch > wanted.max_batch:
+        problem = f"a batch of {batch} is too large"
         raise BadRequest(problem, f"send at most {wanted.max_batch} rows at a time")
-    return inputs
+    return tuple(came.get(each.name) or _zeros(each, batch) for each in wanted.inputs)
 
 
-def _input_of(sent: _Input, wanted: signature.Tensor) -> Tensor:
+def _bound_parts(sent: list[_Input], largest_bytes: int) -> None:
+    shared_bytes = sum(tensor.parameters.shared_memory_byte_size for tensor in sent)
+    if shared_bytes > largest_bytes:
+        problem = f"{shared_bytes} bytes are to come from shared memory"
+        raise BadRequest(problem, f"send at most {largest_bytes} in a request")
+
+
+def _input_of(sent: _Input, wanted: signature.Tensor, rest: Rest, read: ReadPart) -> Tensor:
     if sent.datatype != wanted.datatype.value:
         problem = f"{wanted.name!r} came as {sent.datatype[:20]}"
         raise BadRequest(problem, f"send it as {wanted.datatype.value}")
     shape = tuple(sent.shape)
-    if len(shape) > LARGEST_RANK or any(length < 1 for length in shape):
+    if any(length < 1 for length in shape):
         raise BadSignature(f"{wanted.name!r} came with an axis below 1", "send at least one row")
     batch_of(wanted, shape)
+    return Tensor(wanted.name, wanted.datatype, shape, _data_of(sent, wanted, shape, rest, read))
+
+
+def _data_of(
+    sent: _Input, wanted: signature.Tensor, shape: tuple[int, ...], rest: Rest, read: ReadPart
+) -> bytes | memoryview:
+    size, region = sent.parameters.binary_data_size, sent.parameters.shared_memory_region
+    ways = (sent.data is not msgspec.UNSET, size is not None, region is not None)
+    if sum(ways) != 1:
+        problem = f"{wanted.name!r} came in {sum(ways)} ways"
+        raise BadRequest(problem, "send data, a binary_data_size or a shared_memory_region")
+    if isinstance(sent.data, msgspec.Raw):
+        return _packed(bytes(sent.data), wanted, shape)
+    size_bytes = SIZE_BYTES[wanted.datatype] * math.prod(shape)
+    told = sent.parameters.shared_memory_byte_size if size is None else size
+    if told != size_bytes:
+        problem = f"{wanted.name!r} came with {told} bytes"
+        raise BadRequest(problem, f"send {size_bytes} for the shape {list(shape)}")
+    if region is not None:
+        data: bytes | memoryview = read(
+            Part(region, sent.parameters.shared_memory_offset, size_bytes)
+        )
+    else:
+        data = rest.take(wanted.name, size_bytes)
+    if wanted.datatype is Datatype.BOOL and bytes(data).translate(None, b"\0\1"):
+        raise BadRequest(f"{wanted.name!r} holds bytes that are no BOOL", "send 0 and 1 only")
+    return data
+
+
+def _packed(data: bytes, wanted: signature.Tensor, shape: tuple[int, ...]) -> bytes:
     try:
-        numbers = decode_numbers(bytes(sent.data), wanted.datatype, shape)
-        data = pack(numbers, wanted.datatype)
+        numbers = decode_numbers(data, wanted.datatype, shape)
+        packed = pack(numbers, wanted.datatype)
     except (msgspec.DecodeError, OverflowError, struct.error, RecursionError) as error:
         problem = f"the data of {wanted.name!r} are not {wanted.datatype.value}: {error}"
         raise BadRequest(problem, "send numbers of that type") from error
     if len(numbers) != math.prod(shape):
         problem = f"{wanted.name!r} came with {len(numbers)} values"
         raise BadRequest(problem, f"send {math.prod(shape)} for the shape {list(shape)}")
-    return Tensor(wanted.name, wanted.datatype, shape, data)
+    return packed
 
 
-def _outputs_of(sent: _Infer, manifest: Manifest) -> tuple[str, ...]:
-    names = tuple(tensor.name for tensor in manifest.signature.outputs)
+def _zeros(state: signature.Tensor, batch: int) -> Tensor:
+    lengths = [axis for axis in state.shape[1:] if isinstance(axis, int)]
+    if len(lengths) != len(state.shape) - 1:
+        problem = f"{state.name!r} has a length that varies"
+        raise BadRequest(problem, "begin with zeros of the length that you want")
+    shape = (batch, *lengths)
+    data = bytes(SIZE_BYTES[state.datatype] * math.prod(shape))
+    return Tensor(state.name, state.datatype, shape, data)
+
+
+def _outputs_of(sent: _Infer, wanted: signature.Signature) -> dict[str, WantedOutput]:
+    names = [tensor.name for tensor in wanted.outputs]
+    binary = sent.parameters.binary_data_output
     if sent.outputs is None:
-        return names
-    chosen = tuple(output.name for output in sent.outputs)
-    unknown = set(chosen) - set(names)
+        return {name: WantedOutput(binary) for name in names}
+    chosen = {output.name: _wanted_of(output, binary=binary) for output in sent.outputs}
+    unknown = chosen.keys() - set(names)
     if unknown:
         problem = f"the model has no output {min(unknown)[:80]!r}"
         raise BadRequest(problem, f"choose of {', '.join(names)}")
     return chosen
 
 
-def decode_numbers(data: bytes, datatype: Datatype, shape: tuple[int, ...]) -> Numbers:
-    """Return the values of a JSON list, flat, or nested as `shape` says."""
-    if data[:1] == b"[" and data[1:].lstrip()[:1] == b"[":
-        data = _encode(_flattened(msgspec.json.decode(data), shape))
-    if datatype in _FLOATS:
-        return _floats.decode(data)
-    return _truths.decode(data) if datatype is Datatype.BOOL else _integers.decode(data)
+def _wanted_of(output: _Wanted, *, binary: bool) -> WantedOutput:
+    told = output.parameters
+    if told.classification:
+        problem = f"{output.name[:80]!r} is asked for as classes"
+        raise BadRequest(problem, "ask for its values, and take the largest")
+    if told.shared_memory_region is None:
+        return WantedOutput(binary if told.binary_data is None else told.binary_data)
+    part = Part(told.shared_memory_region, told.shared_memory_offset, told.shared_memory_byte_size)
+    return WantedOutput(binary=False, part=part)
 
 
-def _flattened(nested: object, shape: tuple[int, ...]) -> list[object]:
-    """Return the values of lists that are nested as `shape` says."""
-    level: list[object] = [nested]
-    for length in shape:
-        rows = [row for row in level if isinstance(row, list) and len(row) == length]
-        if len(rows) != len(level):
-            raise BadRequest(f"the lists are not nested as {list(shape)}", "send them flat")
-        level = list(chain.from_iterable(rows))
-    return level
-
-
-def pack(numbers: Numbers, datatype: Datatype) -> bytes:
-    """Return the values as little-endian bytes; OverflowError where the type is too small."""
-    if datatype is Datatype.BOOL:
-        return bytes(numbers)  # type: ignore[arg-type]
-    if datatype is Datatype.FP16:
-        return struct.pack(f"<{len(numbers)}e", *numbers)
-    return array(_CODES[datatype], numbers).tobytes()
+def _told_of(part: Part, size_bytes: int) -> dict[str, str | int]:
+    told: dict[str, str | int] = {
+        "shared_memory_region": part.region,
+        "shared_memory_byte_size": size_bytes,
+    }
+    if part.offset:
+        told["shared_memory_offset"] = part.offset
+    return told
 
 
 def _described(tensor: signature.Tensor) -> dict[str, object]:

@@ -21,6 +21,7 @@ from wherry_controller.api import (
     profiles,
     reports,
     rollouts,
+    sides,
     telemetry,
     trust,
 )
@@ -109,6 +110,7 @@ def _routers() -> tuple[APIRouter, ...]:
         telemetry.router,
         groups.router,
         rollouts.router,
+        sides.router,
         trust.router,
         audit.router,
         broker.router,

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query, Response, status
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from wherry.messages import Reason
 from wherry.names import ProfileName, parse_model_name, parse_profile_name, parse_version_name
+from wherry.reasons import Reason
 from wherry_controller.api.context import PREFIX, Context, Here
 from wherry_controller.api.models import Variant, variant
 from wherry_controller.api.pages import Asked, Page, page

@@ -15,6 +15,7 @@ from wherry_controller.services.crl import Revocations
 from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.identity import Identities
 from wherry_controller.services.rollouts import Rollouts
+from wherry_controller.services.sides import BothSides
 from wherry_controller.services.trust import Trust
 from wherry_controller.store.blobs import BlobFolder
 from wherry_controller.store.database import Store
@@ -58,6 +59,7 @@ class Context:
     door_url: str
     ca: Digest
     revocations: Revocations
+    sides: BothSides
 
 
 def _context_of(request: Request) -> Context:

@@ -6,11 +6,13 @@ import msgspec
 from fastapi import APIRouter, Response, status
 from pydantic import BaseModel, ConfigDict, Field
 
-from wherry.messages import Phase, Reason, Status
 from wherry.names import DeviceId, parse_device_id, parse_profile_name
+from wherry.reasons import Phase, Reason, Status
 from wherry_controller.api.context import PREFIX, Desk, Here
 from wherry_controller.api.documents import EventDocument, ReportedDocument, json_of
 from wherry_controller.api.pages import Asked, Page, page
+from wherry_controller.api.receipts import Receipt, receipt_of
+from wherry_controller.services import receipts
 from wherry_controller.services.fleet import device_of
 from wherry_controller.store import devices, identities, records, telemetry
 from wherry_controller.store.database import Transaction
@@ -19,6 +21,7 @@ from wherry_controller.store.records import Flag
 router = APIRouter(tags=["devices"])
 
 MOST_DEPLOYMENTS_SHOWN = 20
+MOST_RECEIPTS_SHOWN = 20
 
 
 class DeviceWish(BaseModel):
@@ -75,6 +78,9 @@ class DeviceDetail(Device):
     deployments: list[Deployment] = Field(
         description=f"The newest {MOST_DEPLOYMENTS_SHOWN}, the newest first"
     )
+    receipts: list[Receipt] = Field(
+        description=f"What it attested: the newest {MOST_RECEIPTS_SHOWN}, the newest first"
+    )
 
 
 class Happened(BaseModel):
@@ -112,12 +118,14 @@ def get_device(here: Here, device: str) -> DeviceDetail:
     with here.store.reading() as tx:
         found = device_of(tx, parse_device_id(device))
         journeys = devices.journeys_of_device(tx, found.id)[:MOST_DEPLOYMENTS_SHOWN]
+        attested = receipts.of_device(tx, found.id)[:MOST_RECEIPTS_SHOWN]
         newest = next(reversed(identities.certificates_of(tx, found.id)), None)
         return DeviceDetail(
             **_device(tx, found).model_dump(),
             certificate_ends_at=newest.not_after if newest else None,
             revoked_at=newest.revoked_at if newest else None,
             deployments=[Deployment.model_validate(journey) for journey in journeys],
+            receipts=[receipt_of(one) for one in attested],
         )
 
 

@@ -13,12 +13,13 @@ from pydantic import JsonValue, WithJsonSchema
 
 from wherry.codec import BadDocument, learned
 from wherry.manifest import Report
-from wherry.messages import Event, Reported
+from wherry.messages import Event, Reported, Shadow, Split
 from wherry.profile import Facts, Profile
 from wherry_controller.core.card import Card
 from wherry_controller.core.choice import Latency
 from wherry_controller.core.gate import Gate, Verdict
 from wherry_controller.core.report import VersionReport
+from wherry_controller.core.sides import RolloutSides
 
 S = TypeVar("S", bound=msgspec.Struct)
 Json: TypeAlias = dict[str, JsonValue]
@@ -37,6 +38,17 @@ def struct_of(kind: type[S], document: Json) -> S:
         return msgspec.convert(document, learned(kind))
     except msgspec.ValidationError as error:
         raise BadDocument(kind.__name__.lower(), str(error)) from error
+
+
+def exact_struct_of(kind: type[S], document: Json) -> S:
+    """Return the struct that a document spells with no key besides; raise `BadDocument`.
+
+    For structs of the wire, which leave alone what they do not know.
+    """
+    unknown = sorted(document.keys() - set(kind.__struct_fields__))
+    if unknown:
+        raise BadDocument(kind.__name__.lower(), f"it has no {unknown[0]!r}")
+    return struct_of(kind, document)
 
 
 def schema_of(kind: type[msgspec.Struct]) -> Json:
@@ -76,5 +88,8 @@ LatencyDocument = Annotated[Json, WithJsonSchema(schema_of(Latency))]
 ProfileDocument = Annotated[Json, WithJsonSchema(schema_of(Profile))]
 ReportDocument = Annotated[Json, WithJsonSchema(schema_of(Report))]
 ReportedDocument = Annotated[Json, WithJsonSchema(schema_of(Reported))]
+ShadowDocument = Annotated[Json, WithJsonSchema(schema_of(Shadow))]
+SidesDocument = Annotated[Json, WithJsonSchema(schema_of(RolloutSides))]
+SplitDocument = Annotated[Json, WithJsonSchema(schema_of(Split))]
 VersionReportDocument = Annotated[Json, WithJsonSchema(schema_of(VersionReport))]
 VerdictDocument = Annotated[Json, WithJsonSchema(schema_of(Verdict))]

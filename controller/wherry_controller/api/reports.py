@@ -10,6 +10,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from wherry.names import parse_model_name, parse_version_name
 from wherry_controller.api.context import Context, Here
 from wherry_controller.api.documents import VersionReportDocument, json_of
+from wherry_controller.api.html import HTML, alone
 from wherry_controller.core.report import VersionReport
 from wherry_controller.services.missing import UnknownReference
 from wherry_controller.services.models import version_of
@@ -19,9 +20,6 @@ from wherry_controller.store.blobs import LostBlob
 
 router = APIRouter(tags=["models"])
 
-HTML = "text/html"
-# A page that is opened beside others: it may load nothing, and run nothing.
-ALONE = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 VERSION = "/models/{model}/versions/{version}"
 SAFETENSORS = "application/octet-stream"
 
@@ -38,14 +36,14 @@ def get_report(
     """Say what was tried for each profile, what was chosen and why; as a page if HTML is wished."""
     report = _report(here, model, version)
     if HTML in accept:
-        return HTMLResponse(page_of(report), headers=ALONE)
+        return alone(page_of(report))
     return JSONResponse(json_of(report))
 
 
 @router.get(f"{VERSION}/report.html", operation_id="get_report_page", response_class=HTMLResponse)
 def get_report_page(here: Here, model: str, version: str) -> Response:
     """Give the report as one page of HTML that needs nothing else."""
-    return HTMLResponse(page_of(_report(here, model, version)), headers=ALONE)
+    return alone(page_of(_report(here, model, version)))
 
 
 @router.get(

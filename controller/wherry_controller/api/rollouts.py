@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, TypeAlias
 
 from fastapi import APIRouter, Response, status
 from pydantic import BaseModel, ConfigDict, Field
 
-from wherry.messages import Reason, Status
+from wherry.messages import Shadow, Split, SwapPolicy
 from wherry.names import (
+    DeploymentId,
     RolloutName,
     parse_alias_name,
     parse_group_name,
@@ -18,17 +20,28 @@ from wherry.names import (
     parse_rollout_name,
     parse_version_name,
 )
+from wherry.reasons import Phase, Reason, Status
 from wherry_controller.api.context import PREFIX, Context, Here
-from wherry_controller.api.documents import GateDocument, VerdictDocument, json_of, struct_of
+from wherry_controller.api.documents import (
+    GateDocument,
+    ShadowDocument,
+    SplitDocument,
+    VerdictDocument,
+    exact_struct_of,
+    json_of,
+    struct_of,
+)
 from wherry_controller.api.pages import Asked, Page, page
+from wherry_controller.api.receipts import Receipt, receipt_of
 from wherry_controller.core import rollout as core
 from wherry_controller.core.gate import Decision, Gate
 from wherry_controller.core.rollout import RolloutStatus, StoppedBy
 from wherry_controller.services import plan as service
+from wherry_controller.services import receipts
 from wherry_controller.services.machines import state_of
 from wherry_controller.services.plan import Wish
 from wherry_controller.services.rollouts import Rollouts, rollout_of
-from wherry_controller.store import records, rollouts
+from wherry_controller.store import devices, records, rollouts
 from wherry_controller.store.database import Transaction
 from wherry_controller.store.trust import get_release
 
@@ -62,6 +75,15 @@ class RolloutWish(BaseModel):
         description="The least release of other aliases that a device must have",
         examples=[{"detector": 3}],
     )
+    policy: SwapPolicy = Field(
+        default=SwapPolicy.AUTO, description="What is resident while one bundle follows another"
+    )
+    shadow: ShadowDocument | None = Field(
+        default=None, description="Give the version copies of live requests before it answers any"
+    )
+    split: SplitDocument | None = Field(
+        default=None, description="Let it answer a share of the requests as long as it is watched"
+    )
 
 
 class StageStatus(StrEnum):
@@ -73,16 +95,21 @@ class StageStatus(StrEnum):
 
 
 class Journey(BaseModel):
-    """One device's part: `before` is what it served until then, null where that was nothing."""
+    """One device's part: `before` is what it served until then, null where that was nothing.
+
+    `phase` is what a deployment in progress is at, `receipt` what the device attested of it.
+    """
 
     device: str = Field(examples=["pi-1"])
     deployment: str | None
     bundle: str
     before: str | None
     status: Status | None = Field(description="null before the stage begins")
+    phase: Phase | None
     reason: Reason | None
     detail: str
     ended_at: float | None
+    receipt: Receipt | None
 
 
 class Stage(BaseModel):
@@ -121,6 +148,9 @@ class RolloutDetail(Rollout):
     probation_s: float
     deadline_s: float
     needs: dict[str, int]
+    policy: SwapPolicy
+    shadow: ShadowDocument | None
+    split: SplitDocument | None
     stages: list[Stage]
     ways_back: list[Journey] = Field(description="Of the devices that were ordered back")
 
@@ -198,6 +228,9 @@ def _wish(wish: RolloutWish) -> Wish:
         probation_s=wish.probation_s,
         deadline_s=wish.deadline_s,
         needs={parse_alias_name(alias): least for alias, least in wish.needs.items()},
+        policy=wish.policy,
+        shadow=None if wish.shadow is None else exact_struct_of(Shadow, wish.shadow),
+        split=None if wish.split is None else exact_struct_of(Split, wish.split),
     )
 
 
@@ -234,20 +267,40 @@ def _rollout(tx: Transaction, record: records.RolloutRecord) -> Rollout:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the database knows of a rollout's deployments, and its machine does not."""
+
+    phases: Mapping[DeploymentId, Phase | None]
+    receipts: Mapping[DeploymentId, Receipt]
+
+
+def _known(tx: Transaction, rollout: RolloutName) -> Known:
+    attested = receipts.of_rollout(tx, rollout)
+    return Known(
+        phases={one.id: one.phase for one in devices.journeys_of_rollout(tx, rollout)},
+        receipts={one.says.deployment: receipt_of(one) for one in attested},
+    )
+
+
 def _detail(tx: Transaction, record: records.RolloutRecord) -> RolloutDetail:
     state = state_of(record)
     plan = state.plan
+    known = _known(tx, record.name)
     return RolloutDetail(
         **_rollout(tx, record).model_dump(),
         probation_s=plan.probation_s,
         deadline_s=plan.deadline_s,
         needs={str(alias): least for alias, least in plan.needs.items()},
-        stages=[_stage(state, number, group) for number, group in enumerate(record.groups)],
-        ways_back=[_journey(device, journey) for device, journey in state.ways_back.items()],
+        policy=plan.policy,
+        shadow=json_of(plan.shadow) if plan.shadow else None,
+        split=json_of(plan.split) if plan.split else None,
+        stages=[_stage(state, known, number, group) for number, group in enumerate(record.groups)],
+        ways_back=[_journey(device, one, known) for device, one in state.ways_back.items()],
     )
 
 
-def _stage(state: core.Rollout, number: int, group: str) -> Stage:
+def _stage(state: core.Rollout, known: Known, number: int, group: str) -> Stage:
     stage = state.plan.stages[number]
     record = state.records[number] if number < len(state.records) else None
     verdict = record.verdict if record else None
@@ -260,7 +313,7 @@ def _stage(state: core.Rollout, number: int, group: str) -> Stage:
         ended_at=record.ended_s if record else None,
         verdict=json_of(verdict) if verdict else None,
         devices=[
-            _journey(device, state.journeys[device])
+            _journey(device, state.journeys[device], known)
             if device in state.journeys
             else _waiting(device, bundle)
             for device, bundle in stage.bundles.items()
@@ -279,16 +332,18 @@ def _stage_status(record: core.StageRecord | None) -> StageStatus:
     return StageStatus.HALTED if decision is Decision.HALT else StageStatus.ENDED
 
 
-def _journey(device: str, journey: core.Journey) -> Journey:
+def _journey(device: str, journey: core.Journey, known: Known) -> Journey:
     return Journey(
         device=device,
         deployment=journey.deployment,
         bundle=journey.bundle,
         before=journey.before,
         status=journey.status,
+        phase=known.phases.get(journey.deployment),
         reason=journey.reason,
         detail=journey.detail,
         ended_at=journey.ended_s,
+        receipt=known.receipts.get(journey.deployment),
     )
 
 
@@ -299,7 +354,9 @@ def _waiting(device: str, bundle: str) -> Journey:
         bundle=bundle,
         before=None,
         status=None,
+        phase=None,
         reason=None,
         detail="",
         ended_at=None,
+        receipt=None,
     )

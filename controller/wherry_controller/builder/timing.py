@@ -92,7 +92,10 @@ def _latencies(
 ) -> tuple[Latency, ...]:
     name = processor(CPUINFO.read_text())
     profile = shop.profile
-    settings = (shop.place, profile.provider, profile.threads, profile.spinning)
+    settings = (
+        *(shop.place, profile.provider),
+        *(profile.threads, profile.spinning, profile.affinity),
+    )
     facts = ([one.digest for one in candidates], name, settings)
 
     def find() -> Timings:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from wherry.messages import Event
-from wherry_controller.cli import show
+from wherry_controller.cli import show, telemetry
 from wherry_controller.cli.remote import connect
 from wherry_controller.cli.replies import (
     Certificate,
@@ -16,11 +17,14 @@ from wherry_controller.cli.replies import (
     Health,
     Page,
     PendingKey,
+    Receipt,
     Revoked,
     read,
 )
 
 app = typer.Typer(no_args_is_help=True, help="Machines that run the agent.")
+app.command("telemetry")(telemetry.show_telemetry)
+app.command("drift")(telemetry.show_drift)
 
 Id = Annotated[str, typer.Argument(metavar="DEVICE")]
 Fingerprint = Annotated[
@@ -62,10 +66,17 @@ def list_devices(
         show.stderr().print(f"warning: {warning}", markup=False)
     page = read(Page[Device], body)
     rows = [
-        (one.id, one.profile, _presence(one), show.moment(one.last_seen_at), _serving(one))
+        (
+            one.id,
+            one.profile,
+            one.agent,
+            _presence(one),
+            show.moment(one.last_seen_at),
+            _serving(one),
+        )
         for one in page.items
     ]
-    columns = ("device", "profile", "presence", "last seen", "serves")
+    columns = ("device", "profile", "agent", "presence", "last seen", "serves")
     show.table(columns, rows, more=page.next_cursor)
 
 
@@ -97,6 +108,9 @@ def show_device(device: Id, *, json: show.Json = False) -> None:
         for one in found.deployments
     ]
     show.table(("deployment", "alias", "bundle", "status", "reason"), rows)
+    if found.receipts:
+        show.line("")
+        _show_receipts(found.receipts)
 
 
 @app.command()
@@ -202,6 +216,22 @@ def certificates(device: Id, *, json: show.Json = False) -> None:
         for one in read(tuple[Certificate, ...], body)
     ]
     show.table(("serial", "epoch", "from", "until", "revoked"), rows)
+
+
+def _show_receipts(receipts: Sequence[Receipt]) -> None:
+    rows = [
+        (
+            one.deployment,
+            show.moment(one.at),
+            str(one.requests),
+            f"{show.milliseconds(one.p50_ms)} / {show.milliseconds(one.p99_ms)}",
+            show.size(one.memory_bytes),
+            f"{one.runtime} {one.runtime_version}",
+        )
+        for one in receipts
+    ]
+    columns = ("attested", "at", "requests", "p50 / p99 ms", "memory", "runtime")
+    show.table(columns, rows)
 
 
 def _presence(device: Device) -> str:

@@ -39,7 +39,7 @@ class Remote:
         verify = not self._url.startswith("http://")
         self._client = httpx.Client(headers=headers, timeout=TIMEOUT_S, verify=verify)
 
-    def get(self, path: str, **query: str | int | None) -> bytes:
+    def get(self, path: str, **query: str | float | None) -> bytes:
         chosen = {name: value for name, value in query.items() if value is not None}
         return self._answer(self._client.build_request("GET", self._at(path), params=chosen))
 

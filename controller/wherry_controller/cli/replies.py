@@ -6,13 +6,15 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from wherry.messages import Event, Status, TrustReport
+from wherry.messages import Event, Shadow, Split, SwapPolicy, TrustReport
 from wherry.profile import Facts
+from wherry.reasons import Status
 from wherry_controller.cli.outcome import Ended, Exit
 from wherry_controller.core.rollout import RolloutStatus
 from wherry_controller.store.records import BuildStatus
 
 T = TypeVar("T")
+AGENT = "wherry-agent"
 Fact = str | int | float | bool | None
 
 
@@ -121,6 +123,18 @@ class Deployment(msgspec.Struct, frozen=True):
     ordered_at: float
 
 
+class Receipt(msgspec.Struct, frozen=True):
+    deployment: str
+    requests: int
+    p50_ms: float | None
+    p99_ms: float | None
+    memory_bytes: int
+    runtime: str
+    runtime_version: str
+    agent_version: str
+    at: float
+
+
 class Slots(msgspec.Struct, frozen=True):
     active: str | None = None
     previous: str | None = None
@@ -147,6 +161,12 @@ class Device(msgspec.Struct, frozen=True):
     certificate_ends_at: float | None = None
     revoked_at: float | None = None
     deployments: tuple[Deployment, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
+
+    @property
+    def agent(self) -> str:
+        """Which release of the agent it says it runs."""
+        return self.reported.versions.get(AGENT, "") if self.reported else ""
 
 
 class EnrolmentToken(msgspec.Struct, frozen=True):
@@ -209,6 +229,8 @@ class Finding(msgspec.Struct, frozen=True):
     requests: int
     median_ms: float | None
     incumbent_median_ms: float | None
+    compared: int = 0
+    agreement: float | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -224,6 +246,8 @@ class StageDevice(msgspec.Struct, frozen=True):
     status: str | None
     reason: str | None
     detail: str
+    phase: str | None = None
+    receipt: Receipt | None = None
 
     @property
     def is_over(self) -> bool:
@@ -249,6 +273,9 @@ class Rollout(msgspec.Struct, frozen=True):
     created_at: float
     release: int | None = None
     needs: dict[str, int] = {}
+    policy: SwapPolicy = SwapPolicy.AUTO
+    shadow: Shadow | None = None
+    split: Split | None = None
     stages: tuple[Stage, ...] = ()
 
     @property

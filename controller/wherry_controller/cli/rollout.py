@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from wherry.messages import Shadow, SwapPolicy
 from wherry_controller.cli import show
 from wherry_controller.cli.outcome import Ended, Exit
 from wherry_controller.cli.profile import read_file
+from wherry_controller.cli.quantities import seconds_of, share_of
 from wherry_controller.cli.remote import Remote, connect
-from wherry_controller.cli.replies import Page, Rollout, Stage, read, reference
+from wherry_controller.cli.replies import (
+    Finding,
+    Page,
+    Rollout,
+    Stage,
+    StageDevice,
+    read,
+    reference,
+)
 from wherry_controller.core.rollout import RolloutStatus
+from wherry_controller.core.sides import COLUMNS as SIDES
+from wherry_controller.core.sides import Compared, RolloutSides, cells_of, shown
 from wherry_controller.core.written import tables_in
 
 app = typer.Typer(no_args_is_help=True, help="Versions on their way through groups.")
 
 POLL_S = 1.0
+COLUMNS = (
+    "device",
+    "bundle",
+    "status",
+    "reason",
+    "attested p50 / p99 ms",
+    "agreement",
+    "accuracy / before",
+    "labels",
+    "median ms / before",
+)
+OPTIONAL = ("attested p50 / p99 ms", "agreement")
 Name = Annotated[str, typer.Argument(metavar="ROLLOUT")]
 
 
@@ -51,6 +76,35 @@ def create(
             help="The least release of another alias that a device must have; repeatable.",
         ),
     ] = None,
+    policy: Annotated[
+        SwapPolicy | None,
+        typer.Option(help="What is resident while one bundle follows another."),
+    ] = None,
+    shadow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE", help="First give it copies of this share of the requests, as 10%."
+        ),
+    ] = None,
+    shadow_for: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Shadow at least so long, as 5m.")
+    ] = None,
+    shadow_requests: Annotated[
+        int | None, typer.Option(min=0, help="Shadow until so many requests were compared.")
+    ] = None,
+    shadow_within: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Give up shadowing after so long, as 1h.")
+    ] = None,
+    min_agreement: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE", help="A device refuses a candidate that agrees less often, as 0.9."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="While watched it answers only this share, as 20%."),
+    ] = None,
     start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,
     json: show.Json = False,
 ) -> None:
@@ -66,6 +120,12 @@ def create(
     }
     given = {"probation_s": probation_s, "deadline_s": deadline_s}
     wish |= {key: value for key, value in given.items() if value is not None}
+    spans = {"for_s": shadow_for, "deadline_s": shadow_within}
+    shares = {"share": shadow, "min_agreement": min_agreement}
+    shadowing = _shadow(shares, spans, shadow_requests)
+    dividing = None if split is None else {"share": share_of(split)}
+    chosen = {"policy": policy, "shadow": shadowing, "split": dividing}
+    wish |= {key: value for key, value in chosen.items() if value is not None}
     if gate is not None:
         wish["gate"] = _read_gate(gate)
     remote = connect()
@@ -101,6 +161,33 @@ def status(name: Name, *, json: show.Json = False) -> None:
         show.raw(body)
     else:
         _show(read(Rollout, body))
+
+
+@app.command()
+def sides(
+    name: Name,
+    *,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write it as a page into this file instead.")
+    ] = None,
+    json: show.Json = False,
+) -> None:
+    """Compare the candidate with the devices' incumbents, by profile and by device."""
+    path = f"/rollouts/{name}/sides"
+    if html is not None:
+        html.write_bytes(connect().get(f"{path}.html"))
+        show.line(f"{html} is written.")
+        return
+    body = connect().get(path)
+    if json:
+        show.raw(body)
+        return
+    found = read(RolloutSides, body)
+    show.line("each figure is candidate / incumbent")
+    _show_sides(("profile",), [((name,), one) for name, one in found.profiles.items()])
+    show.line("")
+    devices = [((one.device, one.profile), one.sides) for one in found.devices]
+    _show_sides(("device", "profile"), devices)
 
 
 @app.command()
@@ -153,6 +240,18 @@ def _stage(text: str) -> dict[str, str]:
     return {"name": name or group, "group": group}
 
 
+def _shadow(
+    shares: Mapping[str, str | None], spans: Mapping[str, str | None], least: int | None
+) -> dict[str, object] | None:
+    """Return how to shadow, of what was said of it; None where nothing was."""
+    said: dict[str, object] = {name: share_of(one) for name, one in shares.items() if one}
+    said |= {name: seconds_of(one) for name, one in spans.items() if one}
+    said |= {} if least is None else {"min_requests": least}
+    if said and "share" not in said:
+        raise Ended(Exit.USAGE, "it says how to shadow and not how much: add --shadow, as 10%.")
+    return said or None
+
+
 def _need(text: str) -> tuple[str, int]:
     alias, _, release = text.partition("=")
     if not (alias and release.isdecimal()):
@@ -183,6 +282,9 @@ def _show(rollout: Rollout) -> None:
             ("version", f"{rollout.model}:{rollout.version} as {rollout.alias}"),
             ("release", "" if rollout.release is None else str(rollout.release)),
             ("needs", ", ".join(f"{alias}={least}" for alias, least in rollout.needs.items())),
+            ("policy", "" if rollout.policy is SwapPolicy.AUTO else rollout.policy.value),
+            ("shadow", _shadowing(rollout.shadow)),
+            ("split", f"{rollout.split.share:.0%}" if rollout.split else ""),
             ("status", rollout.status),
             ("stopped by", rollout.stopped_by or ""),
             ("why", rollout.why),
@@ -196,25 +298,61 @@ def _show(rollout: Rollout) -> None:
         _show_devices(stage)
 
 
+def _shadowing(shadow: Shadow | None) -> str:
+    if shadow is None:
+        return ""
+    agreeing = shadow.min_agreement
+    least = "" if agreeing is None else f", agreeing on {agreeing:.0%} at least"
+    return (
+        f"{shadow.share:.0%} for {shadow.for_s:g} s and {shadow.min_requests} requests, "
+        f"within {shadow.deadline_s:g} s{least}"
+    )
+
+
 def _show_devices(stage: Stage) -> None:
+    """Print a row a device, without the columns that nothing stands in."""
     findings = {one.device: one for one in stage.verdict.findings} if stage.verdict else {}
-    rows = []
-    for one in stage.devices:
-        row = (one.device, show.short(one.bundle), one.status or "", one.reason or "")
-        found = findings.get(one.device)
-        evidence = (
-            (
-                f"{show.share(found.accuracy)} / {show.share(found.incumbent_accuracy)}",
-                str(found.labels),
-                f"{show.milliseconds(found.median_ms)} / "
-                f"{show.milliseconds(found.incumbent_median_ms)}",
-            )
-            if found
-            else ("", "", "")
-        )
-        rows.append((*row, *evidence))
-    columns = ("device", "bundle", "status", "reason", "accuracy / before", "labels")
-    show.table((*columns, "median ms / before"), rows)
+    rows = [(*_place(one), *_evidence(findings.get(one.device))) for one in stage.devices]
+    kept = [
+        index
+        for index, name in enumerate(COLUMNS)
+        if name not in OPTIONAL or any(row[index] for row in rows)
+    ]
+    show.table([COLUMNS[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def _place(device: StageDevice) -> tuple[str, ...]:
+    receipt = device.receipt
+    attested = ""
+    if receipt is not None:
+        attested = f"{show.milliseconds(receipt.p50_ms)} / {show.milliseconds(receipt.p99_ms)}"
+    bundle = show.short(device.bundle)
+    return device.device, bundle, _standing(device), device.reason or "", attested
+
+
+def _evidence(found: Finding | None) -> tuple[str, ...]:
+    if found is None:
+        return "", "", "", ""
+    return (
+        show.share(found.agreement),
+        f"{show.share(found.accuracy)} / {show.share(found.incumbent_accuracy)}",
+        str(found.labels),
+        f"{show.milliseconds(found.median_ms)} / {show.milliseconds(found.incumbent_median_ms)}",
+    )
+
+
+def _show_sides(names: Sequence[str], found: Sequence[tuple[Sequence[str], Compared]]) -> None:
+    cells = [cells_of(one) for _, one in found]
+    kept = shown(cells)
+    rows = [
+        (*words, *(row[at] for at in kept)) for (words, _), row in zip(found, cells, strict=True)
+    ]
+    show.table((*names, *(SIDES[at] for at in kept)), rows)
+
+
+def _standing(device: StageDevice) -> str:
+    """Say where a device stands: what it is at, as long as it is under way."""
+    return device.phase or device.status or ""
 
 
 def _follow(remote: Remote, name: str) -> bytes:

@@ -20,6 +20,7 @@ from wherry_controller.core.bucket import Rate
 from wherry_controller.door.enrolment import DoorContext
 from wherry_controller.door.serving import Doors
 from wherry_controller.foundation import read_token_digest
+from wherry_controller.services.sides import BothSides
 from wherry_controller.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def context_of(controller: Controller) -> Context:
         door_url=controller.settings.door.url,
         ca=ca_fingerprint(controller.authority),
         revocations=controller.revocations,
+        sides=BothSides(before_s=controller.settings.gates.incumbent_span_s),
     )
 
 

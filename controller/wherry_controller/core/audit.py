@@ -16,7 +16,7 @@ import msgspec
 from wherry import codec
 from wherry.blobs import digest_of
 from wherry.errors import Untrusted
-from wherry.messages import Count
+from wherry.measures import Count
 from wherry.names import Digest
 
 ORIGIN = Digest("0" * 64)

@@ -4,7 +4,8 @@ The unit of evidence is the device, since requests of one device are not indepen
 device's candidate is compared with that device's own incumbent. What speaks against the
 version is looked at first, so a failure halts before a success can promote.
 
-    failures > accuracy > latency > deadline > (not done, soaking, too little evidence) > promote
+    failures > accuracy > agreement > latency
+             > deadline > (not done, soaking, too little evidence) > promote
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import msgspec
 
 from wherry.histogram import Histogram, merge, quantile_ms
 from wherry.latency import Comparison, LatencyRule, compare
-from wherry.messages import Feedback, Reason, Status
+from wherry.measures import Feedback, ShadowCounts
 from wherry.names import DeviceId
+from wherry.reasons import Reason, Status
 from wherry_controller.core.card import Share
 
 MOST_NAMED = 5  # Devices in one sentence; the findings have them all.
@@ -29,6 +31,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     `min_devices` 0 means every device that is not silent. `min_labels` 0 leaves accuracy out,
     `latency.window_requests` 0 leaves latency out: for fleets without labels or traffic.
+    `min_agreement` is of a rollout that shadows: how often candidates must have answered as the
+    devices' incumbents did, None leaves it out.
     """
 
     min_devices: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -36,6 +40,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     largest_silent_share: Share = 0.0
     min_labels: Annotated[int, msgspec.Meta(ge=0)] = 200
     largest_accuracy_drop: Share = 0.05
+    min_agreement: Share | None = None
     latency: LatencyRule = LatencyRule(window_requests=500)
     soak_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     deadline_s: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
@@ -51,19 +56,25 @@ class GateReason(StrEnum):
     PASSED = "passed"
     DEVICES_FAILED = "devices_failed"
     ACCURACY_DROP = "accuracy_drop"
+    DISAGREES = "disagrees"
     SLOW = "slow"
     DEADLINE = "deadline"
     IN_PROGRESS = "in_progress"
     SOAKING = "soaking"
     TOO_FEW_LABELS = "too_few_labels"
+    TOO_FEW_COMPARED = "too_few_compared"
     TOO_FEW_REQUESTS = "too_few_requests"
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
-    """What one bundle did on one device: labels, and compute times in the order of windows."""
+    """What one bundle did on one device: labels, and compute times in the order of windows.
+
+    `shadow` is what came of the requests that it got copies of before it answered any.
+    """
 
     feedback: Feedback = Feedback()
     compute: tuple[Histogram, ...] = ()
+    shadow: ShadowCounts = ShadowCounts()
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +103,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     median_ms: float | None
     incumbent_median_ms: float | None
+    compared: int = 0
+    agreement: float | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +145,13 @@ def _against(gate: Gate, evidence: Sequence[Evidence]) -> tuple[GateReason, str]
             f"({gate.largest_accuracy_drop:.3f} is allowed)"
         )
         return GateReason.ACCURACY_DROP, sentence
+    agreement = _mean_agreement(gate, evidence)
+    if agreement is not None and agreement < (gate.min_agreement or 0.0):
+        sentence = (
+            f"shadowing, it agreed with the devices' incumbents on {agreement:.3f} of the rows "
+            f"({gate.min_agreement:.3f} is needed)"
+        )
+        return GateReason.DISAGREES, sentence
     for one in evidence:
         latency = _latency(gate, one)
         if latency is not None and latency.is_slow:
@@ -162,6 +182,9 @@ def _missing(
             have = min(one.candidate.feedback.labelled, one.incumbent.feedback.labelled)
             sentence = f"{one.device} has {have} of {gate.min_labels} labelled answers a side"
             return GateReason.TOO_FEW_LABELS, sentence
+        if _is_to_agree(gate, one) and not one.candidate.shadow.rows:
+            sentence = f"nothing is known yet of how {one.device} compared it with its incumbent"
+            return GateReason.TOO_FEW_COMPARED, sentence
         latency = _latency(gate, one)
         if latency is not None and not _is_measured(gate, latency):
             sentence = f"{one.device} has answered too few requests to compare its latency"
@@ -199,6 +222,26 @@ def _mean_drop(gate: Gate, evidence: Sequence[Evidence]) -> float | None:
     return sum(drops) / len(drops) if drops else None
 
 
+def _is_to_agree(gate: Gate, one: Evidence) -> bool:
+    """Say whether agreement is judged by this device: it must have had something to compare."""
+    is_confirmed = one.status is Status.SUCCEEDED and one.reason is not Reason.SERVES_ALREADY
+    return gate.min_agreement is not None and is_confirmed and one.incumbent is not None
+
+
+def _mean_agreement(gate: Gate, evidence: Sequence[Evidence]) -> float | None:
+    """Return the mean of the devices' agreement while shadowing, each device counting once."""
+    shares = [
+        share
+        for one in evidence
+        if _is_to_agree(gate, one) and (share := _agreement(one.candidate)) is not None
+    ]
+    return sum(shares) / len(shares) if shares else None
+
+
+def _agreement(side: Side) -> float | None:
+    return side.shadow.agreed / side.shadow.rows if side.shadow.rows else None
+
+
 def _accuracy(side: Side) -> float | None:
     return side.feedback.right / side.feedback.labelled if side.feedback.labelled else None
 
@@ -231,6 +274,8 @@ def _finding(one: Evidence) -> Finding:
         requests=_whole(one.candidate).total,
         median_ms=quantile_ms(_whole(one.candidate), 0.5),
         incumbent_median_ms=quantile_ms(_whole(incumbent), 0.5) if incumbent else None,
+        compared=one.candidate.shadow.rows,
+        agreement=_agreement(one.candidate),
     )
 
 

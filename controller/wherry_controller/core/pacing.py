@@ -1,12 +1,13 @@
-"""How fast and how much each device shall fetch, so that a site's uplink is not taken over.
+"""How fast a fleet may come, so that neither a site's uplink nor the broker is taken over.
 
-A site's rate and budget are divided among its devices that fetch. The divisor is rounded up to a
-power of two: a share is never more than fair, and is told anew only when their number has halved
-or doubled.
+A site's rate and budget are divided among its devices that fetch, and reconnects are spread over
+the longer the larger the fleet is. Both are told in powers of two: a share is never more than fair,
+and they are told anew only when the number of devices has halved or doubled.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import TypeVar
@@ -15,6 +16,7 @@ from wherry.messages import Pace
 from wherry.names import DeviceId
 
 SITE_TAG = "site"
+LONGEST_SPREAD_S = 86_400.0
 
 N = TypeVar("N", int, float)
 
@@ -33,6 +35,15 @@ def pace_of(device: Pace, site: Pace, fetching: int) -> Pace:
         bytes_per_s=_least(device.bytes_per_s, by_rate),
         bytes_per_day=_least(device.bytes_per_day, by_day),
     )
+
+
+def spread_of(devices: int, reconnects_per_s: float) -> float:
+    """Return the seconds over which a fleet shall spread its reconnects; 0 where one second does.
+
+    It is as long as it takes at `reconnects_per_s`, or less than twice that, and a day at most.
+    """
+    seconds = math.ceil(devices / reconnects_per_s)
+    return min(LONGEST_SPREAD_S, float(divisor(seconds))) if seconds > 1 else 0.0
 
 
 def divisor(fetching: int) -> int:

@@ -10,11 +10,12 @@ be performed twice. Evidence is judged by `gate`; here the verdict is an event.
                        Running --Paused/Resumed-- Paused;  Canceled;  RevertOrdered
 
 What is not released yet (its signature is made on another machine) is scheduled, and starts by
-itself once it is. A stage orders its devices at once, each under a deployment id of its own. On a
-halt no further stage begins, and every device that was ordered is ordered back to what it served
-before: a canary may well have confirmed the sick version. The way back is a new deployment, which
-revokes the bundle that it leaves; the old one keeps its outcome. A device that served nothing
-before has its order withdrawn.
+itself once it is. A stage orders its devices at once, each under a deployment id of its own. The
+candidate may be shadowed or split beside each device's incumbent on its way there. On a halt no
+further stage begins, and every device that was ordered is ordered back to what it served before: a
+canary may well have confirmed the sick version. The way back is a new deployment, taken at once,
+which revokes the bundle that it leaves; the old one keeps its outcome. A device that served
+nothing before has its order withdrawn.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ import msgspec
 from msgspec.structs import replace
 
 from wherry.errors import Unsuitable
-from wherry.messages import Reason, Status
+from wherry.messages import Shadow, Split, SwapPolicy
 from wherry.names import AliasName, DeploymentId, DeviceId, Digest, RolloutName
+from wherry.reasons import Reason, Status
 from wherry_controller.core.gate import Decision, Gate, GateReason, Verdict
 
 Serving: TypeAlias = Mapping[DeviceId, Digest | None]
@@ -105,6 +107,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     probation_s: float = 60.0
     deadline_s: float = 3600.0
     needs: dict[AliasName, int] = {}
+    policy: SwapPolicy = SwapPolicy.AUTO
+    shadow: Shadow | None = None
+    split: Split | None = None
 
 
 class Journey(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,6 +227,14 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     probation_s: float
     deadline_s: float
     revoked: Digest | None = None
+    policy: SwapPolicy = SwapPolicy.AUTO
+    shadow: Shadow | None = None
+    split: Split | None = None
+
+    @property
+    def compares(self) -> bool:
+        """Say whether the device shall run the bundle beside what it serves."""
+        return self.shadow is not None or self.split is not None
 
 
 class Withdraw(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -275,6 +288,14 @@ def stage_devices(state: Rollout) -> tuple[DeviceId, ...]:
     return tuple(state.plan.stages[len(state.records) - 1].bundles) if state.records else ()
 
 
+def gate_of(plan: Plan, number: int) -> Gate:
+    """Return the gate of a stage; its deadline begins when shadowing must be over."""
+    gate = plan.stages[number].gate
+    if plan.shadow is None:
+        return gate
+    return replace(gate, deadline_s=gate.deadline_s + plan.shadow.deadline_s)
+
+
 def devices_of(plan: Plan) -> frozenset[DeviceId]:
     return frozenset(device for stage in plan.stages for device in stage.bundles)
 
@@ -294,7 +315,11 @@ def _begin_stage(state: Rollout, at_s: float, serving: Serving) -> tuple[Rollout
         records=(*state.records, StageRecord(began_s=at_s)),
         journeys={**state.journeys, **journeys},
     )
-    return begun, tuple(_order(plan, device, journey) for device, journey in journeys.items())
+    return begun, tuple(_order_there(plan, device, one) for device, one in journeys.items())
+
+
+def _order_there(plan: Plan, device: DeviceId, journey: Journey) -> Order:
+    return replace(_order(plan, device, journey), shadow=plan.shadow, split=plan.split)
 
 
 def _order(plan: Plan, device: DeviceId, journey: Journey) -> Order:
@@ -305,6 +330,7 @@ def _order(plan: Plan, device: DeviceId, journey: Journey) -> Order:
         bundle=journey.bundle,
         probation_s=plan.probation_s,
         deadline_s=plan.deadline_s,
+        policy=plan.policy,
     )
 
 

@@ -13,7 +13,8 @@ from statistics import median
 
 import msgspec
 
-from wherry.messages import Trial, TrialFigures, TrialResult
+from wherry.measures import TrialFigures
+from wherry.messages import Trial, TrialResult
 from wherry.names import DeviceId, Digest, ProfileName, TrialId
 from wherry.profile import Profile
 from wherry_controller.core.choice import DeviceFigures

@@ -1,4 +1,4 @@
-"""Advice on fetching: the deltas, the sources and the pace that lie beside a device's order."""
+"""What lies beside a device's order: deltas, sources, pace, and a spread for its reconnects."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Protocol
 from wherry.errors import REFUSALS
 from wherry.messages import Delta, Pace
 from wherry.names import DeviceId, Digest
-from wherry_controller.core.pacing import SITE_TAG, count_sites, pace_of
+from wherry_controller.core.pacing import SITE_TAG, count_sites, pace_of, spread_of
 from wherry_controller.services.publisher import Beside, Shelved
 from wherry_controller.settings import Delivery as Limits
+from wherry_controller.settings import Fleet as FleetLimits
 from wherry_controller.store import devices, fetching
 from wherry_controller.store.database import Transaction
 
+FLEET = FleetLimits()
 LARGEST_DELTAS = 8  # Of one order: desired stays short.
 
 Advise = Callable[[DeviceId, frozenset[Digest]], Beside]
@@ -31,8 +33,11 @@ class Deltas(Protocol):
 class Advisor:
     """Advises the devices of this controller; one thread calls it."""
 
-    def __init__(self, limits: Limits, deltas: Deltas | None = None) -> None:
+    def __init__(
+        self, limits: Limits, deltas: Deltas | None = None, *, fleet: FleetLimits = FLEET
+    ) -> None:
         self._limits = limits
+        self._fleet = fleet
         self._deltas = deltas
         self._shelved: dict[Digest, Shelved] = {}
 
@@ -40,12 +45,14 @@ class Advisor:
         """Return what advises a device within one reading of the database."""
         tags = fetching.tags_of(tx, fetching_now) if self._knows_sites() else {}
         at_sites = count_sites(tags)
+        spread_s = spread_of(devices.count_devices(tx), self._fleet.reconnects_per_s)
 
         def advise(device: DeviceId, bundles: frozenset[Digest]) -> Beside:
             site = tags.get(device, {}).get(SITE_TAG)
             pace = self._pace(site, at_sites.get(site, 1) if site else 1)
             deltas = self._offers(tx, device, bundles)
-            return Beside(deltas=deltas, sources=self._limits.sources, pace=pace)
+            sources = self._limits.sources
+            return Beside(deltas=deltas, sources=sources, pace=pace, spread_s=spread_s)
 
         return advise
 

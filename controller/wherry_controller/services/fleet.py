@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from wherry.errors import Unsuitable
-from wherry.messages import Delta, Status, Trial, Wanted
+from wherry.messages import Delta, Trial, Wanted
 from wherry.names import AliasName, DeviceId, Digest, GroupName, ProfileName, RolloutName, TrialId
+from wherry.reasons import Status
 from wherry_controller.core import device as core
 from wherry_controller.services import machines
 from wherry_controller.services.missing import (

@@ -4,7 +4,7 @@
 windows are rows under (device, store, seq). What is malformed, or of a device that nobody added,
 is dropped and counted. An event is acknowledged after its transaction has ended, so what a
 device deletes stands in the database. What a device refused goes into the audit log, once, as does
-the first sign of two devices that live with one identity.
+the first sign of two devices that live with one identity, and a receipt that does not hold.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ from wherry.messages import (
     Deployment,
     Event,
     EventKind,
-    Phase,
     Presence,
-    Reason,
     Reported,
-    Status,
+    SignedReceipt,
     Telemetry,
     Wants,
 )
 from wherry.names import DeviceId, Digest, RolloutName
+from wherry.reasons import Phase, Reason, Status
 from wherry.topics import (
     AcksTopic,
     BlobTopic,
@@ -51,7 +50,8 @@ from wherry.topics import (
 )
 from wherry_controller.core.audit import Kind
 from wherry_controller.core.device import Position, earlier_after, is_news, is_twin
-from wherry_controller.services import audit
+from wherry_controller.core.receipt import BadReceipt
+from wherry_controller.services import audit, receipts
 from wherry_controller.services.fleet import outrun
 from wherry_controller.services.publisher import ReadBack
 from wherry_controller.services.telemetry import window_of
@@ -82,6 +82,7 @@ class Drop(Enum):
     UNKNOWN_DEVICE = "unknown_device"
     EARLIER_ENROLMENT = "earlier_enrolment"
     WANTS_REFUSED = "wants_refused"
+    RECEIPT_REFUSED = "receipt_refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +107,22 @@ class Taken:
     has_outrun: bool = False
 
 
+@dataclass(slots=True)
+class _Batch:
+    """What is added at the end of a transaction, and what leads further."""
+
+    taken: Taken
+    events: list[EventRecord] = field(default_factory=list)
+    windows: list[Window] = field(default_factory=list)
+
+
 class Ingest:
     """Takes what devices say; one thread calls it. `dropped` counts what was not taken."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.dropped: Counter[Drop] = Counter()
+        self._bad_receipts: set[tuple[DeviceId, str]] = set()
 
     def read(self, topic: str, payload: bytes, *, retained: bool) -> Message | ReadBack | None:
         """Return what a device says, or the topic of what the controller said itself.
@@ -135,36 +146,64 @@ class Ingest:
         with self._store.transaction() as tx:
             known = self._known(tx, messages)
             _note_sign_of_life(tx, known, now)
-            events: list[EventRecord] = []
-            windows: list[Window] = []
+            batch = _Batch(taken)
             for message in known:
-                match message.said:
-                    case Reported() as reported:
-                        taken.moved |= _take_reported(tx, message.device, reported, now)
-                        oldest = reported.oldest_event
-                        telemetry.begin_at(tx, message.device, reported.store_id, oldest)
-                        taken.has_outrun |= outrun(tx, message.device, reported.generation)
-                    case Event() as event:
-                        record = _record(message.device, event, now)
-                        if event.kind is EventKind.REFUSAL and _is_new(tx, record, events):
-                            _note_refusal(tx, message.device, event, now)
-                        events.append(record)
-                        if event.trial is not None:
-                            trials.take_result(tx, message.device, event.trial, now)
-                        if event.deployment is not None:
-                            taken.moved |= _move(tx, message.device, event.deployment, now)
-                    case Telemetry() as window:
-                        windows.append(window_of(message.device, window, now))
-                    case Presence() as presence:
-                        _take_presence(tx, message.device, presence)
-                    case Wants(digests=digests):
-                        taken.wants.append((message.device, digests))
-                    case _:
-                        assert_never(message.said)
-            telemetry.add_windows(tx, windows)
-            for device, acks in telemetry.add_events(tx, events).items():
+                self._take_one(tx, message, batch, now)
+            telemetry.add_windows(tx, batch.windows)
+            for device, acks in telemetry.add_events(tx, batch.events).items():
                 taken.acks[device] = acks[-1]
         return taken
+
+    def _take_one(self, tx: Transaction, message: Message, batch: _Batch, now: float) -> None:
+        match message.said:
+            case Reported() as reported:
+                self._take_reported(tx, message.device, reported, batch.taken, now)
+            case Event() as event:
+                self._take_event(tx, message.device, event, batch, now)
+            case Telemetry() as window:
+                batch.windows.append(window_of(message.device, window, now))
+            case Presence() as presence:
+                _take_presence(tx, message.device, presence)
+            case Wants(digests=digests):
+                batch.taken.wants.append((message.device, digests))
+            case _:
+                assert_never(message.said)
+
+    def _take_reported(
+        self, tx: Transaction, device: DeviceId, reported: Reported, taken: Taken, now: float
+    ) -> None:
+        taken.moved |= _take_reported(tx, device, reported, now)
+        telemetry.begin_at(tx, device, reported.store_id, reported.oldest_event)
+        taken.has_outrun |= outrun(tx, device, reported.generation)
+        for receipt in reported.receipts.values():
+            self._take_receipt(tx, device, receipt, now)
+
+    def _take_event(
+        self, tx: Transaction, device: DeviceId, event: Event, batch: _Batch, now: float
+    ) -> None:
+        record = _record(device, event, now)
+        if event.kind is EventKind.REFUSAL and _is_new(tx, record, batch.events):
+            _note_refusal(tx, device, event, now)
+        batch.events.append(record)
+        if event.trial is not None:
+            trials.take_result(tx, device, event.trial, now)
+        if event.deployment is not None:
+            batch.taken.moved |= _move(tx, device, event.deployment, now)
+        if event.receipt is not None:
+            self._take_receipt(tx, device, event.receipt, now)
+
+    def _take_receipt(
+        self, tx: Transaction, device: DeviceId, receipt: SignedReceipt, now: float
+    ) -> None:
+        """Keep what a device attests, or count it; each way to be wrong is audited once."""
+        try:
+            receipts.take(tx, device, receipt, now)
+        except BadReceipt as error:
+            self.drop(Drop.RECEIPT_REFUSED, device, error.problem)
+            if (device, error.problem) not in self._bad_receipts:
+                self._bad_receipts.add((device, error.problem))
+                facts = {"device": device, "reason": "bad_receipt", "detail": error.problem}
+                audit.note(tx, Kind.REFUSED, facts, now)
 
     def _known(self, tx: Transaction, messages: Iterable[Message]) -> Sequence[Message]:
         live = devices.live_epochs(tx)
@@ -246,7 +285,7 @@ def _take_reported(
         store_id=reported.store_id,
         report_seq=reported.report_seq,
         generation=reported.generation,
-        reported=reported,
+        reported=replace(reported, receipts={}),  # They are kept by themselves, once verified.
         root=reported.trust.root if reported.trust is not None else 0,
         flagged=_flag(tx, record, said, now),
         earlier=earlier_after(record.earlier, _position(record), said),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from wherry.errors import Unsuitable
+from wherry.messages import Shadow, Split, SwapPolicy
 from wherry.names import (
     AliasName,
     DeviceId,
@@ -54,6 +55,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """A rollout as an operator wishes it.
 
     `needs` is the least release of other aliases that a device must have before it takes this one.
+    `shadow` and `split` run the version beside what devices serve, before it answers all requests.
     """
 
     name: RolloutName
@@ -65,6 +67,9 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     probation_s: float = 60.0
     deadline_s: float = 3600.0
     needs: dict[AliasName, int] = {}
+    policy: SwapPolicy = SwapPolicy.AUTO
+    shadow: Shadow | None = None
+    split: Split | None = None
 
 
 def plan_of(tx: Transaction, wish: Wish, version: Version) -> Plan:
@@ -91,6 +96,9 @@ def plan_of(tx: Transaction, wish: Wish, version: Version) -> Plan:
         probation_s=wish.probation_s,
         deadline_s=wish.deadline_s,
         needs=wish.needs,
+        policy=wish.policy,
+        shadow=wish.shadow,
+        split=wish.split,
     )
 
 

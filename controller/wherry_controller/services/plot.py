@@ -7,31 +7,26 @@ Each point says its figures as its title, and the plot is described in words for
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from wherry_controller.core.choice import Candidate, ProfileReport
 from wherry_controller.core.report import FIGURES, figures_of, score_of, verdict_of
+from wherry_controller.services.axes import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axis,
+    across,
+    axis_of,
+    up,
+)
 
-WIDTH, HEIGHT = 720, 380
-LEFT, RIGHT, TOP, BOTTOM = 70, 30, 20, 50
-TICKS = 5
 LABEL_WIDTH, LABEL_HEIGHT = 250, 13
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A scale from `low` to `high` along `length` pixels from `start`."""
-
-    low: float
-    high: float
-    start: float
-    length: float
-
-    def at(self, value: float) -> float:
-        return self.start + self.length * (value - self.low) / (self.high - self.low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +47,18 @@ def plot_of(report: ProfileReport, name: str) -> str:
     ]
     if not points:
         return ""
-    across = _axis([point.x for point in points], LEFT, WIDTH - LEFT - RIGHT)
-    up = _axis([point.y for point in points], HEIGHT - BOTTOM, TOP + BOTTOM - HEIGHT)
+    wide = axis_of([point.x for point in points], LEFT, WIDTH - LEFT - RIGHT)
+    high = axis_of([point.y for point in points], HEIGHT - BOTTOM, TOP + BOTTOM - HEIGHT)
     title = f"{report.profile}: size against {what}"
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" '
         f'aria-labelledby="{name}-title {name}-words">'
         f'<title id="{name}-title">{escape(title)}</title>'
         f'<desc id="{name}-words">{escape(_in_words(points, report, what))}</desc>'
-        f"{_across(across)}{_up(up, what)}{_front(points, across, up)}"
-        f"{''.join(_mark(one, across, up, report) for one in points)}"
-        f"{_labels(points, across, up)}</svg>"
+        f"{across(wide, 'size in MB')}{up(high, what)}{_front(points, wide, high)}"
+        f"{''.join(_mark(one, wide, high, report) for one in points)}"
+        f"{_labels(points, wide, high)}</svg>"
     )
-
-
-def ticks_of(low: float, high: float) -> tuple[float, ...]:
-    """Return round numbers (1, 2 or 5 and zeros apart) that enclose `low` and `high`."""
-    span = (high - low) or abs(high) or 1.0
-    power = 10.0 ** math.floor(math.log10(span / TICKS))
-    step = next(power * unit for unit in (1, 2, 5, 10) if power * unit * TICKS >= span)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return tuple(index * step for index in range(first, max(last, first + 1) + 1))
 
 
 def _p50_of(candidate: Candidate) -> float | None:
@@ -84,55 +70,17 @@ def _drop_of(candidate: Candidate) -> float | None:
     return score.drop if score is not None else None
 
 
-def _axis(values: Sequence[float], start: float, length: float) -> Axis:
-    """Return an axis from 0, or from below where a value is negative."""
-    ticks = ticks_of(min(0.0, *values), max(0.0, *values))
-    return Axis(ticks[0], ticks[-1], start, length)
-
-
-def _across(axis: Axis) -> str:
-    end, floor = axis.start + axis.length, HEIGHT - BOTTOM
-    marks = "".join(
-        f'<text class="dim" x="{axis.at(tick):.1f}" y="{floor + 18}" text-anchor="middle">'
-        f"{tick:g}</text>"
-        for tick in _rounded(ticks_of(axis.low, axis.high))
-    )
-    middle = axis.start + axis.length / 2
-    return (
-        f'<line class="axis" x1="{axis.start}" y1="{floor}" x2="{end}" y2="{floor}"/>{marks}'
-        f'<text x="{middle}" y="{HEIGHT - 10}" text-anchor="middle">size in MB</text>'
-    )
-
-
-def _up(axis: Axis, what: str) -> str:
-    marks = "".join(
-        f'<line class="axis" x1="{LEFT}" y1="{axis.at(tick):.1f}" x2="{WIDTH - RIGHT}" '
-        f'y2="{axis.at(tick):.1f}"/><text class="dim" x="{LEFT - 8}" y="{axis.at(tick) + 4:.1f}" '
-        f'text-anchor="end">{tick:g}</text>'
-        for tick in _rounded(ticks_of(axis.low, axis.high))
-    )
-    middle = axis.start + axis.length / 2
-    return (
-        f'{marks}<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">'
-        f"{escape(what)}</text>"
-    )
-
-
-def _rounded(ticks: Iterable[float]) -> Iterable[float]:
-    return (float(f"{tick:.6g}") for tick in ticks)
-
-
-def _front(points: Sequence[Point], across: Axis, up: Axis) -> str:
+def _front(points: Sequence[Point], wide: Axis, high: Axis) -> str:
     front = sorted((one.x, one.y) for one in points if one.candidate.on_pareto)
     if len(front) < 2:
         return ""
-    line = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in front)
+    line = " ".join(f"{wide.at(x):.1f},{high.at(y):.1f}" for x, y in front)
     return f'<polyline class="front" points="{line}"/>'
 
 
-def _mark(point: Point, across: Axis, up: Axis, report: ProfileReport) -> str:
+def _mark(point: Point, wide: Axis, high: Axis, report: ProfileReport) -> str:
     candidate = point.candidate
-    x, y = across.at(point.x), up.at(point.y)
+    x, y = wide.at(point.x), high.at(point.y)
     is_chosen, is_base = candidate.name == report.chosen, candidate is report.candidates[0]
     colour = "chosen" if is_chosen else "base" if is_base else "good"
     kind = "bad" if candidate.fault is not None else colour
@@ -147,12 +95,12 @@ def _mark(point: Point, across: Axis, up: Axis, report: ProfileReport) -> str:
     return f"{shape}<title>{escape(_words(candidate, report))}</title></{name}>"
 
 
-def _labels(points: Sequence[Point], across: Axis, up: Axis) -> str:
+def _labels(points: Sequence[Point], wide: Axis, high: Axis) -> str:
     """Name each point towards the middle, moving names down that would cover one another."""
     taken: list[tuple[float, float]] = []
     labels = []
-    for point in sorted(points, key=lambda one: up.at(one.y)):
-        at, y = across.at(point.x), up.at(point.y) + 4
+    for point in sorted(points, key=lambda one: high.at(one.y)):
+        at, y = wide.at(point.x), high.at(point.y) + 4
         is_right = at > WIDTH / 2
         x, anchor = (at - 12, "end") if is_right else (at + 12, "start")
         while any(

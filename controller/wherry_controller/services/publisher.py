@@ -86,6 +86,7 @@ class Beside(msgspec.Struct, frozen=True, kw_only=True):
     deltas: tuple[Delta, ...] = ()
     sources: tuple[str, ...] = ()
     pace: messages.Pace = messages.Pace()
+    spread_s: float | None = None
 
 
 NOTHING_BESIDE = Beside()
@@ -115,6 +116,7 @@ class SignedOrder:
             deltas=beside.deltas,
             sources=beside.sources,
             pace=beside.pace,
+            spread_s=beside.spread_s,
         )
         return codec.encode(desired)
 

@@ -14,10 +14,8 @@ from typing import assert_never
 
 from wherry.errors import Unsuitable
 from wherry.messages import Wanted
-from wherry.names import (
-    DeviceId,
-    RolloutName,
-)
+from wherry.names import DeviceId, RolloutName
+from wherry.reasons import Reason, Status
 from wherry_controller.core import rollout as core
 from wherry_controller.core.gate import Evidence, judge
 from wherry_controller.core.rollout import (
@@ -34,13 +32,16 @@ from wherry_controller.core.rollout import (
     Rollout,
     RolloutStatus,
     Scheduled,
+    Serving,
     Started,
     Tick,
     Withdraw,
     devices_of,
+    gate_of,
     stage_devices,
 )
 from wherry_controller.services import fleet
+from wherry_controller.services.comparing import can_compare, check_comparing, release_of
 from wherry_controller.services.fleet import Fleet
 from wherry_controller.services.machines import (
     effects_of,
@@ -55,9 +56,9 @@ from wherry_controller.services.publisher import size_of_all
 from wherry_controller.services.releases import WAITS_FOR_SIGNATURE, Releasing, release
 from wherry_controller.services.telemetry import Sides
 from wherry_controller.services.trials import withdraw_all
-from wherry_controller.store import devices, rollouts
+from wherry_controller.store import devices, models, rollouts
 from wherry_controller.store.database import Store, Transaction
-from wherry_controller.store.records import RolloutRecord
+from wherry_controller.store.records import Journey, RolloutRecord
 
 
 class OverBudget(Unsuitable):
@@ -97,7 +98,8 @@ class Rollouts:
         """Create a rollout that has not started, and make its version a release of the alias.
 
         Raises `Taken`, `UnknownVersion`, `RefusedVersion`, `UnknownGroup`, `EmptyStage`,
-        `NoVariant`, `OverBudget`, `NeedsNothing`, or `InARollout` where a device is in an open one.
+        `NoVariant`, `OverBudget`, `NeedsNothing`, `InARollout` where a device is in an open one,
+        and what `check_comparing` raises.
         """
         with self._store.transaction() as tx:
             if rollouts.get_rollout(tx, wish.name) is not None:
@@ -105,6 +107,7 @@ class Rollouts:
             version = sound_version_of(tx, wish.model, wish.version)
             plan = plan_of(tx, wish, version)
             check_free(tx, devices_of(plan), but=wish.name)
+            check_comparing(tx, plan)
             self._find_room(tx, plan, now)
             release(tx, self._trust, version, plan, now)
             record = RolloutRecord(
@@ -125,10 +128,11 @@ class Rollouts:
     def start(self, name: RolloutName, now: float) -> RolloutRecord:
         """Begin the first stage, or wait for the release's signature and begin then.
 
-        Raises `UnknownRollout` or `NotNow`, as the others do.
+        Raises `UnknownRollout` or `NotNow`, as the others do, and what `check_comparing` raises.
         """
         with self._store.reading() as tx:
             plan = state_of(rollout_of(tx, name)).plan
+            check_comparing(tx, plan)
             start = self._started(tx, plan, now)
         return self._step(name, start or Scheduled(WAITS_FOR_SIGNATURE), now)
 
@@ -187,7 +191,7 @@ class Rollouts:
         """Return the start of a rollout whose devices would take its release."""
         if self._trust.unpublished(tx, plan.alias, bundles_of(plan)):
             return None
-        return Started(now, fleet.serving(tx, sorted(devices_of(plan)), plan.alias))
+        return Started(now, _serving(tx, plan))
 
     def _verdict(self, name: RolloutName, now: float) -> Judged | None:
         """Judge the stage that runs, if one does."""
@@ -198,12 +202,12 @@ class Rollouts:
             number = len(state.records) - 1
             began_s = state.records[number].began_s
             verdict = judge(
-                state.plan.stages[number].gate,
+                gate_of(state.plan, number),
                 [self._evidence(tx, state, device, now) for device in stage_devices(state)],
                 since_s=began_s,
                 now_s=now,
             )
-            serving = fleet.serving(tx, sorted(devices_of(state.plan)), state.plan.alias)
+            serving = _serving(tx, state.plan)
         return Judged(number, verdict, now, serving)
 
     def _evidence(self, tx: Transaction, state: Rollout, device: DeviceId, now: float) -> Evidence:
@@ -296,16 +300,29 @@ def _news(tx: Transaction, state: Rollout, now: float) -> list[DeviceReported]:
     ]
 
 
+def _serving(tx: Transaction, plan: Plan) -> Serving:
+    """Return what each device serves, None too where no way back could be ordered to it."""
+    told = fleet.serving(tx, sorted(devices_of(plan)), plan.alias)
+    kept = {one for one in set(told.values()) if one and models.get_envelope(tx, one)}
+    return {device: bundle if bundle in kept else None for device, bundle in told.items()}
+
+
 def _perform(tx: Transaction, name: RolloutName, effect: Effect, now: float) -> None:
-    if devices.get_device(tx, effect.device) is None:
+    device = devices.get_device(tx, effect.device)
+    if device is None:
         return  # It was removed since; a revert ends without it at its deadline.
     match effect:
+        case Order() if effect.compares and not can_compare(device):
+            _reject(tx, name, effect, release_of(device), now)
         case Order():
             wanted = Wanted(
                 deployment=effect.deployment,
                 bundle=effect.bundle,
                 probation_s=effect.probation_s,
                 deadline_s=effect.deadline_s,
+                policy=effect.policy,
+                shadow=effect.shadow,
+                split=effect.split,
             )
             fleet.order(
                 tx,
@@ -320,3 +337,22 @@ def _perform(tx: Transaction, name: RolloutName, effect: Effect, now: float) -> 
             fleet.withdraw(tx, effect.device, effect.alias)
         case _:
             assert_never(effect)
+
+
+def _reject(tx: Transaction, name: RolloutName, order: Order, release: str, now: float) -> None:
+    """End a deployment whose device went back to a release that would not compare."""
+    if devices.get_journey(tx, order.deployment) is not None:
+        return
+    journey = Journey(
+        id=order.deployment,
+        device=order.device,
+        rollout=name,
+        alias=order.alias,
+        bundle=order.bundle,
+        status=Status.REJECTED,
+        reason=Reason.UNSUITABLE_PROFILE,
+        detail=f"its agent is {release}, which knows neither shadowing nor split: update it",
+        ordered_at=now,
+        ended_at=now,
+    )
+    devices.save_journey(tx, journey)

@@ -42,12 +42,16 @@ class Shelved:
 
 def shelve(envelope: bytes) -> Shelved:
     """Return what the bundle of a signed manifest takes on the broker; raise a `Malformed`."""
-    opened = codec.decode(signing.Envelope, envelope, limit_bytes=2 * LARGEST_MANIFEST_BYTES)
-    manifest = codec.decode(Manifest, bytes(opened.signed), limit_bytes=LARGEST_MANIFEST_BYTES)
     chunks: dict[Digest, Place] = {}
-    for blob in blobs_of(manifest):
+    for blob in blobs_of(manifest_in(envelope)):
         chunks = {**_chunks_of(blob), **chunks}
     return Shelved(envelope, chunks)
+
+
+def manifest_in(envelope: bytes) -> Manifest:
+    """Return the manifest of a bundle that this controller keeps; raise a `Malformed`."""
+    opened = codec.decode(signing.Envelope, envelope, limit_bytes=2 * LARGEST_MANIFEST_BYTES)
+    return codec.decode(Manifest, bytes(opened.signed), limit_bytes=LARGEST_MANIFEST_BYTES)
 
 
 def _chunks_of(blob: Blob) -> Mapping[Digest, Place]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from wherry.histogram import merge
-from wherry.messages import Feedback, Telemetry
+from wherry.measures import Feedback
+from wherry.messages import Telemetry
 from wherry.names import DeviceId, Digest
 from wherry_controller.core.gate import Side
 from wherry_controller.store import telemetry
@@ -33,6 +36,14 @@ def window_of(device: DeviceId, said: Telemetry, now: float) -> Window:
         sent_bytes=said.traffic.sent_bytes,
         received_bytes=said.traffic.received_bytes,
         host={name: getattr(host, name) for name in host.__struct_fields__},
+        error_classes=said.errors,
+        feedback=said.feedback,
+        inputs=said.inputs,
+        outputs=said.outputs,
+        shadow=said.shadow,
+        worker_bytes=said.worker_bytes,
+        restarts=said.restarts,
+        dropped_windows=said.dropped_windows,
     )
 
 
@@ -60,7 +71,7 @@ class Sides:
     ) -> Side:
         """Return the same with all compute times in one histogram, for they are not judged."""
         side = self.candidate(tx, device, bundle, since=since, until=until)
-        whole = Side(feedback=side.feedback, compute=(merge(side.compute),))
+        whole = replace(side, compute=(merge(side.compute),))
         self._read[device, bundle, since] = (self._read[device, bundle, since][0], whole)
         return whole
 
@@ -75,4 +86,5 @@ def _grown(side: Side, windows: Sequence[Window]) -> Side:
             right=side.feedback.right + sum(window.right for window in windows),
         ),
         compute=(*side.compute, *(window.compute for window in windows)),
+        shadow=sum((window.shadow for window in windows if window.shadow), side.shadow),
     )

@@ -22,7 +22,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from wherry.errors import Malformed, Unsuitable
-from wherry.messages import Reason, Trial, TrialResult
+from wherry.messages import Trial, TrialResult
 from wherry.names import (
     DeviceId,
     Digest,
@@ -31,6 +31,7 @@ from wherry.names import (
     parse_group_name,
     parse_trial_id,
 )
+from wherry.reasons import Reason
 from wherry_controller.core.build import Offered
 from wherry_controller.core.choice import DeviceFigures
 from wherry_controller.core.rollout import devices_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import select as select_columns
-from sqlmodel import col, delete, or_, select, update
+from sqlmodel import col, delete, func, or_, select, update
 
 from wherry.names import DeploymentId, DeviceId, Digest, GroupName, RolloutName
 from wherry_controller.core.device import Term
@@ -45,6 +45,10 @@ def save_device(tx: Transaction, device: Device) -> None:
 def remove_device(tx: Transaction, device: DeviceId) -> None:
     """Remove a device with all that it sent and all that was wanted of it."""
     tx.exec(delete(DeviceRow).where(col(DeviceRow.id) == device))
+
+
+def count_devices(tx: Transaction) -> int:
+    return tx.exec(select(func.count()).select_from(DeviceRow)).one()
 
 
 def live_epochs(tx: Transaction) -> Mapping[DeviceId, int]:

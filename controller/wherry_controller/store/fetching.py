@@ -9,8 +9,8 @@ from sqlalchemy import func
 from sqlalchemy import select as select_columns
 from sqlmodel import col, or_, select
 
-from wherry.messages import Phase
 from wherry.names import DeviceId, Digest
+from wherry.reasons import Phase
 from wherry_controller.store.database import Transaction
 from wherry_controller.store.tables import DeploymentRow, DeviceRow
 

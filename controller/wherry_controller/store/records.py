@@ -12,7 +12,8 @@ import msgspec
 
 from wherry.histogram import Histogram
 from wherry.manifest import Report
-from wherry.messages import Phase, Reason, Reported, Status, Trial, TrialResult, Wanted
+from wherry.measures import Feedback, Seen, ShadowCounts
+from wherry.messages import Reported, Trial, TrialResult, Wanted
 from wherry.names import (
     AliasName,
     DeploymentId,
@@ -27,6 +28,7 @@ from wherry.names import (
     VersionName,
 )
 from wherry.profile import Precision, Profile
+from wherry.reasons import Phase, Reason, Status
 from wherry_controller.core.choice import Latency, ProfileReport
 
 
@@ -288,6 +290,15 @@ class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float | None = None
 
 
+class ReceiptRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device attested of a deployment; `body` is the signed receipt, as JSON."""
+
+    deployment: DeploymentId
+    device: DeviceId
+    body: str
+    received_at: float
+
+
 class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     """An event of a device as it came; `body` is its JSON."""
 
@@ -299,7 +310,10 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """One window of telemetry, without what only people look at."""
+    """One window of telemetry; what releases before 0.5.0 did not tell is None.
+
+    `labelled` and `right` stand in `feedback` too, and `errors` is the sum over `error_classes`.
+    """
 
     device: DeviceId
     store_id: StoreId
@@ -316,18 +330,42 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     right: int
     sent_bytes: int
     received_bytes: int
-    host: dict[str, float | None] = {}
+    host: dict[str, float | bool | None] = {}
+    error_classes: dict[str, int] | None = None
+    feedback: Feedback | None = None
+    inputs: tuple[Seen, ...] | None = None
+    outputs: tuple[Seen, ...] | None = None
+    shadow: ShadowCounts | None = None
+    worker_bytes: int | None = None
+    restarts: int | None = None
+    dropped_windows: int | None = None
 
 
 class Sums(msgspec.Struct, frozen=True, kw_only=True):
-    """What one bundle did on one device in a span of time."""
+    """What one bundle did on one device in a span of time; `worker_bytes` is the newest known."""
 
     requests: int = 0
     errors: int = 0
+    error_classes: dict[str, int] = {}
     labelled: int = 0
     right: int = 0
     latency: Histogram = Histogram()
     compute: Histogram = Histogram()
+    feedback: Feedback = Feedback()
+    inputs: tuple[Seen, ...] = ()
+    outputs: tuple[Seen, ...] = ()
+    shadow: ShadowCounts | None = None
+    restarts: int = 0
+    worker_bytes: int | None = None
+
+
+class SeenRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sample of one window's inputs and outputs held."""
+
+    device: DeviceId
+    bundle: Digest
+    inputs: tuple[Seen, ...] = ()
+    outputs: tuple[Seen, ...] = ()
 
 
 class KeptDelta(msgspec.Struct, frozen=True, kw_only=True):

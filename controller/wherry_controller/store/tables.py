@@ -246,6 +246,17 @@ class DeploymentRow(Row, table=True):
     ended_at: float | None = None
 
 
+class ReceiptRow(Row, table=True):
+    """What a device attested of a deployment, as it signed it."""
+
+    __tablename__ = "receipt"
+
+    deployment: str = Field(primary_key=True, foreign_key="deployment.id", ondelete="CASCADE")
+    device: str = Field(foreign_key="device.id", ondelete="CASCADE", index=True)
+    body: str = Field(sa_type=Text)
+    received_at: float
+
+
 class EventRow(Row, table=True):
     __tablename__ = "event"
 
@@ -276,15 +287,23 @@ class WindowRow(Row, table=True):
     bundle: str
     received_at: float = Field(index=True)
     window_s: float
-    requests: int
-    errors: int
+    requests: int = Field(sa_type=BigInteger)
+    errors: int = Field(sa_type=BigInteger)
     latency: object = Field(sa_column=_document())
     compute: object = Field(sa_column=_document())
-    labelled: int
-    right: int
-    sent_bytes: int
-    received_bytes: int
+    labelled: int = Field(sa_type=BigInteger)
+    right: int = Field(sa_type=BigInteger)
+    sent_bytes: int = Field(sa_type=BigInteger)
+    received_bytes: int = Field(sa_type=BigInteger)
     host: object = Field(sa_column=_document())
+    error_classes: object = Field(default=None, sa_column=_optional_document())
+    feedback: object = Field(default=None, sa_column=_optional_document())
+    inputs: object = Field(default=None, sa_column=_optional_document())
+    outputs: object = Field(default=None, sa_column=_optional_document())
+    shadow: object = Field(default=None, sa_column=_optional_document())
+    worker_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    restarts: int | None = Field(default=None, sa_type=BigInteger)
+    dropped_windows: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class MetadataRow(Row, table=True):

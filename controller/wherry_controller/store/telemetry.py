@@ -6,6 +6,7 @@ has no gap below it, counted from `FIRST_SEQ`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -13,12 +14,14 @@ import msgspec
 from sqlalchemy import insert
 from sqlmodel import col, select
 
+from wherry.codec import learned
 from wherry.histogram import merge
+from wherry.measures import Feedback, ShadowCounts, sum_seen
 from wherry.messages import Ack
 from wherry.names import DeviceId, Digest, StoreId
 from wherry_controller.store.convert import columns, to_record
 from wherry_controller.store.database import Transaction
-from wherry_controller.store.records import EventRecord, Sums, Window
+from wherry_controller.store.records import EventRecord, SeenRecord, Sums, Window
 from wherry_controller.store.tables import AckRow, EventRow, Row, WindowRow
 
 FIRST_SEQ = 1
@@ -117,15 +120,45 @@ def sums(tx: Transaction, device: DeviceId, bundle: Digest, *, since: float, unt
 
 
 def add_up(rows: Sequence[Window]) -> Sums:
-    """Return the windows' counts and histograms, added up."""
+    """Return the windows' counts and histograms, added up; the newest comes first."""
+    shadows = [row.shadow for row in rows if row.shadow is not None]
+    known_bytes = (row.worker_bytes for row in rows if row.worker_bytes is not None)
     return Sums(
         requests=sum(row.requests for row in rows),
         errors=sum(row.errors for row in rows),
+        error_classes=dict(sum((Counter(row.error_classes) for row in rows), Counter[str]())),
         labelled=sum(row.labelled for row in rows),
         right=sum(row.right for row in rows),
         latency=merge([row.latency for row in rows]),
         compute=merge([row.compute for row in rows]),
+        feedback=sum((row.feedback for row in rows if row.feedback is not None), Feedback()),
+        inputs=sum_seen(row.inputs or () for row in rows),
+        outputs=sum_seen(row.outputs or () for row in rows),
+        shadow=sum(shadows, ShadowCounts()) if shadows else None,
+        restarts=sum(row.restarts or 0 for row in rows),
+        worker_bytes=next(known_bytes, None),
     )
+
+
+def list_seen(tx: Transaction, *, since: float, limit: int) -> Sequence[SeenRecord]:
+    """Return what the fleet's windows saw that came since, the newest ones of too many."""
+    rows = tx.exec(
+        select(
+            col(WindowRow.device),
+            col(WindowRow.bundle),
+            col(WindowRow.inputs),
+            col(WindowRow.outputs),
+        )
+        .where(WindowRow.received_at >= since, col(WindowRow.inputs).is_not(None))
+        .order_by(col(WindowRow.received_at).desc())
+        .limit(limit)
+    )
+    fields = ("device", "bundle", "inputs", "outputs")
+    return [
+        msgspec.convert(dict(zip(fields, row, strict=True)), learned(SeenRecord))
+        for row in rows
+        if row[2] or row[3]
+    ]
 
 
 def _by_store(records: Iterable[T]) -> dict[tuple[DeviceId, StoreId], dict[int, T]]:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from wherry.blobs import Blob
 from wherry.histogram import merge, quantile_ms
-from wherry_sim.demo.operator import Operator, Rollout, Stage, Variant
+from wherry.reasons import Reason
+from wherry_sim.demo.operator import Journey, Operator, Rollout, Side, Stage, Variant
 from wherry_sim.demo.processes import Agent, LogLine
 from wherry_sim.demo.report import (
     Bytes,
@@ -19,6 +20,7 @@ from wherry_sim.demo.report import (
     Requests,
     Resume,
     RolloutRow,
+    ShadowRow,
     StageRow,
     Swap,
     VariantRow,
@@ -175,6 +177,26 @@ def deltas(agents: Sequence[Agent], told: Iterable[LogLine], models: Mapping[str
         delta_bytes=sum(made[blob] for blob in rebuilt),
         whole_bytes=sum(models[blob].size_bytes for blob in rebuilt),
     )
+
+
+def shadowed(sides: Sequence[Side]) -> list[ShadowRow]:
+    """Return what each device's candidate showed while it got copies."""
+    return [
+        ShadowRow(device=side.device, rows=seen.rows, agreement=seen.agreement)
+        for side in sides
+        if (seen := side.sides.shadowing) is not None
+    ]
+
+
+def confirmed(rollouts: Sequence[Rollout]) -> list[Journey]:
+    """Return each deployment that a device confirmed."""
+    return [
+        journey
+        for rollout in rollouts
+        for stage in rollout.stages
+        for journey in stage.devices
+        if journey.reason == Reason.CONFIRMED.value
+    ]
 
 
 def kills(seen: Sequence[Kill]) -> list[KillRow]:

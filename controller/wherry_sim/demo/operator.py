@@ -16,7 +16,14 @@ from wherry_controller.cli.remote import Remote
 from wherry_controller.core.choice import Latency
 from wherry_controller.core.rollout import RolloutStatus
 from wherry_controller.store.records import BuildStatus
-from wherry_sim.demo.plan import GATE, MODEL, PROBATION_S, PROFILES
+from wherry_sim.demo.plan import (
+    GATE,
+    MODEL,
+    PROBATION_S,
+    PROFILES,
+    SHADOW,
+    SHADOWED_VERSION,
+)
 
 T = TypeVar("T")
 
@@ -68,6 +75,7 @@ class Journey(msgspec.Struct, frozen=True):
     status: str | None
     reason: str | None
     detail: str
+    receipt: dict[str, object] | None = None
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -87,6 +95,26 @@ class Rollout(msgspec.Struct, frozen=True):
     why: str
     stages: list[Stage]
     ways_back: list[Journey]
+
+
+class Shadowed(msgspec.Struct, frozen=True):
+    """What came of a candidate's copies of requests; the agreement is a share of `rows`."""
+
+    rows: int
+    agreement: float | None
+
+
+class _Compared(msgspec.Struct, frozen=True):
+    shadowing: Shadowed | None
+
+
+class Side(msgspec.Struct, frozen=True):
+    device: str
+    sides: _Compared
+
+
+class _Sides(msgspec.Struct, frozen=True):
+    devices: list[Side]
 
 
 class Broker(msgspec.Struct, frozen=True):
@@ -125,6 +153,9 @@ class Operator:
         told = self._remote.post("/tokens", {"device": device, "profile": profile})
         return msgspec.json.decode(told, type=_Given).token
 
+    def is_online(self, device: str) -> bool:
+        return msgspec.json.decode(self._remote.get(f"/devices/{device}"), type=_Present).online
+
     def put_group(self, group: str, devices: Sequence[str]) -> None:
         self._remote.put(f"/groups/{group}", {"devices": list(devices)})
 
@@ -138,12 +169,19 @@ class Operator:
             "probation_s": PROBATION_S,
             "deadline_s": 60.0,
         }
+        if version == SHADOWED_VERSION:
+            wish["shadow"] = SHADOW
         self._remote.post("/rollouts", wish)
         self._remote.post(f"/rollouts/{MODEL}-{version}/start")
 
     def rollout(self, version: str) -> Rollout:
         data = self._remote.get(f"/rollouts/{MODEL}-{version}")
         return msgspec.json.decode(data, type=Rollout)
+
+    def sides(self, version: str) -> list[Side]:
+        """Return what each device's candidate and incumbent showed beside one another."""
+        told = self._remote.get(f"/rollouts/{MODEL}-{version}/sides")
+        return msgspec.json.decode(told, type=_Sides).devices
 
     def manifest(self, bundle: str) -> bytes:
         return self._remote.get(f"/bundles/{bundle}/manifest")
@@ -163,6 +201,10 @@ def _opened(file: Path) -> IO[bytes]:
 
 class _Given(msgspec.Struct, frozen=True):
     token: str
+
+
+class _Present(msgspec.Struct, frozen=True):
+    online: bool
 
 
 class _Received(msgspec.Struct, frozen=True):

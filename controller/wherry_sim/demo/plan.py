@@ -27,6 +27,8 @@ ALIAS = "default"
 PROBATION_S = 8.0
 LABEL_DELAY_S = 9.0  # Longer than a probation, as in life.
 STEADY_RATE = 60.0
+SHADOWED_VERSION = "v2"
+SHADOW = {"share": 0.5, "for_s": 4.0, "min_requests": 40, "core_share": 0.3, "deadline_s": 60.0}
 GATE = {
     "min_labels": 200,
     "largest_accuracy_drop": 0.05,

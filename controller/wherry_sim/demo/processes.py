@@ -246,7 +246,9 @@ judge_s = 0.5
 
 
 def _parse_line(text: str) -> LogLine | None:
-    """Read `DATE TIME LEVEL EVENT key=value…`; anything else (a traceback) is None."""
+    """Read a line of JSON, as agents log, or `DATE TIME LEVEL EVENT key=value…`; else None."""
+    if text.startswith("{"):
+        return _parse_json(text)
     try:
         words = shlex.split(text)
     except ValueError:
@@ -256,3 +258,12 @@ def _parse_line(text: str) -> LogLine | None:
     fields = dict(word.split("=", 1) for word in words[4:] if "=" in word)
     at = datetime.strptime(f"{words[0]} {words[1]}", "%Y-%m-%d %H:%M:%S,%f").astimezone()
     return LogLine(at.timestamp(), words[3], fields)
+
+
+def _parse_json(text: str) -> LogLine | None:
+    try:
+        line = msgspec.json.decode(text, type=dict[str, object])
+        at, event = float(str(line.pop("at"))), str(line.pop("event"))
+    except (msgspec.DecodeError, KeyError, ValueError):
+        return None
+    return LogLine(at, event, {name: str(value) for name, value in line.items()})

@@ -80,6 +80,14 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
     chunks_fetched_again: int
 
 
+class ShadowRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A device's candidate beside its incumbent, on copies of live requests."""
+
+    device: str
+    rows: int
+    agreement: float | None
+
+
 class Deltas(msgspec.Struct, frozen=True, kw_only=True):
     """Blobs of v2 that devices made of v1's: what came for them, and what each is in whole."""
 
@@ -111,6 +119,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     field_devices_touched_by_sick_versions: int
     bytes: Bytes
     deltas: Deltas
+    shadowed: list[ShadowRow]
+    confirmed: int
+    receipts: int
     resume: Resume
     kills: list[KillRow]
     refusals: list[RefusalRow]
@@ -129,6 +140,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     field_devices_touched_by_sick_versions: int
     bytes: Bytes
     deltas: Deltas
+    shadowed: list[ShadowRow]
+    confirmed: int
+    receipts: int
     resume: Resume
     kills: list[KillRow]
     refusals: list[RefusalRow]
@@ -136,6 +150,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FEWEST_REQUESTS = 5000
+FEWEST_COMPARED = 40
+LEAST_AGREEMENT = 0.85
 LARGEST_EGRESS = 1.3
 LARGEST_DROP = 0.01
 KILLED_IN_DOWNLOAD = 1  # It fetches whole what it had begun, if the kill took its advice away.
@@ -222,6 +238,17 @@ def _of_answers(facts: Facts) -> Sequence[Claim]:
             wrong.get("v3", 0.0) > 0.5 > wrong.get("v2", 1.0),
             ", ".join(f"{v} {share:.3f} wrong" for v, share in sorted(wrong.items())),
         ),
+        _claim(
+            "each device's v2 shadowed its v1 on live requests before it answered any",
+            len(facts.shadowed) == len(facts.devices_back_on)
+            and all(_is_compared(one) for one in facts.shadowed),
+            _spoken(facts.shadowed),
+        ),
+        _claim(
+            "each confirmed deployment has a receipt that its device signed",
+            facts.receipts == facts.confirmed > 0,
+            f"{facts.receipts} of {facts.confirmed}",
+        ),
     ]
 
 
@@ -252,6 +279,16 @@ def _of_the_way(facts: Facts) -> Sequence[Claim]:
             ", ".join(f"{kill.agent} was away {kill.away_s or 0:.1f} s" for kill in facts.kills),
         ),
     ]
+
+
+def _is_compared(one: ShadowRow) -> bool:
+    return one.rows >= FEWEST_COMPARED and (one.agreement or 0.0) >= LEAST_AGREEMENT
+
+
+def _spoken(shadowed: Sequence[ShadowRow]) -> str:
+    rows = sum(one.rows for one in shadowed)
+    least = min((one.agreement or 0.0 for one in shadowed), default=0.0)
+    return f"{rows} answers compared, at least {least:.3f} agree on each device"
 
 
 def _claim(claim: str, holds: bool, seen: str) -> Claim:

@@ -45,6 +45,7 @@ from wherry_sim.demo.plan import (
     LABEL_DELAY_S,
     MODEL,
     MORE_EPOCHS,
+    SHADOWED_VERSION,
     SICK_VERSIONS,
     SLOW_LINK_BYTES_PER_S,
     STEADY_RATE,
@@ -104,7 +105,7 @@ class Story:
             self._roll_out(
                 operator,
                 "v2",
-                "trained longer; two agents are killed on the way, and a chunk is altered",
+                "trained longer; it shadows v1 first, two agents are killed and a chunk is altered",
                 meanwhile=self._alter_chunk_once_canaries_have_it(),
             )
         )
@@ -244,6 +245,8 @@ class Story:
         guest.enrol(door=self._controller.door, token=operator.give_token(guest.id, guest.profile))
         director = read_keys(read_settings(self._controller.folder, {})).director
         guest.start()
+        # Before it is there the controller would have cleared the broker of what is not its own.
+        wait_for("the guest", lambda: operator.is_online(guest.id) or None)
         intruder = self._intruder()
         try:
             foreign = intruder.publish_foreign_bundle(self._manifest(self._bundle("v2", INT8)))
@@ -263,6 +266,7 @@ class Story:
         seen: dict[str, Seen] = {agent.id: agent.stop_program() for agent in self._agents}
         time.sleep(1.5)  # One more window of telemetry, with the last count of bytes.
         self._watch.stop()
+        confirmed = gather.confirmed([operator.rollout(one.version) for one in rollouts])
         manifests = {bundle: self._manifest(bundle) for bundle in self._variants}
         return Facts(
             variants=gather.variants(list(self._variants.values())),
@@ -291,6 +295,9 @@ class Story:
                 self._controller.told("delta.made"),
                 {blob.digest: blob for blob in self._models_of("v2")},
             ),
+            shadowed=gather.shadowed(operator.sides(SHADOWED_VERSION)),
+            confirmed=len(confirmed),
+            receipts=sum(journey.receipt is not None for journey in confirmed),
             resume=gather.resume(
                 self._agent(KILLED_IN_DOWNLOAD), self._bundle("v2", FP32), self._watch.kills
             ),
@@ -352,7 +359,7 @@ def _has_fetched(agent: Agent, bundle: str) -> bool:
     return any(
         line.event == "deployment.in_progress"
         and line.fields.get("bundle") == bundle
-        and line.fields.get("phase") in ("loading", "probation")
+        and line.fields.get("phase") in ("loading", "shadowing", "probation")
         for line in agent.lines
     )
 

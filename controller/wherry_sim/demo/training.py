@@ -168,7 +168,7 @@ metric = "accuracy"
 claimed = {trained.claimed}
 
 [signature]
-max_batch = 64
+max_batch = 8
 inputs = [{{ name = "image", datatype = "FP32", shape = ["batch", 1, 28, 28], layout = "NCHW" }}]
 outputs = [{{ name = "scores", datatype = "FP32", shape = ["batch", 10] }}]
 

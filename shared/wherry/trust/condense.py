@@ -12,7 +12,7 @@ from io import BytesIO
 
 import msgspec
 
-from wherry.messages import Count
+from wherry.measures import Count
 
 DIGEST, SIGNATURE = "\x01", "\x02"  # The next 32, or 64, bytes.
 AGAIN, EARLIER = "\x03", "\x04"  # The last of them; the one that the next number counts to.

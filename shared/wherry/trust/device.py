@@ -1,16 +1,15 @@
-"""What a device keeps of its trust, and how far it follows what it is offered.
+"""How far a device follows what it is offered: signatures, versions and dates are judged here.
 
     begin -> take_timestamp -> follow -> Followed | Lacking | Repeated
 
-`Trust` is one value that the agent stores whole; each function takes it and returns the next one,
-or refuses with `MetadataRefused`, `OrderRefused` or `BadDocument` and leaves it as it is. Whoever
-gets a `Lacking` fetches the pieces it names, keeps the trust that it carries (it has come as far
-as the pieces reach) and offers the same order again with them. Where a timestamp is refused with
+Each function takes the trust that is kept (`keeping`) and returns the next one, or refuses with
+`MetadataRefused`, `OrderRefused` or `BadDocument` and leaves it as it is. Whoever gets a `Lacking`
+fetches the pieces it names, keeps the trust that it carries (it has come as far as the pieces
+reach) and offers the same order again with them. Where a timestamp is refused with
 `UNTRUSTED_METADATA`, its key may have been rotated: the piece `next_root` names is worth asking
 for.
 
-Time is the clock, or the highest floor where that is later: signed times that were accepted, each
-under its source. What is about to be accepted counts too, so that nobody can push the floor past
+What is about to be accepted counts as a floor of time too, so that nobody can push the floor past
 the expiry of what vouches for it. With a rotated key goes all that it had pushed forward:
 versions, generation, floor.
 """
@@ -19,144 +18,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
-import msgspec
 from msgspec.structs import replace
 
-from wherry.codec import learned
-from wherry.messages import Count, Order, Reason, TrustReport
-from wherry.names import AliasName, DeviceId, Digest, ProfileName, TrialId
+from wherry.messages import Order
+from wherry.names import Digest
+from wherry.reasons import Reason
 from wherry.trust import director, metadata, verdict, workflow
 from wherry.trust.director import Opened
+from wherry.trust.keeping import (
+    ORDER,
+    ROOT,
+    SNAPSHOT,
+    TARGETS,
+    TIMESTAMP,
+    Followed,
+    Lacking,
+    Offer,
+    Outcome,
+    Repeated,
+    Trust,
+    next_root,
+    now_of,
+    raise_floor,
+    version_of,
+)
 from wherry.trust.metadata import Root, S, Snapshot, Targets, Timestamp
 from wherry.trust.packet import piece_name
 from wherry.trust.refusals import MetadataRefused
-from wherry.trust.target import missing_needs
-from wherry.trust.verdict import Denied, Grounds, Verdict
+from wherry.trust.target import Verdict
+from wherry.trust.verdict import Grounds
 from wherry.trust.workflow import TrustedSet
 
-__all__ = [
-    "CERTIFICATE",
-    "Denied",
-    "Followed",
-    "Lacking",
-    "Offer",
-    "Outcome",
-    "Repeated",
-    "Trust",
-    "Verdict",
-    "begin",
-    "follow",
-    "missing_needs",
-    "next_root",
-    "now_of",
-    "proved_by_certificates",
-    "raise_floor",
-    "report_of",
-    "take_roots",
-    "take_timestamp",
-]
-
-ORDER, ROOT, CERTIFICATE = "order", "root", "certificate"
-TIMESTAMP, SNAPSHOT, TARGETS = "timestamp", "snapshot", "targets"
 LARGEST_LACK = 16
-
-
-class Trust(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="wherry.trust/1"):
-    """What a device has accepted: metadata as texts, the last order, floors of time by source.
-
-    `order_digest` is of the signed bytes of the order of `generation`; None: it has followed none.
-    """
-
-    root: str
-    epoch: Count
-    timestamp: str = ""
-    snapshot: str = ""
-    targets: str = ""
-    bins: dict[str, str] = msgspec.field(default_factory=dict)
-    floors: dict[str, float] = msgspec.field(default_factory=dict)
-    generation: Count = 0
-    order_digest: Digest | None = None
-    critical: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What came for a device: a signed order, and pieces of metadata by name (`packet`)."""
-
-    order: bytes
-    pieces: Mapping[str, bytes]
-    device: DeviceId
-    profile: ProfileName
-
-
-@dataclass(frozen=True, slots=True)
-class Followed:
-    """The order is the device's now; each bundle it names is one of targets, or denied."""
-
-    trust: Trust
-    order: Order
-    verdicts: Mapping[AliasName, Verdict]
-    trials: Mapping[TrialId, Verdict]
-
-
-@dataclass(frozen=True, slots=True)
-class Lacking:
-    """Without these pieces nothing can be said yet; `timestamp` has no version."""
-
-    trust: Trust
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Repeated:
-    """The order is the one that is followed."""
-
-    trust: Trust
-
-
-Outcome: TypeAlias = Followed | Lacking | Repeated
-
-
-class _Signed(msgspec.Struct, frozen=True):
-    version: Count
-
-
-class _Versioned(msgspec.Struct, frozen=True):
-    signed: _Signed
 
 
 def begin(root: bytes, *, epoch: int) -> Trust:
     """Trust the root that came with the enrolment `epoch`, and nothing else yet."""
     workflow.begin(root)
     return Trust(root=metadata.kept(ROOT, root), epoch=epoch)
-
-
-def now_of(trust: Trust, clock: float) -> float:
-    """Return the time to go by."""
-    return max(clock, *trust.floors.values(), 0.0)
-
-
-def raise_floor(trust: Trust, source: str, signed_time: float) -> Trust:
-    """Let it be no earlier than `signed_time`, which `source` vouches for."""
-    if trust.floors.get(source, 0.0) >= signed_time:
-        return trust
-    return replace(trust, floors={**trust.floors, source: float(signed_time)})
-
-
-def proved_by_certificates(trust: Trust) -> float:
-    """Return the latest time that certificates of the controller's authority have proved.
-
-    Others' certificates are judged by it alone: a stolen online key may push the other floors, and
-    a device that took its broker for expired could never hear of the root that takes the key away.
-    """
-    return trust.floors.get(CERTIFICATE, 0.0)
-
-
-def next_root(trust: Trust) -> str:
-    """Return the name of the root that would come next."""
-    return piece_name(ROOT, _version_of(trust.root) + 1)
 
 
 def take_roots(trust: Trust, pieces: Mapping[str, bytes]) -> Trust:
@@ -195,18 +95,6 @@ def follow(trust: Trust, offer: Offer, clock: float) -> Outcome:
     now = max(now_of(trust, clock), opened.order.issued)
     director.check_unexpired(opened.order, now)
     return _verified(trust, _restored_timestamp(trusted, trust), _Asked(opened, offer, now))
-
-
-def report_of(trust: Trust, clock: float) -> TrustReport:
-    """Return how far the device's trust has come."""
-    return TrustReport(
-        epoch=trust.epoch,
-        root=_version_of(trust.root),
-        timestamp=_version_of(trust.timestamp),
-        snapshot=_version_of(trust.snapshot),
-        targets=_version_of(trust.targets),
-        now_s=now_of(trust, clock),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +146,7 @@ def _restored_snapshot(trusted: TrustedSet, trust: Trust) -> TrustedSet:
 
 def _missing_roots(trust: Trust, pieces: Mapping[str, bytes]) -> tuple[str, ...]:
     """Return the roots that lead to the newest in `pieces` and are not there."""
-    following = range(_version_of(trust.root) + 1, _newest(pieces, ROOT))
+    following = range(version_of(trust.root) + 1, _newest(pieces, ROOT))
     return tuple(piece_name(ROOT, version) for version in following[:LARGEST_LACK])
 
 
@@ -356,7 +244,7 @@ def _bundles_of(order: Order) -> set[Digest]:
 def _piece(pieces: Mapping[str, bytes], role: str, version: int, stored: str) -> bytes | None:
     """Return this version of a role's metadata, as it came or as it is stored."""
     came = pieces.get(piece_name(role, version))
-    if came is None and _version_of(stored) == version:
+    if came is None and version_of(stored) == version:
         return stored.encode()
     return came
 
@@ -365,8 +253,3 @@ def _newest(pieces: Mapping[str, bytes], role: str) -> int:
     """Return the highest version of a role among `pieces`; 0 where there is none."""
     versions = [name.partition("/")[2] for name in pieces if name.startswith(f"{role}/")]
     return max(map(int, versions), default=0)
-
-
-def _version_of(text: str) -> int:
-    """Return the version of metadata that was accepted before; 0 where there is none."""
-    return msgspec.json.decode(text, type=learned(_Versioned)).signed.version if text else 0

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from wherry import codec, signing
 from wherry.blobs import digest_of
-from wherry.messages import Order, Reason
+from wherry.messages import Order
 from wherry.names import DeviceId, Digest, KeyId
+from wherry.reasons import Reason
 from wherry.trust import metadata
 from wherry.trust.metadata import Root
 from wherry.trust.refusals import OrderRefused

@@ -28,7 +28,8 @@ from tuf.api.metadata import (
 from tuf.api.serialization import DeserializationError, SerializationError
 
 from wherry.codec import encode, learned
-from wherry.messages import Count, Reason
+from wherry.measures import Count
+from wherry.reasons import Reason
 from wherry.signing import Envelope
 from wherry.trust.refusals import MetadataRefused
 

@@ -18,7 +18,8 @@ import msgspec
 import zstandard
 
 from wherry.codec import learned
-from wherry.messages import Count, Reason
+from wherry.measures import Count
+from wherry.reasons import Reason
 from wherry.trust.condense import Condensed, condense, longest, restore
 from wherry.trust.refusals import MetadataRefused
 from wherry.trust.skeleton import SKELETON

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from wherry.errors import Untrusted
-from wherry.messages import Reason, detail
+from wherry.messages import detail
+from wherry.reasons import Reason
 
 
 class MetadataRefused(Untrusted):

@@ -7,11 +7,14 @@ one hash says the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 
-from wherry.messages import Count
+from wherry.measures import Count
 from wherry.names import AliasName, ModelName, ProfileName, VersionName
+from wherry.reasons import Reason
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -27,6 +30,17 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     measuring: bool = False
     releases: dict[AliasName, Count] = msgspec.field(default_factory=dict)
     needs: dict[AliasName, Count] = msgspec.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Why this bundle may not be installed here."""
+
+    reason: Reason
+    detail: str
+
+
+Verdict: TypeAlias = Target | Denied
 
 
 def missing_needs(target: Target, there: Mapping[AliasName, int]) -> dict[AliasName, int]:

@@ -8,27 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import msgspec
 
-from wherry.messages import Count, Order, Reason
+from wherry.measures import Count
+from wherry.messages import Order
 from wherry.names import AliasName, Digest, ProfileName
+from wherry.reasons import Reason
 from wherry.trust import metadata
 from wherry.trust.metadata import Targets
 from wherry.trust.refusals import MetadataRefused
-from wherry.trust.target import Target
-
-
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """Why this bundle may not be installed here."""
-
-    reason: Reason
-    detail: str
-
-
-Verdict: TypeAlias = Target | Denied
+from wherry.trust.target import Denied, Target, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from wherry.messages import Reason
+from wherry.reasons import Reason
 from wherry.trust import metadata
 from wherry.trust.metadata import Root, Snapshot, Targets, Timestamp
 from wherry.trust.refusals import MetadataRefused

@@ -19,9 +19,12 @@ from tests.trusted import (
 )
 from wherry import codec
 from wherry.bundle import Bundle
-from wherry.messages import Desired, Order, Reason
+from wherry.messages import Desired, Order
 from wherry.names import DeviceId, ProfileName, VersionName
-from wherry.trust.device import begin, next_root
+from wherry.reasons import Reason
+from wherry.trust import device
+from wherry.trust.device import begin
+from wherry.trust.keeping import Verifier, next_root
 from wherry.trust.repository import OnlineKeys, Repository, pieces_for, with_bundles
 from wherry.trust.target import Target
 from wherry_agent.core.acceptance import (
@@ -69,9 +72,10 @@ class Line:
     clock: float = A_TIME + 60.0
     effects: Effects = ()
     subscribed: set[str] = field(default_factory=set)
+    verifier: Verifier = device
 
     def hear(self, event: Event) -> Effects:
-        self.state, self.effects = step(self.state, event, self.clock)
+        self.state, self.effects = step(self.state, event, self.clock, self.verifier)
         for effect in self.effects:
             if isinstance(effect, AskTrust):
                 assert self.subscribed.isdisjoint(effect.names)

@@ -22,12 +22,13 @@ from tests.builders import (
     trial_figures,
 )
 from tests.laws import tried
-from wherry.messages import Deployment, Order, Phase, Reason, Status, Trial, TrialResult
+from wherry.measures import ShadowCounts
+from wherry.messages import Deployment, Order, Shadow, SignedReceipt, Split, Trial, TrialResult
 from wherry.names import AliasName, Digest, TrialId
-from wherry.trust.verdict import Denied, Verdict
-from wherry_agent.core import download, install, session, trial
+from wherry.reasons import Phase, Reason, Status
+from wherry.trust.target import Denied, Verdict
+from wherry_agent.core import download, install, receipts, session, trial
 from wherry_agent.core.agent import (
-    RECENT_WINDOWS,
     Agent,
     Assemble,
     Assembled,
@@ -47,17 +48,24 @@ from wherry_agent.core.agent import (
     Saved,
     Tell,
     Tick,
+    Window,
+    concludes,
     must_save,
     saved_of,
     step,
     wake,
 )
-from wherry_agent.core.health import FEWEST_ERRORS, PROBATION_LATENCY
+from wherry_agent.core.health import FEWEST_ERRORS, PROBATION_LATENCY, Bounds
 
 DEFAULT, DETECTOR = an_alias(), an_alias("detector")
 OLD, NEW, OTHER = a_digest("old"), a_digest("new"), a_digest("other")
 PROBATION_S = 5.0
 WINDOW = PROBATION_LATENCY.window_requests
+SHOWN = install.Shown(
+    runtime="onnxruntime", runtime_version="1.31.1", outputs=a_digest("outputs"), memory_bytes=9
+)
+SIGNED = SignedReceipt(signed=msgspec.Raw(b'{"at":1}'), keyid="key", sig="00")
+SHADOW = Shadow(for_s=0.0, min_requests=100)
 
 
 def chunks_of(bundle: Digest) -> dict[Digest, int]:
@@ -70,9 +78,15 @@ def an_order_for(
     *,
     round_of: str = "first",
     trials: tuple[Trial, ...] = (),
+    shadow: Shadow | None = None,
+    split: Split | None = None,
 ) -> Order:
     aliases = {
-        alias: a_wanted(f"{round_of}:{alias}:{bundle[:8]}", bundle=bundle, probation_s=PROBATION_S)
+        alias: msgspec.structs.replace(
+            a_wanted(f"{round_of}:{alias}:{bundle[:8]}", bundle=bundle, probation_s=PROBATION_S),
+            shadow=shadow,
+            split=split,
+        )
         for alias, bundle in bundles.items()
     }
     return an_order(generation=generation, aliases=aliases, trials=trials)
@@ -108,6 +122,7 @@ class Device:
     agent: Agent = field(init=False)
     serving: dict[AliasName, Digest | None] = field(default_factory=dict)
     performed: list[Effect] = field(default_factory=list)
+    receipts: list[AliasName] = field(default_factory=list)
     received: list[Digest] = field(default_factory=list)
     now_s: float = 1000.0
 
@@ -175,7 +190,12 @@ class Device:
                 assert chunks_of(bundle).keys() <= self.chunks
                 return [Assembled(bundle)]
             case For(alias, install.Load(wanted)):
-                return [Installed(alias, install.Loaded(wanted.deployment, self.now_s))]
+                return [Installed(alias, install.Loaded(wanted.deployment, self.now_s, SHOWN))]
+            case receipts.Attest(claim):
+                return [receipts.Attested(claim.deployment, SIGNED)]
+            case receipts.TellReceipt(alias):
+                self.receipts.append(alias)
+                return []
             case trial.Run(wanted, _):
                 return [trial.Ran(wanted.trial, trial_figures())]
             case For(alias, install.Serve(bundle)):
@@ -209,10 +229,8 @@ class Device:
     ) -> Effects:
         errors_by_class = {"runtime": errors} if errors else {}
         compute = a_histogram(*[median_ms] * requests)
-        window = Measured(
-            alias=alias, bundle=bundle, requests=requests, errors=errors_by_class, compute=compute
-        )
-        return self.hear(window)
+        window = Window(requests=requests, errors=errors_by_class, compute=compute)
+        return self.hear(Measured(alias, bundle, window))
 
     def told(self, alias: AliasName = DEFAULT) -> list[tuple[Status, Phase | None]]:
         return [(told.status, told.phase) for name, told in self.outbox if name == alias]
@@ -411,8 +429,8 @@ def test_the_windows_of_another_bundle_are_no_evidence() -> None:
         device.measure(OLD, 9.0)
         device.measure(OTHER, 9.0)
     assert isinstance(device.state(), install.Probation)
-    incumbent = device.agent.watches[DEFAULT].incumbent
-    assert incumbent.total == 3 * WINDOW
+    incumbent = device.agent.watching.watches[DEFAULT].incumbent
+    assert incumbent.compute.total == 3 * WINDOW
 
 
 def test_a_confirmed_bundle_is_the_next_ones_incumbent() -> None:
@@ -420,7 +438,7 @@ def test_a_confirmed_bundle_is_the_next_ones_incumbent() -> None:
     device.measure(NEW, 1.5)
     device.tick(PROBATION_S)
     device.measure(NEW, 1.5)
-    assert [window.total for window in device.agent.recent[DEFAULT]] == [WINDOW, WINDOW]
+    assert [window.total for window in device.agent.watching.recent[DEFAULT]] == [WINDOW, WINDOW]
     device.order(an_order_for(2, {DEFAULT: OTHER}))
     for _ in range(2):
         device.measure(OTHER, 2.5)  # Slow beside OLD's 1 ms, and not beside NEW's 1.5 ms.
@@ -429,17 +447,17 @@ def test_a_confirmed_bundle_is_the_next_ones_incumbent() -> None:
 
 def test_after_a_revert_the_incumbents_windows_are_the_old_ones() -> None:
     device = on_probation()
-    before = device.agent.recent
+    before = device.agent.watching.recent
     for _ in range(2):
         device.measure(NEW, 9.0)
-    assert device.agent.recent == before
-    assert device.agent.watches == {}
+    assert device.agent.watching.recent == before
+    assert device.agent.watching.watches == {}
 
 
 def test_late_windows_of_a_bundle_that_serves_no_more_are_not_the_incumbents() -> None:
     device = online()
     device.measure(OTHER, 9.0)
-    assert device.agent.recent == {}
+    assert device.agent.watching.recent == {}
 
 
 def test_each_alias_has_an_incumbent_of_its_own() -> None:
@@ -451,14 +469,7 @@ def test_each_alias_has_an_incumbent_of_its_own() -> None:
     device.order(an_order_for(2, {DEFAULT: OLD, DETECTOR: OTHER}))
     device.tick(PROBATION_S)
     assert device.state(DEFAULT).confirmed == (OLD, NEW)
-    assert [window.total for window in device.agent.recent[DETECTOR]] == [WINDOW]
-
-
-def test_only_recent_windows_of_the_incumbent_are_kept() -> None:
-    device = online()
-    for _ in range(RECENT_WINDOWS + 5):
-        device.measure(OLD, 1.0, requests=1)
-    assert len(device.agent.recent[DEFAULT]) == RECENT_WINDOWS
+    assert [window.total for window in device.agent.watching.recent[DETECTOR]] == [WINDOW]
 
 
 def test_measured_windows_alone_are_not_worth_a_write() -> None:
@@ -475,12 +486,126 @@ def test_what_is_saved_survives_the_disk() -> None:
     device = on_probation()
     saved = saved_of(device.agent)
     assert msgspec.json.decode(msgspec.json.encode(saved), type=Saved) == saved
+    device.tick(PROBATION_S)
+    saved = saved_of(device.agent)
+    assert saved.receipts == {DEFAULT: SIGNED}
+    assert msgspec.json.decode(msgspec.json.encode(saved), type=Saved) == saved
+
+
+def test_a_probation_is_concluded_once_its_time_is_over() -> None:
+    device = on_probation()
+    assert not concludes(device.agent, device.now_s + PROBATION_S - 0.1)
+    assert concludes(device.agent, device.now_s + PROBATION_S)
+    device.tick(PROBATION_S)
+    assert not concludes(device.agent, device.now_s + PROBATION_S)
+
+
+# Shadowing, splits and receipts
+
+
+def compared(device: Device, requests: int, agreed: int) -> Effects:
+    counts = ShadowCounts(requests=requests, rows=requests, agreed=agreed)
+    return device.hear(Measured(DEFAULT, NEW, Window(shadow=counts)))
+
+
+def on_shadowing(shadow: Shadow = SHADOW, split: Split | None = None) -> Device:
+    device = online()
+    device.order(an_order_for(1, {DEFAULT: NEW}, shadow=shadow, split=split))
+    assert isinstance(device.state(), install.Shadowing)
+    return device
+
+
+def test_a_candidate_that_was_compared_enough_is_tried_out() -> None:
+    device = on_shadowing()
+    compared(device, 60, 60)
+    device.tick()
+    assert device.serving[DEFAULT] == OLD
+    compared(device, 40, 40)
+    device.tick()
+    assert device.serving[DEFAULT] == NEW
+    assert (IN_PROGRESS, Phase.SHADOWING) in device.told()
+
+
+def test_a_candidate_that_disagrees_never_answers() -> None:
+    device = on_shadowing(msgspec.structs.replace(SHADOW, min_agreement=0.9))
+    compared(device, 100, 89)
+    outcome = device.outbox[-1][1]
+    assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.DISAGREES)
+    assert NEW not in device.serving.values()
+
+
+def test_another_alias_waits_while_one_is_shadowing() -> None:
+    device = online()
+    both = {DEFAULT: NEW, DETECTOR: OTHER}
+    device.order(an_order_for(1, both, shadow=SHADOW))
+    assert isinstance(device.state(DETECTOR), install.Fetching)
+    compared(device, 100, 100)
+    device.tick()
+    device.tick(PROBATION_S)
+    assert isinstance(device.state(DETECTOR), install.Probation)  # Nothing served there before.
+
+
+def test_a_candidate_that_is_slow_beside_the_incumbent_is_reverted_from_a_split() -> None:
+    device = online()
+    for _ in range(2):
+        device.measure(OLD, 1.0)
+    device.order(an_order_for(1, {DEFAULT: NEW}, split=Split(share=0.5)))
+    for _ in range(2):  # The whole device is slow, and the candidate no slower.
+        device.measure(OLD, 5.0)
+        device.measure(NEW, 5.0)
+    assert isinstance(device.state(), install.Probation)
+    for _ in range(2):
+        device.measure(OLD, 1.0)
+        device.measure(NEW, 5.0)
+    assert device.outbox[-1][1].reason is Reason.SLOW
+    assert For(DEFAULT, install.Share(NEW, Split(share=0.5))) in device.performed
+
+
+def test_a_confirmed_deployment_is_attested_with_what_was_measured_and_told_once() -> None:
+    device = on_probation()
+    device.measure(NEW, 2.0)
+    device.tick(PROBATION_S)
+    (attest,) = [effect for effect in device.performed if isinstance(effect, receipts.Attest)]
+    claim = attest.claim
+    assert (claim.alias, claim.bundle, claim.outputs) == (DEFAULT, NEW, SHOWN.outputs)
+    assert claim.requests == WINDOW
+    assert claim.p50_ms is not None and 1.9 < claim.p50_ms < 2.1
+    assert (claim.memory_bytes, claim.runtime_version) == (9, "1.31.1")
+    assert device.receipts == [DEFAULT]
+    assert (device.disk.claims, device.disk.receipts) == ((), {DEFAULT: SIGNED})
+    settle(device)
+    assert device.receipts == [DEFAULT]
+
+
+def test_nothing_is_attested_of_what_was_reverted_or_served_already() -> None:
+    device = on_probation()
+    device.measure(NEW, 1.0, errors=FEWEST_ERRORS, requests=100)
+    device.order(an_order_for(2, {DEFAULT: OLD}))
+    assert device.outcomes() == [Status.REVERTED, Status.SUCCEEDED]
+    assert device.receipts == []
+
+
+def test_a_claim_outlives_the_process_and_a_new_enrolment_ends_it() -> None:
+    device = on_probation()
+    device.deaf = (receipts.Attest,)
+    device.tick(PROBATION_S)
+    assert len(device.disk.claims) == 1
+    agent, effects = wake(device.disk, 0.0, outbox_first=1, outbox_last=0)
+    assert effects[-1] == receipts.Attest(device.disk.claims[0])
+    after, _ = step(agent, Reenrolled(), 1.0)
+    assert saved_of(after).claims == ()
+
+
+def test_the_bounds_of_the_settings_reach_the_verdict() -> None:
+    strict = Bounds(largest_temperature_c=20.0)
+    agent, _ = wake(Saved(), 0.0, outbox_first=1, outbox_last=0, bounds=strict)
+    assert agent.watching.bounds == strict
 
 
 def test_a_woken_agent_remembers_its_incumbents_windows_and_its_outbox() -> None:
     device = on_probation()
     agent, _ = wake(device.disk, 0.0, outbox_first=4, outbox_last=9, limit_bytes_per_s=10.0)
-    assert agent.recent == device.disk.recent
+    assert agent.watching.recent == device.disk.recent
     assert (agent.session.acked, agent.session.last) == (3, 9)
     assert (agent.releases, agent.limit_bytes_per_s) == ({DEFAULT: {NEW: 1}}, 10.0)
 
@@ -515,6 +640,19 @@ def test_a_kill_at_any_instant_changes_nothing_but_the_time(later: int | None) -
         assert device.serving[DEFAULT] == NEW, first
         assert device.outcomes() == [Status.SUCCEEDED], first
         assert sorted(device.received) == sorted(chunks_of(NEW)), first
+
+
+def test_a_kill_on_the_way_through_shadowing_and_a_split_changes_nothing_but_the_time() -> None:
+    for kill in range(1, 40):
+        device = Device(kills=frozenset({kill}))
+        device.tick(0.0)
+        device.order(an_order_for(1, {DEFAULT: NEW}, shadow=SHADOW, split=Split()))
+        for _ in range(8):
+            compared(device, 100, 100)
+            device.tick(PROBATION_S)
+        assert device.serving[DEFAULT] == NEW, kill
+        assert device.outcomes() == [Status.SUCCEEDED], kill
+        assert device.disk.receipts.keys() == {DEFAULT}, kill
 
 
 def test_a_kill_of_a_device_with_two_aliases_changes_nothing_but_the_time() -> None:
@@ -764,7 +902,7 @@ def test_the_last_order_is_where_every_story_ends(
         past_fetching = [
             state
             for state in device.agent.aliases.values()
-            if isinstance(state, install.Loading | install.Probation)
+            if isinstance(state, install.PAST_FETCHING)
         ]
         assert len(past_fetching) <= 1
     settle(device)

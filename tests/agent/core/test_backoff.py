@@ -19,3 +19,11 @@ def test_the_bound_doubles_until_it_is_the_largest() -> None:
 @given(st.integers(0, 10**6), st.floats(0, 1, exclude_max=True))
 def test_the_jitter_is_full(attempt: int, chance: float) -> None:
     assert delay_s(attempt, chance) == chance * delay_s(attempt, 1.0)
+
+
+@tried
+@given(st.integers(0, 30), st.floats(0, 1, exclude_max=True), st.floats(0, 3600))
+def test_a_spread_lengthens_the_first_tries_and_shortens_none(
+    attempt: int, chance: float, spread_s: float
+) -> None:
+    assert delay_s(attempt, chance, spread_s) == chance * max(spread_s, delay_s(attempt, 1.0))

@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 
 from tests.builders import a_deployment_id, a_digest
 from tests.laws import tried
-from wherry.messages import Deployment, Phase, Reason, Slots, Status, Wanted
+from wherry.messages import Deployment, Shadow, Slots, Split, Wanted
 from wherry.names import Digest
+from wherry.reasons import Phase, Reason, Status
+from wherry_agent.core import changes
 from wherry_agent.core.install import (
     KEPT_BUNDLES,
     MAX_RESTARTS,
+    Compared,
     Denied,
     Effect,
     Effects,
@@ -38,6 +41,9 @@ from wherry_agent.core.install import (
     Restarted,
     Retire,
     Serve,
+    Shadowing,
+    Share,
+    Shown,
     Sickened,
     State,
     Tick,
@@ -52,14 +58,27 @@ from wherry_agent.core.install import (
 
 OLD, NEW, OTHER = a_digest("old"), a_digest("new"), a_digest("other")
 PROBATION_S, DEADLINE_S = 5.0, 50.0
+SHADOW = Shadow(for_s=20.0, min_requests=100, deadline_s=40.0)
+SPLIT = Split(share=0.2)
+SHOWN = Shown(
+    runtime="onnxruntime", runtime_version="1.31.1", outputs=a_digest("outputs"), memory_bytes=1
+)
 
 
-def a_wish(bundle: Digest = NEW, *, deployment: str = "") -> Wanted:
+def a_wish(
+    bundle: Digest = NEW,
+    *,
+    deployment: str = "",
+    shadow: Shadow | None = None,
+    split: Split | None = None,
+) -> Wanted:
     return Wanted(
         deployment=a_deployment_id(deployment or f"to-{bundle[:8]}"),
         bundle=bundle,
         probation_s=PROBATION_S,
         deadline_s=DEADLINE_S,
+        shadow=shadow,
+        split=split,
     )
 
 
@@ -82,13 +101,16 @@ wishes = st.builds(
     bundle=digests,
     probation_s=st.just(PROBATION_S),
     deadline_s=st.just(DEADLINE_S),
+    shadow=st.none() | st.just(SHADOW),
+    split=st.none() | st.just(SPLIT),
 )
 events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Ordered, wishes, times, st.frozensets(digests, max_size=2)),
     st.builds(Denied, wishes, st.just(Reason.REVOKED), revoked=st.frozensets(digests, max_size=2)),
     st.builds(Fetched, ids),
     st.builds(Refused, ids, st.just(Reason.UNSUITABLE_PROFILE)),
-    st.builds(Loaded, ids, times),
+    st.builds(Loaded, ids, times, st.none() | st.just(SHOWN), st.booleans()),
+    st.builds(Compared, ids, st.sampled_from([0, 99, 100])),
     st.builds(Sickened, ids, st.just(Reason.SLOW)),
     st.builds(Tick, times),
     st.builds(Unservable, digests),
@@ -109,6 +131,12 @@ WAY_BACK: list[Event] = [
     an_order_for(OLD, revoked=(NEW,)),
     Restarted(20),
 ]
+TO_SHADOWING: list[Event] = [
+    Ordered(a_wish(deployment="1", shadow=SHADOW, split=SPLIT), 0.0),
+    Fetched(ID_1),
+    Loaded(ID_1, 10.0, SHOWN),
+]
+TO_SHARING: list[Event] = [*TO_SHADOWING, Compared(ID_1, 100), Tick(30.0)]
 LOSS_ON_THE_WAY: list[Event] = [an_order_for(OTHER, revoked=(OLD,)), Unservable(OLD), Withdrawn()]
 
 
@@ -135,6 +163,7 @@ def tell(story: list[Event], state: State | None = None) -> Iterator[Turn]:
         before, (state, effects) = state, step(state, event)
         for effect in effects:
             serving = effect.bundle if isinstance(effect, Serve) else serving
+            assert not isinstance(effect, Share) or serving == slots_of(state).active
         yield Turn(before, event, state, effects, serving)
 
 
@@ -156,6 +185,9 @@ def has_ended(turn: Turn) -> bool:
 @example(TO_PROBATION)
 @example(WAY_BACK)
 @example(LOSS_ON_THE_WAY)
+@example([*TO_SHARING, Tick(35.0)])
+@example([*TO_SHARING, Unservable(OLD)])
+@example([*TO_SHADOWING, Unservable(OLD), Loaded(ID_1, 20.0)])
 def test_what_serves_is_what_the_slots_say(story: list[Event]) -> None:
     for turn in tell(story):
         assert turn.serving == slots_of(turn.after).active
@@ -196,6 +228,7 @@ def test_a_settlement_serves_first_and_reaps_and_deletes_after(story: list[Event
 @tried
 @given(stories)
 @example([*TO_PROBATION, Withdrawn()])
+@example([*TO_SHARING, Tick(35.0)])
 def test_a_bundle_is_confirmed_by_its_whole_probation_only(story: list[Event]) -> None:
     for turn in tell(story):
         gained = set(turn.after.confirmed) - set(turn.before.confirmed)
@@ -241,6 +274,7 @@ def test_late_news_changes_nothing(story: list[Event]) -> None:
         Fetched(other),
         Refused(other, Reason.UNSUITABLE_PROFILE),
         Loaded(other, 1.0),
+        Compared(other, 100),
         Sickened(other, Reason.SLOW),
     ]
     for turn in tell(story):
@@ -253,6 +287,7 @@ def test_late_news_changes_nothing(story: list[Event]) -> None:
 @tried
 @given(stories)
 @example(WAY_BACK)
+@example(TO_SHARING)
 def test_a_state_survives_the_disk(story: list[Event]) -> None:
     for turn in tell(story):
         assert msgspec.json.decode(msgspec.json.encode(turn.after), type=State) == turn.after
@@ -275,6 +310,139 @@ def test_an_update_passes_through_its_phases() -> None:
 def test_a_bundle_is_not_confirmed_before_its_probation_ends() -> None:
     assert isinstance(end_of([*TO_PROBATION, Tick(14.99)]).after, Probation)
     assert end_of([*TO_PROBATION, Tick(15.0)]).after.confirmed == (NEW, OLD)
+
+
+# Shadowing and splits
+
+
+def test_a_candidate_is_compared_then_shares_and_then_serves_alone() -> None:
+    turns = list(tell([*TO_SHARING, Tick(34.9), Tick(35.0)], Idle((OLD, OTHER))))
+    wish = a_wish(deployment="1", shadow=SHADOW, split=SPLIT)
+    done = turns[-1].told()[0]
+    assert [turn.effects for turn in turns] == [
+        (Fetch(wish),),
+        (Load(wish, OLD),),
+        (changes.Shadow(NEW, SHADOW),),
+        (),
+        (Share(NEW, SPLIT),),
+        (),
+        (Serve(NEW), Retire(), Keep((NEW, OLD)), Report(done)),
+    ]
+    assert [phase_of(turn.after) for turn in turns[2:]] == [
+        *[Phase.SHADOWING] * 2,
+        *[Phase.PROBATION] * 2,
+        None,
+    ]
+    on_the_way = Slots(active=OLD, previous=OTHER, candidate=NEW)
+    assert {slots_of(turn.after) for turn in turns[:-1]} == {on_the_way}
+    assert (done.status, slots_of(turns[-1].after).active) == (Status.SUCCEEDED, NEW)
+
+
+def test_what_it_showed_goes_with_it_to_the_end_of_probation() -> None:
+    at_once: list[Event] = [*TO_PROBATION[:2], Loaded(ID_1, 10.0, SHOWN)]
+    for story in (TO_SHARING, at_once):
+        probation = end_of(story).after
+        assert isinstance(probation, Probation) and probation.shown == SHOWN
+
+
+@pytest.mark.parametrize(("compared", "at_s"), [(100, 29.9), (99, 30.0)])
+def test_shadowing_ends_after_its_time_and_when_enough_was_compared(
+    compared: int, at_s: float
+) -> None:
+    shadowing = end_of([*TO_SHADOWING, Compared(ID_1, compared), Tick(at_s)]).after
+    assert isinstance(shadowing, Shadowing)
+    tried = end_of([Compared(ID_1, 100), Tick(30.0)], shadowing).after
+    assert isinstance(tried, Probation) and tried.began_s == 30.0
+
+
+def test_shadowing_that_is_asked_too_little_times_out_and_says_how_much_was_compared() -> None:
+    story = [*TO_SHADOWING, Compared(ID_1, 7)]
+    assert end_of([*story, Tick(49.9)]).effects == ()
+    turn = end_of([*story, Tick(50.0)])
+    assert (turn.told()[0].status, turn.told()[0].reason) == (Status.TIMED_OUT, Reason.DEADLINE)
+    assert turn.told()[0].detail == "7 of 100 requests were compared within 40 s"
+    assert turn.effects[:3] == (Serve(OLD), Retire(), Keep((OLD,)))
+
+
+def test_the_deadline_of_the_way_is_none_of_shadowing_that_has_seen_enough() -> None:
+    long = msgspec.structs.replace(SHADOW, for_s=900.0)
+    order = Ordered(a_wish(deployment="1", shadow=long), 0.0)
+    story = [order, *TO_SHADOWING[1:], Compared(ID_1, 100), Tick(909.9)]
+    assert isinstance(end_of(story).after, Shadowing)
+
+
+def test_a_candidate_that_disagrees_fails_for_it_never_served() -> None:
+    turn = end_of([*TO_SHADOWING, Sickened(ID_1, Reason.DISAGREES, "0.5")])
+    assert (turn.told()[0].status, turn.told()[0].detail) == (Status.FAILED, "0.5")
+    assert turn.serving == OLD
+
+
+def test_a_candidate_that_shared_is_called_reverted() -> None:
+    turn = end_of([*TO_SHARING, Sickened(ID_1, Reason.SLOW)])
+    assert turn.told()[0].status is Status.REVERTED
+    assert turn.effects[:3] == (Serve(OLD), Retire(), Keep((OLD,)))
+
+
+@pytest.mark.parametrize(
+    "serves", [Idle(), Idle((OLD,), None, frozenset({OLD})), Idle((OTHER,), None, frozenset())]
+)
+def test_where_no_sound_incumbent_serves_there_is_nothing_to_compare_with(serves: Idle) -> None:
+    revoked = frozenset({OLD, OTHER})
+    order = Ordered(a_wish(deployment="1", shadow=SHADOW, split=SPLIT), 0.0, revoked)
+    *_, loading, tried = tell([order, *TO_SHADOWING[1:]], serves)
+    assert loading.effects == (Load(order.wanted),)
+    assert tried.effects == (Serve(NEW),)
+
+
+def test_a_comparison_for_which_there_is_no_room_fails_and_a_plain_swap_goes_on() -> None:
+    alone = Loaded(ID_1, 10.0, alone=True)
+    turn = end_of([*TO_SHADOWING[:2], alone])
+    assert (turn.told()[0].status, turn.told()[0].reason) == (Status.FAILED, Reason.OVER_BUDGET)
+    assert turn.effects[0] == Serve(OLD)
+    assert isinstance(end_of([*TO_PROBATION[:2], alone]).after, Probation)
+
+
+def test_a_kill_in_shadowing_begins_it_anew_and_one_after_it_does_not() -> None:
+    again = end_of([*TO_SHADOWING, Compared(ID_1, 100), Restarted(0.0), Loaded(ID_1, 1.0)])
+    assert isinstance(again.after, Shadowing) and again.after.compared == 0
+    assert isinstance(end_of([Restarted(0.0)], again.after).after, Loading)
+    later: list[Event] = [Restarted(0.0), Loaded(ID_1, 1.0, SHOWN)]
+    assert end_of([*TO_SHARING, *later]).effects == (Share(NEW, SPLIT),)
+
+
+def test_an_incumbent_that_is_lost_in_shadowing_gives_its_place_to_the_next() -> None:
+    turn = end_of([*TO_SHADOWING, Unservable(OLD)], Idle((OLD, OTHER)))
+    wish = a_wish(deployment="1", shadow=SHADOW, split=SPLIT)
+    assert turn.effects == (Serve(OTHER), Load(wish, OTHER))
+    none_left = end_of([*TO_SHADOWING, Unservable(OLD)])
+    assert none_left.effects == (Serve(None), Load(wish, None))
+    assert end_of([Loaded(ID_1, 20.0)], none_left.after).effects == (Serve(NEW),)
+
+
+def test_an_incumbent_that_is_lost_or_revoked_in_a_split_leaves_all_to_the_candidate() -> None:
+    renewed = Ordered(a_wish(deployment="1"), 31.0, frozenset({OLD}))
+    for event in (Unservable(OLD), renewed):
+        turn = end_of([*TO_SHARING, event], Idle((OLD, OTHER)))
+        assert turn.effects == (Serve(NEW),)
+        assert slots_of(turn.after) == Slots(active=NEW, previous=OTHER)
+        assert Serve(NEW) not in end_of([Tick(35.0)], turn.after).effects
+
+
+def test_the_loss_of_what_does_not_serve_disturbs_no_comparison() -> None:
+    for story in (TO_SHADOWING, TO_SHARING):
+        turn = end_of([*story, Unservable(OTHER)], Idle((OLD, OTHER)))
+        assert (turn.effects, turn.after.confirmed) == ((), (OLD,))
+        assert phase_of(turn.after) == phase_of(turn.before)
+
+
+def test_a_reverted_bundle_is_not_taken_again_without_a_new_deployment() -> None:
+    reverted = end_of([*TO_PROBATION, Sickened(ID_1, Reason.SLOW)]).after
+    changed = msgspec.structs.replace(a_wish(deployment="1"), probation_s=999.0)
+    for again in (Ordered(changed, 20.0), Restarted(30.0), Ordered(changed, 40.0)):
+        turn = end_of([again], reverted)
+        assert Fetch not in [type(effect) for effect in turn.effects]
+        reverted = turn.after
+    assert isinstance(end_of([an_order_for(NEW, deployment="2")], reverted).after, Fetching)
 
 
 def test_the_bundle_before_the_last_is_forgotten() -> None:
@@ -307,18 +475,21 @@ def test_a_second_restart_does_not_forget_that_the_bundle_served() -> None:
     assert turn.told()[0].status is Status.REVERTED
 
 
-def test_a_refused_bundle_is_rejected_while_it_is_fetched_and_only_then() -> None:
+def test_a_refused_bundle_is_rejected_before_it_serves_and_only_then() -> None:
     refused = Refused(ID_1, Reason.UNSUITABLE_PROFILE, "needs ARM")
-    turn = end_of([*TO_PROBATION[:1], refused])
-    assert turn.told()[0] == Deployment(
-        deployment=ID_1,
-        bundle=NEW,
-        status=Status.REJECTED,
-        reason=Reason.UNSUITABLE_PROFILE,
-        detail="needs ARM",
-    )
-    for later in (TO_PROBATION[:2], TO_PROBATION):
+    for story in (TO_PROBATION[:1], TO_PROBATION[:2]):
+        turn = end_of([*story, refused])
+        assert turn.told()[0] == Deployment(
+            deployment=ID_1,
+            bundle=NEW,
+            status=Status.REJECTED,
+            reason=Reason.UNSUITABLE_PROFILE,
+            detail="needs ARM",
+        )
+    for later in (TO_PROBATION, TO_SHADOWING):
         assert end_of([*later, refused]).effects == ()
+    again = end_of([*TO_PROBATION, Restarted(0.0), refused])
+    assert again.told()[0].status is Status.REVERTED
 
 
 @pytest.mark.parametrize("story", [TO_PROBATION[:1], TO_PROBATION[:2]])
@@ -502,6 +673,17 @@ def test_a_lost_fallback_does_not_disturb_the_bundle_on_probation() -> None:
     turn = end_of([*TO_PROBATION, Unservable(OLD)])
     assert turn.effects == ()
     assert slots_of(turn.after) == Slots(active=NEW, previous=None)
+
+
+def test_a_candidate_that_can_answer_no_more_is_given_up() -> None:
+    turn = end_of([*TO_PROBATION, Unservable(NEW)])
+    assert isinstance(turn.after, Idle) and turn.after.settled is not None
+    ended = turn.after.settled
+    assert (ended.status, ended.reason) == (Status.REVERTED, Reason.LOAD_FAILED)
+    assert Serve(OLD) in turn.effects
+    turn = end_of([*TO_SHADOWING, Unservable(NEW)])
+    assert isinstance(turn.after, Idle) and turn.after.settled is not None
+    assert turn.after.settled.status is Status.FAILED
 
 
 def test_the_slots_show_where_each_bundle_stands() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wherry.messages import Reason
+from wherry.reasons import Reason
 from wherry_agent.core.renewal import (
     DAY_S,
     FIRST_S,
@@ -85,7 +85,18 @@ def test_a_success_begins_the_waiting_anew() -> None:
 
 
 def test_only_what_is_proved_says_that_a_certificate_has_ended() -> None:
-    assert find_fault(PLAIN, START + LIFE_S) is None
-    assert find_fault(PLAIN, START + LIFE_S + 1) is Reason.CERTIFICATE_EXPIRED
+    late = START + 2 * LIFE_S
+    assert find_fault(PLAIN, floor=START + LIFE_S, now=late) is None
+    expired = find_fault(PLAIN, floor=START + LIFE_S + 1, now=late)
+    assert expired is Reason.CERTIFICATE_EXPIRED
     ahead = end(begin(PLAIN), Renewed(outcome=Outcome.RENEWED, clock_ahead=True), 0.0, 0.0)
-    assert find_fault(ahead, START) is Reason.CLOCK_AHEAD
+    assert find_fault(ahead, floor=START, now=START) is Reason.CLOCK_AHEAD
+
+
+def test_a_certificate_that_is_asked_for_in_vain_is_told_of_before_it_ends() -> None:
+    failing, late = end(begin(PLAIN), FAILED, 0.0, 1.0), START + 0.85 * LIFE_S
+    assert find_fault(failing, floor=START, now=late - 1) is None
+    assert find_fault(failing, floor=START, now=late) is Reason.CERTIFICATE_ENDS_SOON
+    assert find_fault(PLAIN, floor=START, now=late) is None
+    mended = end(begin(failing), Renewed(outcome=Outcome.RENEWED), 0.0, 1.0)
+    assert find_fault(mended, floor=START, now=late) is None

@@ -13,6 +13,7 @@ from wherry_agent.core.session import (
     LARGEST_UNACKED,
     RESEND_S,
     Acked,
+    Advised,
     Announce,
     Connect,
     Connected,
@@ -207,3 +208,11 @@ def test_each_failed_try_waits_longer_and_success_forgives() -> None:
     line.join()
     line.hear(Lost(line.now_s, 0.5))
     assert line.state.connect_at_s == line.now_s + delay_s(0, 0.5)
+
+
+def test_after_a_loss_a_device_comes_back_within_the_spread_that_its_controller_wants() -> None:
+    line = Line()
+    line.hear(Advised(600.0))
+    line.hear(Lost(line.now_s, 0.5))
+    assert line.tick(299.0) == ()
+    assert line.tick(1.0) == (Connect(),)

@@ -7,10 +7,17 @@ from msgspec.structs import replace
 
 from tests.builders import a_manifest, a_profile
 from wherry.manifest import Manifest
-from wherry.messages import Reason
 from wherry.names import ProfileName
 from wherry.profile import Arch, Facts, Runtime
-from wherry_agent.core.suitability import DISK_SPARE_BYTES, Machine, Unfit, find_lack, find_unfit
+from wherry.reasons import Reason
+from wherry_agent.core.suitability import (
+    DISK_SPARE_BYTES,
+    Machine,
+    Unfit,
+    find_known_bad,
+    find_lack,
+    find_unfit,
+)
 
 FITTING = a_manifest(
     profile=a_profile(
@@ -67,6 +74,30 @@ def test_a_bundle_for_this_device_is_fit() -> None:
     assert judge() is None
 
 
+def test_a_bad_runtime_is_no_matter_to_bundles_for_another_one() -> None:
+    assert judge(replace(PI, bad_runtimes={"litert": "it was ended by SIGILL"})) is None
+
+
+@pytest.mark.parametrize(
+    ("runtime", "version", "facts", "is_bad"),
+    [
+        (Runtime.ONNXRUNTIME, "1.21.0", FACTS, True),
+        (Runtime.ONNXRUNTIME, "1.21.1", FACTS, False),
+        (Runtime.ONNXRUNTIME, "1.22.0", FACTS, False),
+        (Runtime.LITERT, "1.21.0", FACTS, False),
+        (Runtime.ONNXRUNTIME, "1.21.0", replace(FACTS, arch="x86_64"), False),
+        (Runtime.ONNXRUNTIME, "1.21.0", replace(FACTS, cpu_features=("atomics",)), False),
+        (Runtime.ONNXRUNTIME, "1.21.0", replace(FACTS, cpu_features=()), False),
+    ],
+)
+def test_a_release_is_known_to_be_bad_on_the_processors_that_it_harms_only(
+    runtime: Runtime, version: str, facts: Facts, is_bad: bool
+) -> None:
+    told = find_known_bad(runtime, version, facts)
+    assert (told is not None) is is_bad
+    assert told is None or "1.20 and 1.22 do not" in told
+
+
 @pytest.mark.parametrize(
     ("machine", "reason", "names"),
     [
@@ -75,8 +106,13 @@ def test_a_bundle_for_this_device_is_fit() -> None:
         (replace(PI, runtimes={"litert": "2.3"}), Reason.MISSING_RUNTIME, "install onnxruntime"),
         (replace(PI, runtimes={"onnxruntime": "1.19.9"}), Reason.MISSING_RUNTIME, "from 1.20 to"),
         (replace(PI, runtimes={"onnxruntime": "1.32"}), Reason.MISSING_RUNTIME, "below 1.32"),
+        (
+            replace(PI, bad_runtimes={"onnxruntime": "it was ended by SIGILL"}),
+            Reason.BAD_RUNTIME,
+            "onnxruntime 1.31.1 does not run on this device: it was ended by SIGILL",
+        ),
     ],
-    ids=["other profile", "other arch", "no runtime", "runtime too old", "runtime too new"],
+    ids=["profile", "arch", "no runtime", "runtime too old", "runtime too new", "bad runtime"],
 )
 def test_what_does_not_fit_is_refused_for_its_own_reason(
     machine: Machine, reason: Reason, names: str

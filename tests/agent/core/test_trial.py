@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from tests.builders import a_digest, a_trial, trial_figures
 from tests.laws import tried
-from wherry.messages import Reason, Trial
+from wherry.messages import Trial
 from wherry.names import TrialId
+from wherry.reasons import Reason
 from wherry_agent.core.trial import (
     MAX_RESTARTS,
     Answer,

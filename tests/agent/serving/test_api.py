@@ -21,7 +21,6 @@ from tests.agent.benches import (
 )
 from tests.agent.bundles import OUTPUT_SCALE, a_bundle, a_litert_bundle, images, logits_of
 from wherry.bundle import Bundle
-from wherry.messages import Feedback
 from wherry_agent.client import Client, Input, NotServing, RequestRefused
 
 pytestmark = pytest.mark.system
@@ -158,7 +157,9 @@ def test_labels_are_counted_against_the_bundle_that_answered(bench: Bench, clien
     assert client.feedback(ALIAS, "r-right", classes).right == 4
     assert client.feedback(ALIAS, "r-wrong", wrong).right == 0
     (window,) = bench.recorder.take()
-    assert (window.bundle, window.feedback) == (BUNDLE.digest, Feedback(8, 4))
+    assert (window.bundle, window.feedback.labelled, window.feedback.right) == (BUNDLE.digest, 8, 4)
+    told = window.feedback.classes.values()
+    assert (sum(each.true for each in told), sum(each.right for each in told)) == (8, 4)
     bench.serve(BUNDLE)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable
+import gzip
+import tracemalloc
 from http import HTTPStatus
 
 import pytest
@@ -12,77 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.agent.benches import a_get, a_post
-from wherry_agent.serving.http import Connection, HttpLimits, Request, Respond, Response
-
-LIMITS = HttpLimits(body_bytes=1000, head_bytes=500, pipelined=4, request_s=30, idle_s=60)
-
-
-class Pipe(asyncio.Transport):
-    """The other end of a connection, in memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-        self.open, self.half_closed, self.reads = True, False, True
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        assert self.open
-        assert not self.half_closed
-        self.written += data
-
-    def write_eof(self) -> None:
-        self.half_closed = True
-
-    def close(self) -> None:
-        self.open = False
-
-    def abort(self) -> None:
-        self.open = False
-
-    def is_closing(self) -> bool:
-        return not self.open
-
-    def pause_reading(self) -> None:
-        self.reads = False
-
-    def resume_reading(self) -> None:
-        self.reads = True
-
-
-class Peer:
-    """A connection to a server that echoes bodies, or leaves requests open until it is told."""
-
-    def __init__(self, *, answers: bool = True) -> None:
-        self.pipe, self.asked, self.gone = Pipe(), list[tuple[Request, Respond]](), False
-        self.answers = answers
-        self.connection = Connection(self._handle, LIMITS, self._end)
-        self.connection.connection_made(self.pipe)
-
-    def send(self, data: bytes) -> None:
-        self.connection.data_received(data)
-
-    def answer(self, index: int) -> None:
-        request, respond = self.asked[index]
-        respond(Response(request.body))
-
-    @property
-    def statuses(self) -> list[int]:
-        return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", self.pipe.written)]
-
-    def _handle(self, request: Request, respond: Respond) -> None:
-        self.asked.append((request, respond))
-        if self.answers:
-            respond(Response(request.body))
-
-    def _end(self, connection: Connection) -> None:
-        self.gone = True
-
-
-def on_a_loop(story: Callable[[], None]) -> None:
-    async def run() -> None:
-        story()
-
-    asyncio.run(run())
+from tests.agent.serving.pipes import LIMITS, Peer, on_a_loop
+from wherry_agent.serving.http import SCRATCH_BYTES, HttpLimits
+from wherry_agent.serving.message import Response
+from wherry_agent.serving.room import Room
 
 
 def test_requests_are_read_however_their_bytes_arrive() -> None:
@@ -178,6 +111,17 @@ def test_what_breaks_the_protocol_gets_one_answer_and_no_further_reading(
     on_a_loop(story)
 
 
+def test_a_client_that_sends_no_more_is_not_waited_for_after_its_nonsense() -> None:
+    def story() -> None:
+        peer = Peer(answers=False)
+        peer.send(a_get("/") + b"nonsense\r\n\r\n")
+        assert peer.connection.eof_received()
+        peer.answer(0)
+        assert (peer.statuses, peer.pipe.open) == ([200, 400], False)
+
+    on_a_loop(story)
+
+
 def test_what_came_before_nonsense_is_answered_first() -> None:
     def story() -> None:
         peer = Peer(answers=False)
@@ -229,10 +173,25 @@ def test_the_answer_to_head_has_no_body() -> None:
     on_a_loop(story)
 
 
+def test_a_request_that_comes_too_slowly_is_told_so_and_then_left() -> None:
+    def story() -> None:
+        peer = Peer()
+        peer.send(b"POST / HTTP/1.1\r\ncontent-length: 20\r\n\r\nslow")
+        now_s = asyncio.get_running_loop().time()
+        peer.connection.close_if_late(now_s + LIMITS.request_s - 1)
+        assert peer.statuses == []
+        peer.connection.close_if_late(now_s + LIMITS.request_s + 1)
+        assert (peer.statuses, peer.pipe.half_closed) == ([408], True)
+        peer.connection.close_if_late(now_s + 2 * LIMITS.request_s + 2)
+        assert not peer.pipe.open
+
+    on_a_loop(story)
+
+
 @pytest.mark.parametrize(
     ("sent", "patience_s"),
-    [(b"", LIMITS.idle_s), (b"GET / HT", LIMITS.request_s), (a_get("/"), LIMITS.idle_s)],
-    ids=["silent", "slow", "idle"],
+    [(b"", LIMITS.idle_s), (a_get("/"), LIMITS.idle_s)],
+    ids=["silent", "idle"],
 )
 def test_a_client_that_lets_the_server_wait_is_left(sent: bytes, patience_s: float) -> None:
     def story() -> None:
@@ -270,6 +229,142 @@ def test_a_request_that_is_computed_for_long_is_waited_for() -> None:
         peer.send(a_get("/"))
         peer.connection.close_if_late(asyncio.get_running_loop().time() + 1000)
         assert peer.pipe.open
+
+    on_a_loop(story)
+
+
+LARGE = HttpLimits(body_bytes=200_000, head_bytes=500, pipelined=4, request_s=30, idle_s=60)
+
+
+@pytest.mark.parametrize("size", [SCRATCH_BYTES - 1, SCRATCH_BYTES, SCRATCH_BYTES + 1, 200_000])
+@pytest.mark.parametrize("step", [7_001, 1 << 20])
+def test_a_large_body_is_whole_and_what_follows_it_is_read(size: int, step: int) -> None:
+    def story() -> None:
+        peer, body = Peer(limits=LARGE), bytes(range(251)) * (size // 251 + 1)
+        body = body[:size]
+        sent = (a_post("/a", body) + a_get("/b")) * 2
+        for at in range(0, len(sent), step):
+            peer.send(sent[at : at + step])
+        got = [(request.path, bytes(request.body)) for request, _ in peer.asked]
+        assert got == [("/a", body), ("/b", b"")] * 2
+        assert peer.statuses == [200] * 4
+
+    on_a_loop(story)
+
+
+def test_a_client_that_wants_to_be_left_after_a_large_body_is() -> None:
+    def story() -> None:
+        peer = Peer(limits=LARGE)
+        peer.send(a_post("/", bytes(50_000)).replace(b"host:", b"connection: close\r\nhost:"))
+        assert (peer.statuses, peer.pipe.open) == ([200], False)
+
+    on_a_loop(story)
+
+
+def test_a_large_body_that_stays_away_is_told_so() -> None:
+    def story() -> None:
+        peer = Peer(limits=LARGE)
+        peer.send(a_post("/", bytes(50_000))[:-1])
+        peer.connection.close_if_late(asyncio.get_running_loop().time() + LARGE.request_s + 1)
+        assert peer.statuses == [408]
+        peer.send(b"x" * 100_000)
+        assert peer.statuses == [408]
+
+    on_a_loop(story)
+
+
+@pytest.mark.parametrize("size", [900, 50_000], ids=["in pieces", "whole"])
+def test_all_bodies_together_are_bounded(size: int) -> None:
+    def story() -> None:
+        room = Room(2 * size)
+        first, second, third = (Peer(answers=False, limits=LARGE, room=room) for _ in range(3))
+        first.send(a_post("/", bytes(size)))
+        second.send(a_post("/", bytes(size))[:-1])
+        third.send(a_post("/", bytes(size)))
+        assert (third.statuses, b"retry-after: 1\r\n" in third.pipe.written) == ([503], True)
+        second.connection.connection_lost(None)
+        first.answer(0)
+        for _ in range(2):  # What was given back is there, and no more.
+            peer = Peer(answers=False, limits=LARGE, room=room)
+            peer.send(a_post("/", bytes(size)))
+            assert peer.statuses == []
+        over = Peer(limits=LARGE, room=room)
+        over.send(a_post("/", b"x"))
+        assert over.statuses == [503]
+
+    on_a_loop(story)
+
+
+def test_a_body_in_the_smallest_chunks_takes_no_more_memory_than_its_bytes() -> None:
+    chunks = 10_000
+
+    def story() -> None:
+        peer = Peer(limits=HttpLimits(body_bytes=4 * chunks))
+        tracemalloc.start()
+        peer.send(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(chunks):
+            peer.send(b"2\r\nab\r\n")
+        held_bytes, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held_bytes < 8 * chunks
+        peer.send(b"0\r\n\r\n")
+        assert [request.body for request, _ in peer.asked] == [b"ab" * chunks]
+
+    on_a_loop(story)
+
+
+def test_a_body_that_grows_when_it_is_decoded_takes_room_too() -> None:
+    def story() -> None:
+        room, coded = Room(3000), gzip.compress(bytes(2500))
+        head = b"content-encoding: gzip\r\nhost:"
+        request = a_post("/", coded).replace(b"host:", head)
+        first, second = (Peer(answers=False, limits=LARGE, room=room) for _ in range(2))
+        first.send(request)
+        second.send(request)
+        assert (first.statuses, second.statuses) == ([], [503])
+        first.answer(0)
+        second.send(request)
+        assert [len(request.body) for request, _ in second.asked] == [2500]
+
+    on_a_loop(story)
+
+
+def test_a_connection_that_finishes_answers_what_it_owes() -> None:
+    def story() -> None:
+        idle, owing = Peer(), Peer(answers=False)
+        owing.send(a_get("/") + b"GET /half")
+        for peer in (idle, owing):
+            peer.connection.finish()
+        assert (idle.pipe.open, owing.pipe.open) == (False, True)
+        owing.send(b"way HTTP/1.1\r\n\r\n")
+        owing.answer(0)
+        assert (owing.statuses, len(owing.asked), owing.pipe.open) == ([200], 1, False)
+
+    on_a_loop(story)
+
+
+def test_tensors_follow_the_json_whose_length_is_told() -> None:
+    def story() -> None:
+        for tensor in (b"raw", bytes(100_000)):
+            peer = Peer(answers=False)
+            peer.send(a_get("/"))
+            peer.asked[0][1](Response(b"{}", tensors=(memoryview(tensor), b"more")))
+            head, _, body = peer.pipe.written.partition(b"\r\n\r\n")
+            assert b"inference-header-content-length: 2\r\n" in head
+            assert f"content-length: {len(tensor) + 6}".encode() in head
+            assert body == b"{}" + tensor + b"more"
+
+    on_a_loop(story)
+
+
+def test_the_headers_that_are_read_are_found_in_any_case() -> None:
+    def story() -> None:
+        peer = Peer()
+        peer.send(
+            b"GET / HTTP/1.1\r\nWherry-Key: k\r\nINFERENCE-Header-Content-Length: 5\r\nx: y\r\n\r\n"
+        )
+        ((request, _),) = peer.asked
+        assert request.headers == {"wherry-key": "k", "inference-header-content-length": "5"}
 
     on_a_loop(story)
 

@@ -15,10 +15,11 @@ from wherry.errors import Malformed
 from wherry.names import AliasName
 from wherry.signature import SIZE_BYTES, Datatype
 from wherry_agent.frames import Tensor
-from wherry_agent.serving import v2
+from wherry_agent.serving import numbers, v2
+from wherry_agent.serving.regions import UnknownRegion
 
 BUNDLE = a_bundle()
-MANIFEST = BUNDLE.manifest
+SIGNATURE = BUNDLE.manifest.signature
 GOOD: dict[str, object] = {
     "name": "image",
     "datatype": "FP32",
@@ -42,6 +43,14 @@ def a_body(**changes: object) -> bytes:
     return json.dumps({"inputs": [{**GOOD, **changes}]}).encode()
 
 
+def read_nothing(part: v2.Part) -> bytes:
+    raise UnknownRegion(part.region)
+
+
+def decode(body: bytes, json_bytes: str | None = None, key: str | None = None) -> v2.Asked:
+    return v2.decode_infer(body, SIGNATURE, json_bytes=json_bytes, read=read_nothing, key=key)
+
+
 @pytest.mark.parametrize("datatype", list(Datatype))
 @pytest.mark.parametrize("form", ["flat", "nested"])
 @given(data=st.data())
@@ -53,23 +62,23 @@ def test_values_of_every_type_come_out_as_they_went_in(
     flat = [value for values in rows for value in values]
     shape = (len(rows), 2)
     sent = json.dumps(flat if form == "flat" else rows).encode()
-    packed = v2.pack(v2.decode_numbers(sent, datatype, shape), datatype)
+    packed = numbers.pack(numbers.decode_numbers(sent, datatype, shape), datatype)
     assert len(packed) == len(flat) * SIZE_BYTES[datatype]
-    assert v2.numbers_of(Tensor("x", datatype, shape, packed)) == flat
+    assert numbers.numbers_of(Tensor("x", datatype, shape, packed)) == flat
 
 
 def test_a_request_without_an_id_gets_one() -> None:
-    first, second = (v2.decode_infer(a_body(), MANIFEST) for _ in range(2))
+    first, second = (decode(a_body()) for _ in range(2))
     assert first.request != second.request
     assert first.inputs == second.inputs
 
 
 def test_an_answer_holds_the_outputs_that_were_asked_for() -> None:
     body = json.dumps({"id": "r-1", "inputs": [GOOD], "outputs": []}).encode()
-    asked = v2.decode_infer(body, MANIFEST)
+    asked = decode(body)
     logits = Tensor("logits", Datatype.FP32, (1, 1), bytes(4))
-    answer = v2.encode_answer(AliasName("default"), BUNDLE.digest, asked, [(logits, [0.0])])
-    assert json.loads(answer) == {
+    answer = v2.encode_answer(AliasName("default"), BUNDLE.digest, asked, (logits,), {})
+    assert json.loads(answer.body) == {
         "model_name": "default",
         "model_version": BUNDLE.digest,
         "id": "r-1",
@@ -110,7 +119,7 @@ def test_a_request_that_does_not_fit_is_refused_with_the_next_step(
     body: bytes, sentence: str
 ) -> None:
     with pytest.raises(Malformed, match=sentence):
-        v2.decode_infer(body, MANIFEST)
+        decode(body)
 
 
 @pytest.mark.parametrize(
@@ -119,15 +128,15 @@ def test_a_request_that_does_not_fit_is_refused_with_the_next_step(
 )
 def test_a_number_that_its_type_cannot_hold_is_refused(datatype: Datatype, data: bytes) -> None:
     with pytest.raises((msgspec.DecodeError, OverflowError)):
-        v2.pack(v2.decode_numbers(data, datatype, (1,)), datatype)
+        numbers.pack(numbers.decode_numbers(data, datatype, (1,)), datatype)
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda s: st.lists(s), max_leaves=20))
 def test_any_data_are_taken_or_refused(data: object) -> None:
     with suppress(Malformed):
-        v2.decode_infer(a_body(data=data), MANIFEST)
+        decode(a_body(data=data))
 
 
 def test_the_class_is_where_the_last_axis_is_largest() -> None:
     tensor = Tensor("logits", Datatype.FP32, (2, 3), b"")
-    assert v2.classes_of(tensor, [1.0, 3.0, 2.0, 5.0, 5.0, -1.0]) == (1, 0)
+    assert numbers.classes_of(tensor, [1.0, 3.0, 2.0, 5.0, 5.0, -1.0]) == (1, 0)

@@ -30,11 +30,13 @@ from tests.controller.scripted import (
     refuses,
 )
 from tests.controller.served import Served
+from wherry import codec
 from wherry.blobs import digest_of
 from wherry.bundle import open_signed_manifest
 from wherry.enrolment import parse_token
-from wherry.messages import Reason, Status
+from wherry.messages import Receipt
 from wherry.names import parse_device_id, parse_digest
+from wherry.reasons import Phase, Reason, Status
 from wherry.signing import keyring
 from wherry.trust.making import DAY_S
 from wherry_controller.core.build import BuildMessage, BuildRequest, BuildStep, Progress
@@ -460,6 +462,83 @@ def test_a_rollout_goes_from_stage_to_stage(ready: httpx.Client, served: Served)
     assert ready.get("/rollouts/r1").json()["status"] == "succeeded"
     (deployment,) = ready.get("/devices/pi-2").json()["deployments"]
     assert (deployment["status"], deployment["reason"]) == ("succeeded", "confirmed")
+
+
+def test_both_sides_of_a_rollout_are_shown_by_profile_and_by_device(
+    ready: httpx.Client, served: Served
+) -> None:
+    create(ready)
+    assert ready.get("/rollouts/r1/sides").json()["devices"] == []
+    ready.post("/rollouts/r1/start")
+    (bundle,) = ready.get("/bundles").json()["items"]
+    said = a_telemetry(bundle=parse_digest(bundle["bundle"]))
+    with served.store.transaction() as tx:
+        telemetry.add_windows(tx, [window_of(parse_device_id("pi-1"), said, served.now)])
+    shown = ready.get("/rollouts/r1/sides").json()
+    (device,) = shown["devices"]
+    assert (device["device"], device["before"]) == ("pi-1", None)
+    assert device["sides"]["candidate"]["requests"] == said.requests
+    assert shown["profiles"] == {PROFILE: device["sides"]}
+    page = ready.get("/rollouts/r1/sides.html")
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert page.text == ready.get("/rollouts/r1/sides", headers={"Accept": "text/html"}).text
+    assert refusal(ready.get("/rollouts/none/sides")) == (404, "unknown_rollout")
+
+
+def test_what_a_device_attested_is_shown_as_it_was_signed(
+    ready: httpx.Client, served: Served
+) -> None:
+    create(ready)
+    ready.post("/rollouts/r1/start")
+    assert ready.get("/devices/pi-1").json()["receipts"] == []
+    served.device_attests("r1:pi-1", p50_ms=1.25)
+    (receipt,) = ready.get("/devices/pi-1").json()["receipts"]
+    assert (receipt["deployment"], receipt["p50_ms"]) == ("r1:pi-1", 1.25)
+    assert codec.decode(Receipt, receipt["signed"].encode()).p50_ms == 1.25
+    (device,) = ready.get("/rollouts/r1").json()["stages"][0]["devices"]
+    assert device["receipt"] == receipt
+
+
+def compare(api: httpx.Client, served: Served, **wishes: object) -> httpx.Response:
+    """Create a rollout with wishes of its own, once its device runs a release that compares."""
+    said = replace(a_reported(slots={}), versions={"wherry-agent": "0.5.0"})
+    served.device_says("pi-1", said)
+    stages = [{"name": "canary", "group": "canary"}]
+    wish = {"name": "r1", "model": "digits", "version": "v1", "stages": stages, **wishes}
+    return api.post("/rollouts", json=wish)
+
+
+def test_a_rollout_says_how_it_shadows_and_splits(ready: httpx.Client, served: Served) -> None:
+    shadow = {"share": 0.1, "for_s": 300, "min_agreement": 0.9}
+    made = compare(ready, served, shadow=shadow, split={"share": 0.2}, policy="resource").json()
+    assert {name: made["shadow"][name] for name in shadow} == shadow
+    assert (made["split"], made["policy"]) == ({"share": 0.2}, "resource")
+    (device,) = ready.post("/rollouts/r1/start").json()["stages"][0]["devices"]
+    assert (device["status"], device["phase"]) == ("queued", None)
+    served.device_is_at("r1:pi-1", Phase.SHADOWING)
+    (device,) = ready.get("/rollouts/r1").json()["stages"][0]["devices"]
+    assert device["phase"] == "shadowing"
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"shadow": {"share": 0}},
+        {"shadow": {"share": 1.1}},
+        {"shadow": {"share": 0.1, "for": 60}},
+        {"shadow": {"min_requests": -1}},
+        {"shadow": {"min_agreement": 2}},
+        {"shadow": {"deadline_s": 0}},
+        {"split": {"share": 1}},
+        {"split": {"share": 0}},
+        {"split": {"part": 0.5}},
+        {"policy": "both"},
+    ],
+)
+def test_a_way_to_compare_that_is_none_is_refused(
+    ready: httpx.Client, served: Served, wishes: dict[str, object]
+) -> None:
+    assert refusal(compare(ready, served, **wishes))[0] == 422
 
 
 def test_a_rollout_that_a_device_refuses_halts(ready: httpx.Client, served: Served) -> None:

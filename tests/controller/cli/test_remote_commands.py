@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from tests.builders import a_key, a_profile, a_reported, an_event
+from tests.builders import a_key, a_profile, a_reported, a_telemetry, an_event
 from tests.controller.cli.conftest import Ran, Wherry
 from tests.controller.scripted import (
     Script,
@@ -24,8 +24,9 @@ from tests.controller.scripted import (
 from tests.controller.served import TOKEN, Served
 from tests.controller.stores import DIGITS
 from wherry import codec
-from wherry.messages import Reason, Status, TrustReport
-from wherry.names import parse_device_id, parse_version_name
+from wherry.messages import TrustReport
+from wherry.names import parse_device_id, parse_digest, parse_version_name
+from wherry.reasons import Phase, Reason, Status
 from wherry.signing import public_pem
 from wherry_controller.cli.building import follow
 from wherry_controller.cli.outcome import Ended, Exit
@@ -33,7 +34,8 @@ from wherry_controller.cli.remote import connect
 from wherry_controller.core.build import BuildMessage, BuildRequest
 from wherry_controller.core.fault import BuildReason
 from wherry_controller.services.fleet import device_of
-from wherry_controller.store import devices, models
+from wherry_controller.services.telemetry import window_of
+from wherry_controller.store import devices, models, telemetry
 from wherry_controller.store.records import Build, Flag
 
 V1 = parse_version_name("v1")
@@ -435,6 +437,70 @@ def test_releases_are_shown_with_rollouts_and_bundles(ready: Wherry, tmp_path: P
     words = ("rollout", "create", "r2", "digits:v1", "-s", "field", "--needs")
     ends(ready(*words, "detector"), Exit.USAGE, "write it ALIAS=RELEASE")
     ends(ready(*words, "detector=2"), Exit.REFUSED, "no release 2 of 'detector'")
+
+
+COMPARING = ("--shadow", "10%", "--shadow-for", "5m", "--min-agreement", "0.9", "--split", "20%")
+
+
+def test_a_rollout_that_shadows_and_splits_says_so(
+    ready: Wherry, served: Served, tmp_path: Path
+) -> None:
+    words = (*COMPARING, "--shadow-requests", "50", "--shadow-within", "1h", "--policy", "resource")
+    ends(create(ready, tmp_path, "r1", *words), Exit.REFUSED, "pi-1 (unknown)", "wherry-agent 0.5")
+    for device in ("pi-1", "pi-2"):
+        served.device_says(
+            device, replace(a_reported(slots={}), versions={"wherry-agent": "0.5.0"})
+        )
+    assert create(ready, tmp_path, "r1", *words, "--start").status == 0
+    shown = ready("rollout", "status", "r1").out
+    assert "policy   resource" in shown
+    assert "10% for 300 s and 50 requests, within 3600 s, agreeing on 90% at least" in shown
+    assert "split    20%" in shown
+
+
+def test_both_sides_of_a_rollout_are_shown_and_written(
+    ready: Wherry, served: Served, tmp_path: Path
+) -> None:
+    create(ready, tmp_path, "r1", "--start")
+    (bundle,) = ready("bundle", "list", "--json").items
+    said = a_telemetry(bundle=parse_digest(str(bundle["bundle"])))
+    with served.store.transaction() as tx:
+        telemetry.add_windows(tx, [window_of(parse_device_id("pi-1"), said, served.now)])
+    shown = ready("rollout", "sides", "r1").out
+    assert "pi-1" in shown and "3 /" in shown and "agreement" not in shown
+    assert ready("rollout", "sides", "r1", "--json").json["rollout"] == "r1"
+    page = tmp_path / "sides.html"
+    assert "is written" in ready("rollout", "sides", "r1", "--html", page).out
+    assert "r1: both sides" in page.read_text()
+
+
+def test_what_a_device_attested_is_shown(ready: Wherry, served: Served, tmp_path: Path) -> None:
+    create(ready, tmp_path, "r1", "--start")
+    assert "attested" not in ready("device", "show", "pi-1").out
+    assert "attested" not in ready("rollout", "status", "r1").out
+    served.device_attests("r1:pi-1", p50_ms=1.25)
+    assert "1.250 / 2.500" in ready("device", "show", "pi-1").out
+    shown = ready("rollout", "status", "r1").out
+    assert "attested" in shown and "1.250" in shown
+
+
+def test_devices_are_listed_with_the_release_of_their_agent(ready: Wherry, served: Served) -> None:
+    served.device_says("pi-1", replace(a_reported(), versions={"wherry-agent": "0.5.7"}))
+    assert "0.5.7" in ready("device", "list").out
+
+
+def test_how_to_shadow_needs_how_much(ready: Wherry, tmp_path: Path) -> None:
+    ends(create(ready, tmp_path, "r1", "--shadow-for", "5m"), Exit.USAGE, "add --shadow")
+    ends(create(ready, tmp_path, "r1", "--shadow", "11"), Exit.USAGE, "write it like 10%")
+    ends(create(ready, tmp_path, "r1", "--shadow", "0%"), Exit.USAGE, "share")
+
+
+def test_the_phase_of_a_device_under_way_is_shown(
+    ready: Wherry, served: Served, tmp_path: Path
+) -> None:
+    create(ready, tmp_path, "r1", "--start")
+    served.device_is_at("r1:pi-1", Phase.SHADOWING)
+    assert "shadowing" in ready("rollout", "status", "r1").out
 
 
 def test_a_gate_that_no_number_could_fail_is_not_understood(ready: Wherry, tmp_path: Path) -> None:

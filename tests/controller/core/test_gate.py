@@ -11,7 +11,8 @@ from tests.builders import a_device_id, a_histogram
 from tests.laws import tried
 from wherry.histogram import Histogram
 from wherry.latency import LatencyRule
-from wherry.messages import Feedback, Reason, Status
+from wherry.measures import Feedback, ShadowCounts
+from wherry.reasons import Reason, Status
 from wherry_controller.core.gate import (
     Decision,
     Evidence,
@@ -318,3 +319,47 @@ def test_no_stage_is_promoted_with_a_failure_or_without_a_success(
         assert statuses <= {Status.SUCCEEDED, Status.SUPERSEDED}
     if now_s >= LATE_S:
         assert verdict.decision is not Decision.WAIT
+
+
+def a_shadow(agreed: int, rows: int = 100) -> ShadowCounts:
+    return ShadowCounts(requests=rows, rows=rows, agreed=agreed)
+
+
+def shadowed(name: str, agreed: int, rows: int = 100) -> Evidence:
+    side = msgspec.structs.replace(a_side(), shadow=a_shadow(agreed, rows))
+    return a_success(name, candidate=side)
+
+
+AGREEING = gate_with(min_agreement=0.9)
+
+
+def test_candidates_that_answer_otherwise_than_their_incumbents_halt() -> None:
+    verdict = verdict_on(shadowed("a", 95), shadowed("b", 80), gate=AGREEING)
+    assert summary(verdict) == (Decision.HALT, GateReason.DISAGREES)
+    assert verdict.sentence == (
+        "shadowing, it agreed with the devices' incumbents on 0.875 of the rows (0.900 is needed)"
+    )
+    assert [one.agreement for one in verdict.findings] == [0.95, 0.8]
+    assert summary(verdict_on(shadowed("a", 80), shadowed("b", 80))) == PROMOTED
+
+
+def test_each_device_counts_once_however_much_it_compared() -> None:
+    verdict = verdict_on(shadowed("a", 10_000, 10_000), shadowed("b", 82), gate=AGREEING)
+    assert summary(verdict) == PROMOTED
+    assert [one.compared for one in verdict.findings] == [10_000, 100]
+
+
+def test_agreement_is_waited_for_from_every_device_that_had_something_to_compare() -> None:
+    verdict = verdict_on(shadowed("a", 95), a_success("b"), gate=AGREEING)
+    assert summary(verdict) == (Decision.WAIT, GateReason.TOO_FEW_COMPARED)
+    assert "b compared" in verdict.sentence
+    first = msgspec.structs.replace(a_success("b"), incumbent=None)
+    assert summary(verdict_on(shadowed("a", 95), first, gate=AGREEING)) == PROMOTED
+    same = msgspec.structs.replace(a_success("b"), reason=Reason.SERVES_ALREADY)
+    assert summary(verdict_on(shadowed("a", 95), same, gate=AGREEING)) == PROMOTED
+
+
+def test_agreement_of_a_device_that_is_not_done_halts_nothing() -> None:
+    early = msgspec.structs.replace(shadowed("b", 0, 1), status=Status.IN_PROGRESS)
+    verdict = verdict_on(shadowed("a", 95), early, gate=AGREEING)
+    assert verdict.reason is GateReason.IN_PROGRESS

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.builders import a_device_id
 from tests.laws import tried
 from wherry.messages import Pace
-from wherry_controller.core.pacing import count_sites, divisor, pace_of
+from wherry_controller.core.pacing import LONGEST_SPREAD_S, count_sites, divisor, pace_of, spread_of
 
 SITE = Pace(bytes_per_s=1000.0, bytes_per_day=1_000_000)
 
@@ -35,3 +35,15 @@ def test_the_tighter_of_a_device_s_own_limit_and_its_share_holds() -> None:
 def test_devices_are_counted_by_their_tag() -> None:
     tags = {a_device_id("a"): {"site": "s"}, a_device_id("b"): {"site": "s"}, a_device_id("c"): {}}
     assert count_sites(tags) == {"s": 2}
+
+
+@tried
+@given(st.integers(101, 8_000_000))
+def test_a_fleet_comes_back_no_faster_than_the_broker_takes_it(devices: int) -> None:
+    spread_s = spread_of(devices, 100.0)
+    assert devices / 100.0 <= spread_s < 2 * (devices / 100.0 + 1) or spread_s == LONGEST_SPREAD_S
+
+
+def test_the_spread_grows_with_the_fleet_and_in_leaps() -> None:
+    spreads = [spread_of(devices, 100.0) for devices in (0, 1, 100, 101, 300, 301, 10_000, 10**9)]
+    assert spreads == [0.0, 0.0, 0.0, 2.0, 4.0, 4.0, 128.0, LONGEST_SPREAD_S]

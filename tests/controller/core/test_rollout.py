@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tests.builders import a_device_id, a_digest, an_alias
 from tests.laws import tried
-from wherry.messages import Reason, Status
+from wherry.messages import Shadow, Split, SwapPolicy
 from wherry.names import DeploymentId, DeviceId, Digest, parse_deployment_id, parse_rollout_name
+from wherry.reasons import Reason, Status
 from wherry_controller.core.gate import Decision, Gate, GateReason, Verdict
 from wherry_controller.core.rollout import (
     Canceled,
@@ -37,6 +38,7 @@ from wherry_controller.core.rollout import (
     Tick,
     Withdraw,
     devices_of,
+    gate_of,
     stage_devices,
     step,
 )
@@ -562,3 +564,30 @@ def test_a_wish_that_does_not_fit_the_status_is_refused_with_a_sentence(
         return
     with pytest.raises(NotNow, match=f"is {status.value} cannot be {wish}: look at it with"):
         step(state, event)
+
+
+COMPARING = msgspec.structs.replace(
+    a_plan(),
+    policy=SwapPolicy.RESOURCE,
+    shadow=Shadow(share=0.5, deadline_s=50.0),
+    split=Split(share=0.2),
+)
+
+
+def orders_in(effects: Effects) -> list[Order]:
+    return [effect for effect in effects if isinstance(effect, Order)]
+
+
+def test_the_way_there_shadows_and_splits_and_the_way_back_is_taken_at_once() -> None:
+    state, there = step(Rollout(plan=COMPARING), Started(0.0, BEFORE))
+    assert [(one.shadow, one.split) for one in orders_in(there)] == [
+        (COMPARING.shadow, COMPARING.split)
+    ] * 2
+    _, back = step(state, Judged(0, HALT, 1.0, BEFORE))
+    assert [(one.shadow, one.split) for one in orders_in(back)] == [(None, None)] * 2
+    assert {one.policy for one in orders_in(there + back)} == {SwapPolicy.RESOURCE}
+
+
+def test_a_stage_has_its_time_after_the_shadowing() -> None:
+    assert gate_of(COMPARING, 1).deadline_s == Gate().deadline_s + 50.0
+    assert gate_of(a_plan(), 1) == Gate()

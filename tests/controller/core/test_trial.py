@@ -6,8 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from tests.builders import a_device_id, a_digest, a_profile, a_trial_result, trial_figures
-from wherry.messages import Reason, TrialFigures
+from wherry.measures import TrialFigures
 from wherry.names import parse_trial_id
+from wherry.reasons import Reason
 from wherry_controller.core.trial import MEMORY_BYTES, WORKER_BYTES, Found, figures_of, trial_of
 
 PROFILE = a_profile().name

@@ -322,10 +322,10 @@ def test_a_running_agent_renews_its_certificate_in_time(tmp_path: Path, home: Pa
             finally:
                 agent.terminate()
                 agent.communicate(timeout=PATIENCE_S)
-        assert "outcome=renewed" in said
+        assert '"outcome": "renewed"' in said
         assert read_identity(home).serial != first.serial
         assert here.serials_of() == {first.serial: True, read_identity(home).serial: True}
 
 
 def _read_until(lines: IO[str], event: str) -> str:
-    return next(line for line in lines if f" {event} " in line)
+    return next(line for line in lines if f'"event": "{event}"' in line)

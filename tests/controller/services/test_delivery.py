@@ -11,13 +11,14 @@ from msgspec.structs import replace
 
 from tests.builders import a_digest, a_reported
 from tests.controller.stores import a_store, add_devices
+from wherry import codec
 from wherry.blobs import digest_of
-from wherry.messages import Delta, Pace, Slots
+from wherry.messages import Delta, Desired, Pace, Slots
 from wherry.names import AliasName, DeviceId, Digest, parse_device_id
 from wherry_controller.services.delivery import LARGEST_DELTAS, Advisor
-from wherry_controller.services.publisher import Beside
+from wherry_controller.services.publisher import Beside, SignedOrder
 from wherry_controller.services.shelving import Place, Shelved
-from wherry_controller.settings import Delivery, Site
+from wherry_controller.settings import Delivery, Fleet, Site
 from wherry_controller.store import devices
 from wherry_controller.store.database import Store
 
@@ -117,3 +118,24 @@ def test_only_deltas_that_are_made_take_room_on_the_broker() -> None:
     made = Delta(blob=NEW, base=OLD, index=OLD)
     assert set(advisor.shelved([made, Delta(blob=NEW, base=OLDER)])) == {OLD}
     assert Advisor(Delivery()).shelved([made]) == {}
+
+
+def test_reconnects_are_spread_by_the_number_of_devices(store: Store) -> None:
+    assert advice(store, Advisor(Delivery()), ONE).spread_s == 0.0
+    assert (
+        advice(store, Advisor(Delivery(), fleet=Fleet(reconnects_per_s=1.0)), ONE).spread_s == 4.0
+    )
+
+
+def test_what_lies_beside_an_order_travels_with_it() -> None:
+    beside = Beside(
+        packet="packet", sources=("https://mirror",), pace=Pace(bytes_per_s=1.0), spread_s=4.0
+    )
+    order = SignedOrder(b'{"signed":{},"signatures":[]}', frozenset(), beside)
+    told = codec.decode(Desired, order.message)
+    assert (told.packet, told.sources, told.pace, told.spread_s) == (
+        "packet",
+        ("https://mirror",),
+        Pace(bytes_per_s=1.0),
+        4.0,
+    )

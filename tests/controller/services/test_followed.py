@@ -12,8 +12,8 @@ from tests.controller.services.test_orders import PI_1, PI_2, Bench
 from tests.trusted import a_root
 from wherry.names import DeviceId
 from wherry.topics import TimestampTopic, text
-from wherry.trust import device, packet
-from wherry.trust.device import Followed, Lacking, Offer, Outcome, Repeated, Trust
+from wherry.trust import device, keeping, packet
+from wherry.trust.keeping import Followed, Lacking, Offer, Outcome, Repeated, Trust
 from wherry.trust.making import DAY_S
 from wherry.trust.target import Target
 
@@ -97,4 +97,4 @@ def test_a_device_that_was_away_follows_to_the_newest_root(bench: Bench) -> None
     bench.bring(a_root(2).data)
     bench.bring(a_root(3).data)
     assert isinstance(follower.follow(), Followed)
-    assert device.report_of(follower.trust, bench.now).root == 3
+    assert keeping.report_of(follower.trust, bench.now).root == 3

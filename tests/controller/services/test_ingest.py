@@ -25,17 +25,9 @@ from tests.builders import (
 )
 from tests.controller.stores import a_store, add_built_version, add_devices
 from wherry import codec
-from wherry.messages import (
-    Ack,
-    Deployment,
-    EventKind,
-    Phase,
-    Reason,
-    Slots,
-    Status,
-    TrustReport,
-)
+from wherry.messages import Ack, Deployment, EventKind, Slots, TrustReport
 from wherry.names import DeviceId, Digest, parse_version_name
+from wherry.reasons import Phase, Reason, Status
 from wherry.topics import EventsTopic, ReportedTopic, WantsTopic, text
 from wherry_controller.core.audit import Entry, Kind
 from wherry_controller.services import fleet
@@ -145,6 +137,15 @@ def test_an_outcome_is_not_taken_back_by_late_progress(tmp_path: Path) -> None:
     ingest.take([event(2, ended(Status.REVERTED, Reason.SLOW), EventKind.OUTCOME)], now=5.0)
     ingest.take([event(1, under_way(Phase.PROBATION))], now=6.0)
     assert (journey_of(store).status, journey_of(store).ended_at) == (Status.REVERTED, 5.0)
+
+
+def test_shadowing_is_between_loading_and_probation(tmp_path: Path) -> None:
+    store = a_fleet_of_one(tmp_path)
+    ingest = Ingest(store)
+    ingest.take([event(1, under_way(Phase.LOADING)), event(2, under_way(Phase.SHADOWING))], 5.0)
+    assert journey_of(store).phase is Phase.SHADOWING
+    ingest.take([event(3, under_way(Phase.PROBATION)), event(4, under_way(Phase.SHADOWING))], 6.0)
+    assert journey_of(store).phase is Phase.PROBATION
 
 
 def test_a_device_made_anew_is_heard_from_its_first_report_on(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ from tests.trusted import DIRECTOR_KEY, a_root, the_holders
 from wherry import codec, messages
 from wherry.blobs import digest_of
 from wherry.bundle import Bundle
-from wherry.messages import Order, Phase, TrustReport
+from wherry.messages import Order, TrustReport
 from wherry.names import DeviceId, parse_version_name
+from wherry.reasons import Phase
 from wherry.signing import Envelope, NotSignedByTrusted, key_id
 from wherry.topics import DesiredTopic, MetadataTopic, TimestampTopic, parse_topic, text
 from wherry.trust import packet

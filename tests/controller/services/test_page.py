@@ -17,8 +17,9 @@ from wherry.names import parse_model_name, parse_version_name
 from wherry_controller.core.choice import ProfileReport, Sensitivity
 from wherry_controller.core.fault import BuildReason
 from wherry_controller.core.report import ProfilePart, VersionReport
+from wherry_controller.services.axes import ticks_of
 from wherry_controller.services.page import page_of
-from wherry_controller.services.plot import plot_of, ticks_of
+from wherry_controller.services.plot import plot_of
 
 SVG_CIRCLES = ("circle", "rect")
 

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from tests.builders import (
+    a_digest,
     a_histogram,
     a_reported,
     a_store_id,
@@ -22,7 +23,8 @@ from tests.controller.stores import DIGITS, a_store, add_built_version, add_devi
 from tests.controller.trusts import a_fleet, a_trust, order_in
 from tests.trusted import BUNDLE_KEY
 from wherry.bundle import Bundle
-from wherry.messages import Deployment, Feedback, Order, Reason, Slots, Status
+from wherry.measures import Feedback
+from wherry.messages import Deployment, Order, Slots
 from wherry.names import (
     DeviceId,
     Digest,
@@ -34,6 +36,7 @@ from wherry.names import (
     parse_rollout_name,
     parse_version_name,
 )
+from wherry.reasons import Reason, Status
 from wherry.topics import BundleTopic, DesiredTopic, text
 from wherry_controller.core.gate import Gate, GateReason
 from wherry_controller.core.rollout import NotNow, Rollout, RolloutStatus, Started, StoppedBy, step
@@ -370,6 +373,18 @@ def test_what_a_device_said_before_a_kill_is_heard_after_it(bench: Bench) -> Non
     Ingest(bench.store).take([Message(PI_1, said, live=True)], bench.now)
     bench.restart()
     assert bench.state().journeys[PI_1].status is Status.SUCCEEDED
+
+
+def test_a_device_that_serves_what_nobody_here_knows_holds_nothing_up(bench: Bench) -> None:
+    strange = a_reported(slots={an_alias(): Slots(active=a_digest("strange"))}, deployments={})
+    bench.say(Message(PI_1, strange, live=True))
+    bundle = bench.build("v1")
+    bench.start()
+    assert bench.bundle_for(PI_1) == bundle.digest
+    assert bench.state().journeys[PI_1].before is None
+    bench.rollouts.revert(ROLLOUT, bench.now)
+    bench.answer()
+    assert bench.bundle_for(PI_1) is None
 
 
 def test_a_second_rollout_on_a_device_of_an_open_one_is_refused(bench: Bench) -> None:

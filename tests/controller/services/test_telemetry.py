@@ -7,11 +7,12 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.builders import a_device_id, a_histogram, a_telemetry
 from tests.controller.stores import a_store, add_devices
 from wherry.histogram import merge
-from wherry.messages import Feedback
+from wherry.measures import Feedback, ShadowCounts
 from wherry_controller.services.telemetry import Sides, window_of
 from wherry_controller.store import telemetry
 
@@ -49,3 +50,15 @@ def test_a_span_leaves_out_what_came_before_it(tmp_path: Path) -> None:
         telemetry.add_windows(tx, [early, late])
         side = Sides().candidate(tx, DEVICE, BUNDLE, since=15.0, until=30.0)
     assert side.feedback.labelled == 2
+
+
+def test_what_a_candidate_showed_shadowing_is_added_up(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    with store.transaction() as tx:
+        add_devices(tx, DEVICE)
+        counts = ShadowCounts(requests=10, rows=20, agreed=19)
+        for seq in (1, 2):
+            window = replace(window_of(DEVICE, a_telemetry(seq), 1.0), shadow=counts)
+            telemetry.add_windows(tx, [window])
+        side = Sides().candidate(tx, DEVICE, BUNDLE, since=0.0, until=9.0)
+    assert (side.shadow.rows, side.shadow.agreed) == (40, 38)

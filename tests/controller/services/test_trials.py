@@ -38,9 +38,10 @@ from tests.controller.trusts import a_fleet, a_trust, order_in, target_of
 from tests.trusted import BUNDLE_KEY
 from wherry import signing
 from wherry.bundle import open_signed_manifest
-from wherry.messages import Order, Reason, Status, Trial, TrialResult
+from wherry.messages import Order, Trial, TrialResult
 from wherry.names import DeviceId, Digest, parse_device_id, parse_group_name, parse_version_name
 from wherry.profile import Facts
+from wherry.reasons import Reason, Status
 from wherry.topics import BundleTopic, DesiredTopic, text
 from wherry_controller.core.build import BuildMessage, BuildRequest, Limits
 from wherry_controller.core.choice import DeviceFigures

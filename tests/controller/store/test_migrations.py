@@ -13,19 +13,28 @@ from sqlalchemy import create_engine
 
 from tests.builders import A_TIME, an_alias
 from tests.controller.trusts import a_trust
-from wherry.names import parse_model_name, parse_version_name
+from wherry.names import parse_device_id, parse_model_name, parse_version_name
+from wherry_controller.core import device as core
 from wherry_controller.core.audit import verify
 from wherry_controller.core.card import SourceKind
 from wherry_controller.services.adoption import adopt
 from wherry_controller.services.models import card_of, version_of
-from wherry_controller.store import audit, deltas, devices, identities, models
+from wherry_controller.store import (
+    audit,
+    deltas,
+    devices,
+    identities,
+    models,
+    receipts,
+    telemetry,
+)
 from wherry_controller.store import trust as kept
 from wherry_controller.store.database import Transaction, open_store
 from wherry_controller.store.records import VersionStatus
 from wherry_controller.store.tables import Row
 
 VECTORS = Path(__file__).parents[2] / "vectors"
-OLD = tuple(f"controller-database-{number}.sql" for number in (1, 3, 4))
+OLD = tuple(f"controller-database-{number}.sql" for number in (1, 3, 4, 5))
 DIGITS = parse_model_name("digits")
 V1 = parse_version_name("v1")
 
@@ -116,5 +125,42 @@ def test_a_kept_database_has_its_fleet_its_trust_and_a_whole_log(tmp_path: Path)
     assert [[one.epoch for one in each] for each in certificates] == [[1], [1]]
     assert deltas_kept == [4096]
     assert verify(log)[0] == len(log) > 4
-    assert orders == {"pi-1": 2, "pi-2": 1, "pi-3": 1}
+    assert orders == {"pi-1": 3, "pi-2": 2, "pi-3": 2}
+    store.close()
+
+
+def test_an_order_that_is_spelled_otherwise_now_is_issued_as_the_next_generation(
+    tmp_path: Path,
+) -> None:
+    store = open_store(f"sqlite:///{upgrade(tmp_path, 'controller-database-4.sql')}")
+    with store.reading() as tx:
+        orders = [
+            core.Term(one.generation, one.epoch, one.issued_at, one.expires_at, one.snapshot)
+            for one in devices.list_desired(tx)
+        ]
+    assert orders and all(core.is_due(one, one.epoch, now=0.0) for one in orders)
+    store.close()
+
+
+def test_windows_of_an_earlier_release_are_read(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{upgrade(tmp_path, 'controller-database-4.sql')}")
+    with store.reading() as tx:
+        windows = telemetry.newest_windows(tx, parse_device_id("pi-1"))
+        receipts_kept = receipts.receipts_of_device(tx, parse_device_id("pi-1"))
+    assert windows and all(one.shadow is None for one in windows)
+    assert receipts_kept == []
+    store.close()
+
+
+def test_a_kept_database_has_its_receipts_its_shadows_and_its_orders(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{upgrade(tmp_path, 'controller-database-5.sql')}")
+    device = parse_device_id("pi-1")
+    with store.reading() as tx:
+        (receipt,) = receipts.receipts_of_device(tx, device)
+        shadows = [one.shadow for one in telemetry.newest_windows(tx, device) if one.shadow]
+        (order,) = [one for one in devices.list_desired(tx) if one.device == device]
+    assert receipt.deployment == "v1:pi-1"
+    assert [(one.requests, one.agreed, one.skipped) for one in shadows] == [(120, 119, {"busy": 3})]
+    wanted = order.aliases[an_alias()]
+    assert wanted.shadow is not None and wanted.split is not None
     store.close()

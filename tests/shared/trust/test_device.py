@@ -36,9 +36,12 @@ from tests.trusted import (
     with_next_root,
 )
 from wherry import codec
-from wherry.messages import Order, Reason, TrustReport
+from wherry.messages import Order, TrustReport
 from wherry.names import Digest, ProfileName, VersionName
-from wherry.trust.device import (
+from wherry.reasons import Reason
+from wherry.trust.device import begin, follow, take_roots, take_timestamp
+from wherry.trust.documents import sign
+from wherry.trust.keeping import (
     CERTIFICATE,
     Followed,
     Lacking,
@@ -46,22 +49,16 @@ from wherry.trust.device import (
     Outcome,
     Repeated,
     Trust,
-    begin,
-    follow,
     next_root,
     now_of,
     proved_by_certificates,
     raise_floor,
     report_of,
-    take_roots,
-    take_timestamp,
 )
-from wherry.trust.documents import sign
 from wherry.trust.making import Signers
 from wherry.trust.refusals import MetadataRefused, OrderRefused
 from wherry.trust.repository import OnlineKeys, Repository, bin_of, pieces_for, with_bundles
-from wherry.trust.target import Target
-from wherry.trust.verdict import Denied
+from wherry.trust.target import Denied, Target
 
 NOW = A_TIME + 60.0
 BUNDLE = a_bundle_of(b"one" * 500)

@@ -13,7 +13,8 @@ from tests.builders import A_TIME, a_device_id, a_digest, a_key, an_order
 from tests.trusted import DIRECTOR_KEY, EVIL_KEY, a_root, sign_order, the_holders
 from wherry import codec, signing
 from wherry.codec import BadDocument
-from wherry.messages import Order, Reason
+from wherry.messages import Order
+from wherry.reasons import Reason
 from wherry.signing import Envelope
 from wherry.trust import metadata, workflow
 from wherry.trust.director import (

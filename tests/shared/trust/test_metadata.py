@@ -9,7 +9,7 @@ import pytest
 from tests.builders import A_TIME, a_bundle_of, a_digest, a_key
 from tests.trusted import EVIL_KEY, TIMESTAMP_KEY, a_repository, a_root, a_targets
 from wherry import codec, signing
-from wherry.messages import Reason
+from wherry.reasons import Reason
 from wherry.trust import metadata
 from wherry.trust.documents import sign
 from wherry.trust.metadata import (

@@ -15,7 +15,7 @@ from tests.builders import a_bundle_of, a_digest
 from tests.laws import tried
 from tests.trusted import a_repository
 from wherry.blobs import digest_of
-from wherry.messages import Reason
+from wherry.reasons import Reason
 from wherry.trust import packet
 from wherry.trust.condense import Condensed, condense, longest, restore
 from wherry.trust.packet import pack, unpack

@@ -8,19 +8,11 @@ import pytest
 
 from tests.builders import a_bundle_of, a_digest, a_trial, a_wanted, an_alias, an_order
 from tests.trusted import a_repository
-from wherry.messages import Reason
 from wherry.names import Digest, ModelName, ProfileName, VersionName
+from wherry.reasons import Reason
 from wherry.trust.metadata import Targets, parse
-from wherry.trust.target import Target, missing_needs
-from wherry.trust.verdict import (
-    Denied,
-    Grounds,
-    Verdict,
-    listed_in,
-    min_release_of,
-    to_measure,
-    to_serve,
-)
+from wherry.trust.target import Denied, Target, Verdict, missing_needs
+from wherry.trust.verdict import Grounds, listed_in, min_release_of, to_measure, to_serve
 
 ALIAS, OTHER = an_alias(), an_alias("other")
 PROFILE = ProfileName("pi-onnx")

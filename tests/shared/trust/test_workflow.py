@@ -17,7 +17,7 @@ from tests.trusted import (
     the_holders,
 )
 from wherry.blobs import digest_of
-from wherry.messages import Reason
+from wherry.reasons import Reason
 from wherry.trust import workflow
 from wherry.trust.documents import Hashes, MetaFile, sign
 from wherry.trust.making import DAY_S, Signers

@@ -98,6 +98,7 @@ class Model(NamedTuple):
     threads: int
     spinning: bool
     provider: str
+    affinity: Sequence[int] = ()
 
     @property
     def batch(self) -> int:
@@ -251,7 +252,7 @@ def run(job: dict[str, Any], load: Callable[[Model], Invoke]) -> dict[str, Any]:
     """Run a model over all rows; the outputs stand in the folder `to`, by their position."""
     model = parse_model(job["model"])
     before = memory_kib("VmRSS")
-    invoke, load_ms = _loaded(model, load)
+    invoke, load_ms = loaded(model, load)
     sinks = [
         Sink(Path(job["to"]) / f"{index}.npy", job["stop"] - job["start"])
         for index in range(len(model.outputs))
@@ -290,7 +291,7 @@ def _one_row(
     model: Model, load: Callable[[Model], Invoke], files: Mapping[str, str]
 ) -> Callable[[], object]:
     """Load a model and return its run alone: an agent's latency is the runtime's too."""
-    invoke = load(model)
+    invoke, _ = loaded(model, load)
     inputs = dict(next(batches(model._replace(static_batch=None, max_batch=1), files, 0, 1)))
     if is_sequence(model, inputs):
         carried = {name for _, name in model.states}
@@ -303,10 +304,19 @@ def _rank(taken_ns: list[int], percent: int) -> float:
     return float(np.percentile(np.array(taken_ns), percent)) / 1e6
 
 
-def _loaded(model: Model, load: Callable[[Model], Invoke]) -> tuple[Invoke, float]:
+def loaded(model: Model, load: Callable[[Model], Invoke]) -> tuple[Invoke, float]:
+    """Load a model on the cores that it is for; return it and the milliseconds that took."""
+    _pin(model)
     started = time.perf_counter()
     invoke = load(model)
     return invoke, (time.perf_counter() - started) * 1000
+
+
+def _pin(model: Model) -> None:
+    """Run on the profile's cores from now on, those of them that this machine has."""
+    cores = set(model.affinity) & os.sched_getaffinity(0)
+    if cores:
+        os.sched_setaffinity(0, cores)
 
 
 def parse_model(told: dict[str, Any]) -> Model:

@@ -180,6 +180,7 @@ def _model_of(variant: Variant, profile: Profile) -> Mapping[str, object]:
         "spinning": profile.spinning,
         # Whatever an unverified profile names cannot be run here.
         "provider": profile.provider if profile.verified else CPU_PROVIDER,
+        "affinity": profile.affinity,
     }
 
 

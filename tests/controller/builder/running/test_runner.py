@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tests.builders import a_binding, a_tensor
 from wherry.signature import Datatype
 from wherry_agent.runtimes.variant import from_runtime, to_runtime
 from wherry_controller.builder.running.runner import (
+    Invoke,
     Model,
     Side,
     Sink,
@@ -22,6 +24,7 @@ from wherry_controller.builder.running.runner import (
     ask,
     ask_steps,
     inward,
+    loaded,
     outward,
 )
 
@@ -136,3 +139,24 @@ def test_what_is_written_batch_by_batch_is_read_as_one_array(tmp_path: Path) -> 
         sink.write(batch)
     sink.close()
     assert np.array_equal(np.load(tmp_path / "0.npy"), whole)
+
+
+@pytest.mark.parametrize(
+    ("affinity", "stays"), [((), False), ((0,), True), ((100_000,), False), ((0, 100_000), True)]
+)
+def test_a_model_is_run_on_the_cores_of_its_profile_that_are_here(
+    affinity: tuple[int, ...], stays: bool
+) -> None:
+    before, seen = os.sched_getaffinity(0), set[int]()
+
+    def load(_: Model) -> Invoke:
+        seen.update(os.sched_getaffinity(0))
+        return lambda tensors: tensors
+
+    model, first = a_model()._replace(affinity=affinity), min(before)
+    model = model._replace(affinity=[first if core == 0 else core for core in affinity])
+    try:
+        loaded(model, load)
+    finally:
+        os.sched_setaffinity(0, before)
+    assert seen == ({first} if stays else before)

@@ -1,0 +1,1 @@
+"""Tests of what decides on a device: no clock, disk, socket or sleep."""

@@ -1,0 +1,114 @@
+"""What dies and is started again: at once, then ever later, and when it is too often."""
+
+from __future__ import annotations
+
+from tests.agent.engine.stage import ALIAS, Stage, a_place, residents
+from wherry.reasons import Reason
+from wherry_agent.core.restarts import Bounds
+from wherry_agent.engine.events import Unservable, WorkerDied
+from wherry_agent.engine.settings import EngineSettings
+
+A, B = a_place("A"), a_place("B")
+
+
+def test_a_restart_keeps_its_pause_though_a_candidate_fails_meanwhile() -> None:
+    stage = Stage()
+    for _ in range(2):
+        stage.serve(A).die()
+        stage.bury()
+        stage.clock.pass_time(0.0)
+    assert stage.slots[ALIAS].pauses
+    stage.load(B)
+    stage.runner(B).fail()
+    stage.bury()
+    assert residents(stage) == []
+    stage.clock.pass_time(0.1)
+    assert residents(stage) == ["A"]
+
+
+def test_what_no_longer_answers_is_not_started_again() -> None:
+    stage = Stage()
+    for _ in range(2):
+        stage.serve(A).die()
+        stage.bury()
+        stage.clock.pass_time(0.0)
+    stage.serve(B)
+    stage.clock.pass_time(60.0)
+    assert residents(stage) == ["B"]
+
+
+def test_failures_are_in_a_row_only_while_it_does_not_come_up() -> None:
+    stage = Stage(EngineSettings(restarts=Bounds(failures=3)))
+    stage.serve(A)
+    for _ in range(2):
+        stage.runner(A).die()
+        for _ in range(2):
+            stage.clock.pass_time(30.0)
+            stage.runner(A).fail()
+        stage.clock.pass_time(30.0)
+        stage.runner(A).come_up()
+    assert {type(event) for event in stage.take_events()} == {WorkerDied}
+
+
+def test_a_runner_that_answers_and_dies_is_started_again_at_once_and_then_ever_later() -> None:
+    stage = Stage()
+    stage.serve(A)
+    waited = []
+    for _ in range(4):
+        stage.runner(A).die()
+        began_s, count = stage.clock.now_s, len(stage.started)
+        while len(stage.started) == count:
+            stage.clock.pass_time(0.1)
+        waited.append(round(stage.clock.now_s - began_s, 1))
+        stage.runner(A).come_up()
+    assert waited == [0.1, 0.1, 0.2, 0.4]  # The first came at once.
+    assert stage.notes.said == [("restarted", A.digest)] * 4
+
+
+def test_a_runner_that_keeps_dying_is_said_to_be_unservable_and_goes_on() -> None:
+    stage = Stage(EngineSettings(restarts=Bounds(deaths=3, within_s=60.0)))
+    stage.serve(A)
+    for _ in range(3):
+        stage.runner(A).die()
+        stage.clock.pass_time(1.0)
+        stage.runner(A).come_up()
+    events = stage.take_events()
+    assert [type(event) for event in events] == [WorkerDied] * 3 + [Unservable]
+    assert events[-1] == Unservable(
+        ALIAS,
+        A.digest,
+        Reason.CRASH_LOOP,
+        "it died 3 times within 60 s: it was ended by SIGSEGV",
+    )
+    stage.runner(A).die()
+    assert [type(event) for event in stage.take_events()] == [WorkerDied]  # It was told once.
+
+
+def test_deaths_far_apart_are_no_loop() -> None:
+    stage = Stage(EngineSettings(restarts=Bounds(deaths=3, within_s=60.0)))
+    stage.serve(A)
+    for _ in range(9):
+        stage.runner(A).die()
+        stage.clock.pass_time(31.0)
+        stage.runner(A).come_up()
+    assert {type(event) for event in stage.take_events()} == {WorkerDied}
+
+
+def test_a_runner_that_fails_to_come_back_is_said_to_be_unservable_once() -> None:
+    stage = Stage(EngineSettings(restarts=Bounds(failures=2)))
+    stage.serve(A).die()
+    for _ in range(4):
+        stage.clock.pass_time(30.0)
+        stage.runner(A).fail(Reason.WRONG_BYTES)
+    unservable = [event for event in stage.take_events() if isinstance(event, Unservable)]
+    assert [event.reason for event in unservable] == [Reason.WRONG_BYTES]
+
+
+def test_a_candidate_that_dies_is_not_started_again() -> None:
+    stage = Stage()
+    stage.serve(A)
+    stage.bring_up(B).die()
+    stage.bury()
+    stage.clock.pass_time(60.0)
+    assert residents(stage) == ["A"]
+    assert stage.take_events() == []

@@ -1,0 +1,1 @@
+"""Models that would harm a device, and how they are refused."""
