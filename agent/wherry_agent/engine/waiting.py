@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
+
 from wherry.names import AliasName, Digest
 from wherry.signature import Signature
 from wherry_agent.asking import Answer, Unanswered
@@ -19,8 +21,7 @@ from wherry_agent.frames import Tensor
 Lane: TypeAlias = "Digest | None"
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
+class Asking(msgspec.Struct, frozen=True):
     """A request: inputs in the signature's order of the bundle that it was read for.
 
     `done` is called once, on the engine's loop; the tensors' bytes may be the caller's until then.

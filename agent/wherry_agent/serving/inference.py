@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
+
 from wherry.errors import Malformed, Unavailable, Unsuitable
 from wherry.names import AliasName
 from wherry_agent.asking import Answer, BundlePlace, Unanswered
@@ -31,8 +33,7 @@ from wherry_agent.telemetry import Recorder
 LARGEST_JUDGED = 1 << 16  # Values of a class output that are looked at for feedback.
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
+class _Open(msgspec.Struct, frozen=True):
     """A request that the engine was asked."""
 
     alias: AliasName

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TypeAlias
@@ -23,8 +22,7 @@ JOINED_BYTES = 16 << 10  # Up to here one write is cheaper than two.
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """`received_ns` is when its last byte came, by the performance counter.
 
     `headers` holds those of `READ_HEADERS` that came, `user` tells whose the connection is (None
@@ -40,8 +38,7 @@ class Request:
     hold: Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """`tensors` come after a `body` of JSON, as they are."""
 
     body: bytes

@@ -56,16 +56,14 @@ class Part:
 ReadPart: TypeAlias = Callable[[Part], bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class WantedOutput:
+class WantedOutput(msgspec.Struct, frozen=True):
     """How an output leaves: into `part`, as raw bytes, or as JSON."""
 
     binary: bool
     part: Part | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A request that fits the signature: its inputs in order, the outputs it wants by name.
 
     `key` keeps what belongs together on one side of a split. Inputs that carry state and were left
