@@ -55,6 +55,18 @@ class Proof:
     peak_bytes: int
 
 
+class Berth(Protocol):
+    """A place for a body in the memory that a runner reads its questions from.
+
+    What stands at the end of `memory` is asked from there; what the runner's process runs may
+    write there as well. `leave` gives the place back, unless a question has it by then.
+    """
+
+    @property
+    def memory(self) -> memoryview: ...
+    def leave(self) -> None: ...
+
+
 class Answer(msgspec.Struct, frozen=True):
     bundle: Digest
     tensors: tuple[Tensor, ...]
@@ -94,6 +106,7 @@ class Question(msgspec.Struct, frozen=True):
     alias: AliasName
     tensors: tuple[Tensor, ...]
     done: Callable[[Answer | Unanswered], None]
+    berth: Berth | None = None  # Where the one tensor may stand.
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +164,9 @@ class Runner(Protocol):
 
     def ask(self, question: Question | Comparison, timeout_s: float) -> None:
         """Have it computed; it must be READY. After `timeout_s` it is answered TIMED_OUT."""
+
+    def berth(self, size_bytes: int, head_bytes: int) -> Berth | None:
+        """Return a place for a body whose tensor follows a head; None: it has none."""
 
     def drain(self, timeout_s: float) -> None: ...
     def end(self) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from wherry.names import AliasName, Digest
 from wherry.signature import Signature
-from wherry_agent.asking import Answer, Unanswered
+from wherry_agent.asking import Answer, Berth, Unanswered
 from wherry_agent.frames import Tensor
 
 Lane: TypeAlias = "Digest | None"
@@ -34,6 +34,7 @@ class Asking(msgspec.Struct, frozen=True):
     done: Callable[[Answer | Unanswered], None]
     key: str = ""
     bundle: Digest | None = None
+    berth: Berth | None = None
 
 
 @dataclass(slots=True, eq=False)

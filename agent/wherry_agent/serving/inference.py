@@ -90,7 +90,9 @@ class Inference:
         bundle = tied.place.digest if tied.place else places[0].digest if version else None
         place = tied.place or places[0]
         ask = _Open(alias, place, request, asked, tied.reset, respond)
-        self.engine.ask(Asking(alias, tied.inputs, partial(self._finish, ask), asked.key, bundle))
+        self.engine.ask(
+            Asking(alias, tied.inputs, partial(self._finish, ask), asked.key, bundle, request.berth)
+        )
 
     def _finish(self, ask: _Open, outcome: Answer | Unanswered) -> None:
         if isinstance(outcome, Unanswered):

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from wherry_agent.asking import Berth
 from wherry_agent.serving.coding import SMALLEST_BYTES, Coding, compress
 
 JSON = "application/json"
@@ -27,6 +28,7 @@ class Request(msgspec.Struct, frozen=True):
 
     `headers` holds those of `READ_HEADERS` that came, `user` tells whose the connection is (None
     where nobody knows). `hold` takes room for more bytes until the response, or raises `NoRoom`.
+    `berth` is where the body stands, where that is in the memory that a runner asks from.
     """
 
     method: str
@@ -36,6 +38,7 @@ class Request(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     user: Callable[[], int | None]
     hold: Callable[[int], None]
+    berth: Berth | None = None
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -50,6 +53,8 @@ class Response(msgspec.Struct, frozen=True):
 
 Respond: TypeAlias = Callable[[Response], None]
 Handler: TypeAlias = Callable[[Request, Respond], None]
+# Where so many bytes of a body may arrive, by path and headers.
+FindBerth: TypeAlias = Callable[[str, Mapping[str, str], int], Berth | None]
 
 
 @lru_cache(maxsize=128)
