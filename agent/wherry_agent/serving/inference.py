@@ -60,12 +60,14 @@ class Inference:
 
         Raises `UnknownModel`, `NothingServes` or `UnknownVersion`.
         """
-        places = tuple(self.engine.places(alias))
+        places = self.engine.places(alias)
         if not places and alias not in self.engine.aliases():
             raise UnknownModel(alias)
         if not places:
             raise NothingServes(alias, nothing_serves(alias))
-        chosen = tuple(place for place in places if version in (None, place.digest))
+        if version is None:
+            return places
+        chosen = tuple(place for place in places if place.digest == version)
         if not chosen:
             raise UnknownVersion(alias, places[0].digest)
         return chosen

@@ -63,6 +63,11 @@ def key_of(name: bytes) -> str:
     return name.lower().decode("latin-1")
 
 
+@lru_cache(maxsize=64)
+def _status_line(status: HTTPStatus) -> str:
+    return f"HTTP/1.1 {status.value} {status.phrase}"
+
+
 def refusal(status: HTTPStatus, sentence: str, retry_after_s: int | None = None) -> Response:
     """Return the error response of the Open Inference Protocol."""
     return Response(msgspec.json.encode({"error": sentence}), status, retry_after_s)
@@ -73,7 +78,7 @@ def encode(response: Response, coding: Coding | None, *, connection: str) -> lis
     parts: list[Bytes] = [response.body, *response.tensors]
     size_bytes = sum(map(len, parts))
     lines = [
-        f"HTTP/1.1 {response.status.value} {response.status.phrase}",
+        _status_line(response.status),
         f"content-type: {BINARY if response.tensors else response.content_type}",
         f"connection: {connection}",
     ]
