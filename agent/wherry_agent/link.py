@@ -26,6 +26,7 @@ from wherry_agent.arena import INLINE_BYTES, Arena, Window, create_arena
 from wherry_agent.asking import (
     DEPTH,
     Answer,
+    Berth,
     Bringing,
     BundlePlace,
     Compared,
@@ -37,6 +38,7 @@ from wherry_agent.asking import (
     Unanswered,
     encode_bringing,
 )
+from wherry_agent.berth import ArenaBerth
 from wherry_agent.frames import Fault, Tensor
 from wherry_agent.ledger import Ledger, Outcome
 from wherry_agent.limits import describe_end, is_over_cpu
@@ -143,6 +145,15 @@ class Link(asyncio.BufferedProtocol):
             return
         number = self._ledger.enter(question, timeout_s)
         self._transport.write(self._frame(number, question))
+
+    def berth(self, size_bytes: int, head_bytes: int) -> Berth | None:
+        """Return a place where what follows the head stands as aligned as any tensor."""
+        before_bytes = -head_bytes % frames.ALIGNMENT
+        at = self._arenas.questions.reserve_unasked(before_bytes + size_bytes)
+        if at is None:
+            return None
+        place = (at, at + before_bytes, size_bytes)
+        return ArenaBerth(self._arenas.questions, place, self._trim_later)
 
     def drain(self, timeout_s: float) -> None:
         """End the worker when it has answered what it was asked, or when the time is over."""
@@ -267,11 +278,23 @@ class Link(asyncio.BufferedProtocol):
         reference: tuple[frames.TensorHead, ...] = ()
         if isinstance(question, Comparison):
             reference, tensors = frames.heads_of(question.reference), tensors + question.reference
-        at = self._put(number, frames.body_bytes(heads + reference), tensors)
+        at = self._find(number, question)
+        if at is None:
+            at = self._put(number, frames.body_bytes(heads + reference), tensors)
         head: frames.Head = frames.Infer(number, self._ledger.last_answered, at, heads)
         if isinstance(question, Comparison):
             head = frames.Compare(number, self._ledger.last_answered, at, heads, reference)
         return frames.encode(head, tensors if at is None else ())
+
+    def _find(self, number: int, question: Question | Comparison) -> int | None:
+        """Return where the tensor of a question arrived, if that was in the arena."""
+        if isinstance(question, Comparison) or not isinstance(question.berth, ArenaBerth):
+            return None
+        at = question.berth.find(self._arenas.questions, question.tensors)
+        if at is not None:
+            question.berth.ask(number)
+            self._trim_later()
+        return at
 
     def _put(self, number: int, size_bytes: int, tensors: tuple[Tensor, ...]) -> int | None:
         """Write tensors into the arena; return where, or None where they travel in the frame."""

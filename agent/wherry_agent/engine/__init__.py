@@ -26,7 +26,7 @@ from wherry.messages import Shadow, Split, SwapPolicy
 from wherry.names import AliasName, DeploymentId, Digest
 from wherry.profile import Runtime
 from wherry_agent import link
-from wherry_agent.asking import Bringing, BundlePlace, Runner, RunnerListener, StartRunner
+from wherry_agent.asking import Berth, Bringing, BundlePlace, Runner, RunnerListener, StartRunner
 from wherry_agent.engine.events import (
     EngineEvent,
     Flipped,
@@ -183,6 +183,12 @@ class Engine:
     def aliases(self) -> list[AliasName]:
         """Return the aliases that a bundle was ever ordered for."""
         return sorted(self._slots)
+
+    def berth(self, alias: AliasName, size_bytes: int, head_bytes: int) -> Berth | None:
+        """Return a place where a body may arrive, with whoever answers now; None: there is none."""
+        slots = self._slots.get(alias)
+        runner = slots.answering if slots else None
+        return runner.berth(size_bytes, head_bytes) if runner else None
 
     def ask(self, asking: Asking) -> None:
         """Have a request computed; its `done` is called once with what came of it."""
