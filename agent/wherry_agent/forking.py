@@ -74,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _follow(forking: _Forking) -> bool:
     """Carry out one order; say whether the supervisor is still there."""
-    data, descriptors, _, _ = socket.recv_fds(forking.orders, LARGEST_ORDER_BYTES, DESCRIPTORS)
+    data, descriptors = b"", list[int]()
+    with suppress(ConnectionError):  # It ended and left unread what it was told.
+        data, descriptors, _, _ = socket.recv_fds(forking.orders, LARGEST_ORDER_BYTES, DESCRIPTORS)
     if not data:
         return False
     order = msgspec.json.decode(data, type=Order)
@@ -96,7 +98,8 @@ def _import_apart(forking: _Forking, order: Order) -> bool:
         return False
     gc.freeze()  # A search for garbage would write into what is shared.
     forking.imported.add(order.runtime)
-    forking.orders.send(order.runtime.value.encode())
+    with suppress(OSError):  # The supervisor ended: the next order is its end.
+        forking.orders.send(order.runtime.value.encode())
     return True
 
 

@@ -35,6 +35,7 @@ REPLY_S = 0.25  # A fork takes 5 ms; the engine waits for it as for any start of
 STATUS_S = 0.1
 LARGEST_ORDER_BYTES = 64 << 10
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+STEADY_S = 30.0  # One that lived so long is started again after the shortest pause.
 ROOM = " " * 96  # In its command line, for a worker to stand there with its bundle.
 COMMAND = (sys.executable, "-m", "wherry_agent.forking", ROOM)
 
@@ -101,7 +102,7 @@ class Forks:
         self._orders: socket.socket | None = None
         self._asked, self._warm, self._broken = set[Runtime](), set[Runtime](), set[Runtime]()
         self._is_first = True
-        self._pause_s, self._not_before_s = SHORTEST_PAUSE_S, 0.0
+        self._pause_s, self._started_s, self._not_before_s = SHORTEST_PAUSE_S, 0.0, 0.0
 
     @property
     def pid(self) -> int | None:
@@ -122,7 +123,7 @@ class Forks:
                 ours.close()
                 self._pause()
                 return
-        self._orders = ours
+        self._orders, self._started_s = ours, self._clock()
 
     def start_process(
         self, place: BundlePlace, bringing: Bringing, socket: int, arenas: tuple[int, int]
@@ -144,7 +145,7 @@ class Forks:
         self, place: BundlePlace, bringing: Bringing, inherited: tuple[int, ...]
     ) -> Forked | None:
         self.start()
-        self._listen()
+        self.listen()
         runtime = place.manifest.profile.runtime
         if self._orders is None or runtime in self._broken:
             return None
@@ -180,7 +181,7 @@ class Forks:
         with suppress(OSError):
             socket.send_fds(self._orders, [data], descriptors, socket.MSG_DONTWAIT)
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
         """Hear which runtimes it has imported, and whether it died."""
         while self._orders is not None:
             try:
@@ -193,13 +194,14 @@ class Forks:
                 self._bury()
                 return
             self._warm.add(Runtime(told.decode()))
-            self._pause_s = SHORTEST_PAUSE_S
 
     def _bury(self) -> None:
         """Forget a fork server that died; a runtime that it died of is imported no more."""
         self.close()
         self._broken |= self._asked - self._warm
         self._asked, self._warm = set(), set()
+        if self._clock() >= self._started_s + STEADY_S:
+            self._pause_s = SHORTEST_PAUSE_S
         self._pause()
 
     def _pause(self) -> None:
@@ -212,7 +214,7 @@ def _read_forked(told: socket.socket, leash: int, patience_s: float) -> Forked |
     if not _is_readable(told.fileno(), patience_s):
         return None
     data, descriptors, _, _ = socket.recv_fds(told, 16, 1)
-    if not data:
+    if not data or not descriptors:
         return None
     return Forked(int(data), descriptors[0], leash, told)
 
