@@ -10,7 +10,6 @@ runs no model. It ends with the supervisor, and its workers are on leashes of th
 from __future__ import annotations
 
 import fcntl
-import gc
 import os
 import select
 import signal
@@ -96,7 +95,6 @@ def _import_apart(forking: _Forking, order: Order) -> bool:
     thread.join()
     if outcome != [True]:
         return False
-    gc.freeze()  # A search for garbage would write into what is shared.
     forking.imported.add(order.runtime)
     with suppress(OSError):  # The supervisor ended: the next order is its end.
         forking.orders.send(order.runtime.value.encode())

@@ -294,12 +294,14 @@ def test_a_runtime_that_ends_the_fork_server_is_imported_there_no_more(
     forks = Forks(command=(sys.executable, "-c", STARTED + crashes + GOES_ON), clock=clock)
 
     async def story() -> None:
-        for number in range(3):
+        servers = set[int | None]()
+        for number in range(5):
             bench, pid = await a_worker(tmp_path / str(number), forks)
             assert parent_of(pid) == os.getpid()
             stopped([bench])
-            clock.now_s += SHORTEST_PAUSE_S
-        assert lives(forks)  # The second: nothing has ended that one.
+            servers.add(forks.pid)
+            clock.now_s += LONGEST_PAUSE_S
+        assert len(servers - {None}) == 2  # Nothing has ended the second one.
 
     asyncio.run(story())
     forks.close()
@@ -331,3 +333,12 @@ def test_a_forked_worker_ends_with_the_agent_though_its_fork_server_ended_before
         os.kill(worker, signal.SIGSTOP)  # So that it cannot look at its socket.
         agent.kill()
     wait_for_end(worker)
+
+
+def test_a_worker_whose_agent_ended_before_it_was_on_its_leash_ends_at_once() -> None:
+    script = (
+        "import os; from wherry_agent.forking import hold_on; held, other = os.pipe();"
+        "os.close(other); hold_on(held); os.write(1, b'it goes on')"
+    )
+    told = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
+    assert not told.stdout
