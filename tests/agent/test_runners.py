@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -45,6 +46,7 @@ from wherry_agent.asking import (
     StartRunner,
     Unanswered,
 )
+from wherry_agent.forks import Forks
 from wherry_agent.frames import ALIGNMENT, LARGEST_BODY_BYTES, TOO_LARGE, Fault, Tensor
 from wherry_agent.link import Link
 
@@ -52,8 +54,10 @@ pytestmark = pytest.mark.system
 
 ALIAS = AliasName("default")
 PATIENCE_S = 30.0
-STARTS = [link.start_runner, inline.start_runner]
-both = pytest.mark.parametrize("start", STARTS, ids=["link", "inline"])
+FORKS = Forks()
+forked: StartRunner = partial(link.start_runner, start_process=FORKS.start_process)
+STARTS = [link.start_runner, forked, inline.start_runner]
+both = pytest.mark.parametrize("start", STARTS, ids=["link", "forked", "inline"])
 
 Story: TypeAlias = Coroutine[object, object, None]
 
