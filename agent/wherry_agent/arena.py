@@ -17,6 +17,8 @@ import mmap
 import os
 from bisect import insort
 from collections.abc import Sequence
+from contextlib import suppress
+from sys import maxsize
 from typing import TypeAlias
 
 from wherry_agent.frames import BadFrame, aligned
@@ -25,6 +27,9 @@ SIZE_BYTES = 64 << 20
 INLINE_BYTES = 4 << 10  # Up to here a frame is as quick; at 128 KiB it takes 20 us more.
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+UNASKED = maxsize  # The number of a place that no question has yet: it is not released.
+UNASKED_BYTES = SIZE_BYTES // 2  # What bodies wait in stays below, or they would slow questions.
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -81,6 +86,28 @@ class Arena:
         self._written = max(self._written, end)
         return at
 
+    def reserve_unasked(self, size_bytes: int) -> int | None:
+        """Return where a body may arrive, until it is asked or forgotten; None: no room."""
+        at = self.reserve(UNASKED, size_bytes)
+        if at is not None and at + size_bytes > UNASKED_BYTES:
+            self.forget(at)
+            return None
+        return at
+
+    def ask(self, at: int, number: int) -> None:
+        """Have the place at `at` released with the question `number`."""
+        self._taken = [
+            (begin, end, number if begin == at else other) for begin, end, other in self._taken
+        ]
+
+    def forget(self, at: int) -> None:
+        """Free the place at `at`, if no question has it."""
+        self._taken = [place for place in self._taken if (place[0], place[2]) != (at, UNASKED)]
+
+    def place(self, at: int, size_bytes: int) -> memoryview:
+        """Return that part of the memory, to be written; it may outlive the arena."""
+        return self._view[at : at + size_bytes]
+
     def write(self, at: int, buffers: Sequence[Buffer]) -> None:
         """Write each of `buffers` at the next aligned place from `at` on."""
         for buffer in buffers:
@@ -102,6 +129,7 @@ class Arena:
         return self._written > 0
 
     def close(self) -> None:
-        """Unmap the memory."""
+        """Unmap the memory, or leave that to the last body that stands in it."""
         self._view.release()
-        self._memory.close()
+        with suppress(BufferError):
+            self._memory.close()

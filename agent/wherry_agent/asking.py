@@ -4,6 +4,8 @@ A runner brings up one bundle and answers for it: `link` in a worker process, `i
 agent's own. It computes one question after the other, in the order in which it was asked, and is
 asked no more than `DEPTH` at a time, so that what waits can still be merged or go elsewhere.
 Everything here happens on the engine's loop.
+
+What each request makes anew is a struct: a frozen dataclass takes three times as long to make.
 """
 
 from __future__ import annotations
@@ -53,8 +55,19 @@ class Proof:
     peak_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Berth(Protocol):
+    """A place for a body in the memory that a runner reads its questions from.
+
+    What stands at the end of `memory` is asked from there; what the runner's process runs may
+    write there as well. `leave` gives the place back, unless a question has it by then.
+    """
+
+    @property
+    def memory(self) -> memoryview: ...
+    def leave(self) -> None: ...
+
+
+class Answer(msgspec.Struct, frozen=True):
     bundle: Digest
     tensors: tuple[Tensor, ...]
     compute_ns: int
@@ -84,8 +97,7 @@ class Compared:
     compute_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """Inputs in the signature's order; `done` is called once, on the engine's loop.
 
     The tensors' bytes may be a client's until `done` is called; a runner copies them when asked.
@@ -94,6 +106,7 @@ class Question:
     alias: AliasName
     tensors: tuple[Tensor, ...]
     done: Callable[[Answer | Unanswered], None]
+    berth: Berth | None = None  # Where the one tensor may stand.
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +164,9 @@ class Runner(Protocol):
 
     def ask(self, question: Question | Comparison, timeout_s: float) -> None:
         """Have it computed; it must be READY. After `timeout_s` it is answered TIMED_OUT."""
+
+    def berth(self, size_bytes: int, head_bytes: int) -> Berth | None:
+        """Return a place for a body whose tensor follows a head; None: it has none."""
 
     def drain(self, timeout_s: float) -> None: ...
     def end(self) -> None:

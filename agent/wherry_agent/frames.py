@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
@@ -62,8 +61,7 @@ class Fault(str, Enum):
     OVERLOADED = "overloaded"
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(msgspec.Struct, frozen=True):
     """One tensor of a request or an answer; `data`: little-endian values in row-major order."""
 
     name: str

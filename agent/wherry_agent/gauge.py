@@ -23,8 +23,9 @@ from wherry.reasons import Reason
 from wherry_agent import frames, host
 from wherry_agent.asking import BundlePlace
 from wherry_agent.core.trial import Ran
-from wherry_agent.link import GRACE_S, worker_command
+from wherry_agent.link import GRACE_S
 from wherry_agent.measuring import Bounds, memory_bytes
+from wherry_agent.processes import worker_command
 
 WATCH_S = 0.05
 READ_BYTES = 1 << 16

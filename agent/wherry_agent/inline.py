@@ -30,6 +30,7 @@ from wherry_agent import answering, link
 from wherry_agent.asking import (
     DEPTH,
     Answer,
+    Berth,
     Bringing,
     BundlePlace,
     Compared,
@@ -96,6 +97,9 @@ class Inline:
     def ask(self, question: Question | Comparison, timeout_s: float) -> None:
         assert self.state is RunnerState.READY
         self._questions.put((self._ledger.enter(question, timeout_s), question))
+
+    def berth(self, size_bytes: int, head_bytes: int) -> Berth | None:
+        return None  # It computes where a body stands.
 
     def drain(self, timeout_s: float) -> None:
         """End when what was asked is answered, or when the time is over."""

@@ -15,8 +15,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 from wherry.names import AliasName
@@ -26,6 +24,7 @@ from wherry_agent.arena import INLINE_BYTES, Arena, Window, create_arena
 from wherry_agent.asking import (
     DEPTH,
     Answer,
+    Berth,
     Bringing,
     BundlePlace,
     Compared,
@@ -35,12 +34,13 @@ from wherry_agent.asking import (
     RunnerListener,
     RunnerState,
     Unanswered,
-    encode_bringing,
 )
+from wherry_agent.berth import ArenaBerth
 from wherry_agent.frames import Fault, Tensor
 from wherry_agent.ledger import Ledger, Outcome
 from wherry_agent.limits import describe_end, is_over_cpu
 from wherry_agent.measuring import memory_bytes
+from wherry_agent.processes import StartProcess, WorkerProcess, spawn
 
 RECEIVED_BYTES = 16 << 10  # At a time; a new buffer for each answer took 25 us.
 GRACE_S = 1.0
@@ -72,19 +72,14 @@ class _Arenas:
 
 
 def start_runner(
-    alias: AliasName, place: BundlePlace, listener: RunnerListener, bringing: Bringing
+    alias: AliasName,
+    place: BundlePlace,
+    listener: RunnerListener,
+    bringing: Bringing,
+    start_process: StartProcess = spawn,
 ) -> Link:
     """Start a worker for the bundle at `place`; raise OSError where there can be no process."""
-    return Link(alias, place, listener=listener, bringing=bringing)
-
-
-def worker_command(place: BundlePlace, descriptor: int) -> list[str]:
-    """Return the command of a worker for a bundle; it inherits its end of the socket."""
-    return [
-        *(sys.executable, "-m", "wherry_agent.worker"),
-        *("--bundle", place.digest, "--manifest", str(place.manifest_path)),
-        *("--blobs", str(place.blobs_folder), "--socket", str(descriptor)),
-    ]
+    return Link(alias, place, listener=listener, bringing=bringing, start_process=start_process)
 
 
 class Link(asyncio.BufferedProtocol):
@@ -97,6 +92,7 @@ class Link(asyncio.BufferedProtocol):
         *,
         listener: RunnerListener,
         bringing: Bringing,
+        start_process: StartProcess = spawn,
         trim_s: float = TRIM_S,
     ) -> None:
         self.alias, self.place, self.state = alias, place, RunnerState.STARTING
@@ -114,9 +110,8 @@ class Link(asyncio.BufferedProtocol):
         self._arenas = _Arenas()
         self._trim_s, self._trims = trim_s, 0
         self._transport: asyncio.Transport | None = None
-        self._socket, self._process = self._start()
-        self._watched = os.pidfd_open(self._process.pid)
-        self._loop.add_reader(self._watched, self._reap)
+        self._socket, self._process = self._start(start_process)
+        self._loop.add_reader(self._process.watched, self._reap)
         connecting = self._loop.create_connection(lambda: self, sock=self._socket)
         self._connecting = self._loop.create_task(connecting)
         self._timer = self._loop.call_later(bringing.load_timeout_s, self._took_too_long)
@@ -143,6 +138,15 @@ class Link(asyncio.BufferedProtocol):
             return
         number = self._ledger.enter(question, timeout_s)
         self._transport.write(self._frame(number, question))
+
+    def berth(self, size_bytes: int, head_bytes: int) -> Berth | None:
+        """Return a place where what follows the head stands as aligned as any tensor."""
+        before_bytes = -head_bytes % frames.ALIGNMENT
+        at = self._arenas.questions.reserve_unasked(before_bytes + size_bytes)
+        if at is None:
+            return None
+        place = (at, at + before_bytes, size_bytes)
+        return ArenaBerth(self._arenas.questions, place, self._trim_later)
 
     def drain(self, timeout_s: float) -> None:
         """End the worker when it has answered what it was asked, or when the time is over."""
@@ -267,11 +271,23 @@ class Link(asyncio.BufferedProtocol):
         reference: tuple[frames.TensorHead, ...] = ()
         if isinstance(question, Comparison):
             reference, tensors = frames.heads_of(question.reference), tensors + question.reference
-        at = self._put(number, frames.body_bytes(heads + reference), tensors)
+        at = self._find(number, question)
+        if at is None:
+            at = self._put(number, frames.body_bytes(heads + reference), tensors)
         head: frames.Head = frames.Infer(number, self._ledger.last_answered, at, heads)
         if isinstance(question, Comparison):
             head = frames.Compare(number, self._ledger.last_answered, at, heads, reference)
         return frames.encode(head, tensors if at is None else ())
+
+    def _find(self, number: int, question: Question | Comparison) -> int | None:
+        """Return where the tensor of a question arrived, if that was in the arena."""
+        if isinstance(question, Comparison) or not isinstance(question.berth, ArenaBerth):
+            return None
+        at = question.berth.find(self._arenas.questions, question.tensors)
+        if at is not None:
+            question.berth.ask(number)
+            self._trim_later()
+        return at
 
     def _put(self, number: int, size_bytes: int, tensors: tuple[Tensor, ...]) -> int | None:
         """Write tensors into the arena; return where, or None where they travel in the frame."""
@@ -327,17 +343,12 @@ class Link(asyncio.BufferedProtocol):
 
     # The process
 
-    def _start(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    def _start(self, start_process: StartProcess) -> tuple[socket.socket, WorkerProcess]:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [
-                *worker_command(self.place, theirs.fileno()),
-                *("--arenas", ",".join(map(str, self._arenas.descriptors))),
-                *("--bringing", encode_bringing(self._bringing).decode()),
-            ]
-            inherited = [theirs.fileno(), *self._arenas.descriptors]
+            inherited = theirs.fileno(), self._arenas.descriptors
             try:
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=inherited)
+                process = start_process(self.place, self._bringing, *inherited)
             except OSError:
                 ours.close()
                 raise
@@ -352,22 +363,20 @@ class Link(asyncio.BufferedProtocol):
     def _forget_process(self) -> None:
         """Wait for a process that ended or is killed."""
         self._process.wait()
-        if self._loop.remove_reader(self._watched):
-            os.close(self._watched)
+        if self._loop.remove_reader(self._process.watched):
+            self._process.forget()
 
     def _finish_if_gone(self) -> None:
         """Tell the end once its process is gone and what it said before was heard."""
-        if self._process.returncode is None or self.state is not RunnerState.ENDED:
+        if not self._process.wait(0) or self.state is not RunnerState.ENDED:
             return
         if self._arenas.close():
             self._listener.ended(self)
 
     def _status(self) -> int | None:
         """Return the status that it ended with; None where it only closed its socket."""
-        try:
-            return self._process.wait(timeout=GRACE_S / 10)
-        except subprocess.TimeoutExpired:
-            return None
+        self._process.wait(GRACE_S / 10)
+        return self._process.status
 
     def _enter_end(self) -> None:
         self.state = RunnerState.ENDED

@@ -159,10 +159,12 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     With `batch_rows` above 1 requests that wait are computed together, up to so many rows, and one
     waits for others for at most `batch_wait_ms`. `reserve_bytes` of memory are left to others when
     it is decided whether two bundles are resident. `optimized` keeps what the runtime made of a
-    model on the disk, so that it loads faster the next time.
+    model on the disk, so that it loads faster the next time. `fork_server` keeps a process that has
+    imported the runtime, from which workers start at once; without it each imports it anew.
     """
 
     isolation: Isolation = Isolation.WORKER
+    fork_server: bool = True
     load_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     request_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
     drain_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0

@@ -43,28 +43,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     --bundle DIGEST --manifest FILE --blobs FOLDER --socket DESCRIPTOR (inherited)
     and --arenas DESCRIPTOR,DESCRIPTOR --bringing JSON, or --trial JSON
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    asked = dict(zip(words[::2], words[1::2], strict=True))
-    gc.disable()  # Importing makes much that stays: looking for garbage in it took 12 % of a start.
-    os.environ[BLAS_THREADS] = "1"  # numpy computes nothing here, and its threads spin.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The engine says when to end.
+    asked = _asked(sys.argv[1:] if arguments is None else arguments)
+    prepare()
     limits.enclose()
     with socket.socket(fileno=int(asked["--socket"])) as link:
         if "--trial" in asked:
             return _try(link, asked, codec.decode(measuring.Bounds, asked["--trial"].encode()))
         questions, answers = map(int, asked["--arenas"].split(","))
-        bringing = Bringing()
-        if "--bringing" in asked:
-            bringing = decode_bringing(asked["--bringing"].encode())
-        return _work(link, asked, bringing, (Window(questions), Arena(answers)))
+        return _work(link, asked, (questions, answers))
+
+
+def go_on(words: Sequence[str], socket_descriptor: int, arenas: tuple[int, int]) -> int:
+    """Run a bundle in a process that was forked from one that is prepared and enclosed."""
+    with socket.socket(fileno=socket_descriptor) as link:
+        return _work(link, _asked(words), arenas)
+
+
+def prepare() -> None:
+    """Set what must be set before anything is imported."""
+    gc.disable()  # Importing makes much that stays: looking for garbage in it took 12 % of a start.
+    os.environ[BLAS_THREADS] = "1"  # numpy computes nothing here, and its threads spin.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The engine says when to end.
+
+
+def _asked(words: Sequence[str]) -> dict[str, str]:
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def _work(
     link: socket.socket,
     asked: dict[str, str],
-    bringing: Bringing,
-    arenas: tuple[Window, Arena],
+    descriptors: tuple[int, int],
 ) -> int:
+    bringing = Bringing()
+    if "--bringing" in asked:
+        bringing = decode_bringing(asked["--bringing"].encode())
+    arenas = Window(descriptors[0]), Arena(descriptors[1])
     loaded = _load_or_fail(link, asked, bringing)
     if loaded is None:
         return 1

@@ -110,9 +110,12 @@ def states_of(signature: Signature) -> frozenset[tuple[Tensor | None, Tensor | N
 
 def batch_of(tensor: Tensor, shape: tuple[int, ...]) -> int:
     """Return the batch length of `shape`; raise `BadSignature` where `tensor` forbids it."""
-    fits = len(shape) == len(tensor.shape) and all(
-        isinstance(axis, str) or axis == length
-        for axis, length in zip(tensor.shape, shape, strict=True)
+    fits = len(shape) == len(tensor.shape) and (
+        shape[1:] == tensor.shape[1:]
+        or all(
+            isinstance(axis, str) or axis == length
+            for axis, length in zip(tensor.shape, shape, strict=True)
+        )
     )
     if not fits or shape[0] < 1:
         want = ", ".join(str(axis) for axis in tensor.shape)

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from tests.agent import bundles
+from tests.agent.mounts import apart
 from tests.agent.stores import chunks_of
 from tests.builders import a_deployment_id, a_device_id, an_alias, an_order
 from tests.enrolled import an_enrolled_home
@@ -302,8 +303,7 @@ class Agent:
         """Run the agent, in mounts of its own where a shell command says which."""
         command = [sys.executable, "-m", "wherry_agent", "run", "--home", str(self.home)]
         if mounting is not None:
-            apart = ["unshare", "--user", "--map-root-user", "--mount"]
-            command = [*apart, "sh", "-c", f'{mounting} && exec "$@"', "sh", *command]
+            command = apart(mounting, command)
         with self._errors.open("ab") as errors:
             self._process = subprocess.Popen(command, stderr=errors)
 

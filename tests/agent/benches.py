@@ -22,7 +22,7 @@ from wherry_agent.asking import BundlePlace
 from wherry_agent.client import Client, Input, encode_request
 from wherry_agent.engine import Duty, Engine, EngineEvent, EngineSettings, Flipped, Loaded
 from wherry_agent.serving import ListenSettings, Server
-from wherry_agent.serving.http import HttpLimits
+from wherry_agent.serving.arriving import HttpLimits
 from wherry_agent.telemetry import Recorder
 
 ALIAS = AliasName("default")

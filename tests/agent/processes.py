@@ -8,10 +8,18 @@ from pathlib import Path
 
 
 def worker_pids(bundle: str, *, of: int | None = None) -> list[int]:
-    """Return the workers of one bundle that live and that a process (this one) has started."""
-    threads = Path(f"/proc/{of or os.getpid()}/task").glob("*/children")
-    pids = [int(pid) for children in threads for pid in children.read_text().split()]
-    return [pid for pid in pids if bundle in _command(pid)]
+    """Return the workers of one bundle that live, started by a process (this one) or its own."""
+    return [pid for pid in descendants(of or os.getpid()) if bundle in _command(pid)]
+
+
+def descendants(pid: int) -> list[int]:
+    """Return what a process has started, and what that has started."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # It ended meanwhile.
+            for child in map(int, children.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
 
 
 def niceness(pids: list[int]) -> set[int]:

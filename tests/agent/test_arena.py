@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wherry_agent.arena import SIZE_BYTES, Arena, Window, create_arena
+from wherry_agent.arena import SIZE_BYTES, UNASKED_BYTES, Arena, Window, create_arena
 from wherry_agent.frames import BadFrame
 
 PAGE = os.sysconf("SC_PAGESIZE")
@@ -112,3 +112,40 @@ def test_an_arena_that_is_full_says_so() -> None:
     arena.release(1)
     assert arena.reserve(3, 1) == 0
     assert arena.reserve(4, SIZE_BYTES) is None
+
+
+def test_a_body_keeps_its_place_until_its_question_is_released() -> None:
+    arena = Arena(create_arena())
+    at = arena.reserve_unasked(100)
+    assert at == 0
+    arena.release(1 << 40)
+    assert arena.reserve(1, 100) != at
+    arena.ask(at, 2)
+    arena.forget(at)  # A question has it.
+    assert arena.reserve(3, 100) != at
+    arena.release(2)
+    assert arena.reserve(4, 100) == at
+
+
+def test_a_body_that_is_not_asked_leaves_its_place() -> None:
+    arena = Arena(create_arena())
+    at = arena.reserve_unasked(100)
+    assert at is not None
+    arena.forget(at)
+    assert arena.reserve_unasked(100) == at
+
+
+def test_bodies_leave_half_of_the_arena_to_questions() -> None:
+    arena = Arena(create_arena())
+    assert arena.reserve_unasked(UNASKED_BYTES + 1) is None
+    assert arena.reserve_unasked(UNASKED_BYTES) == 0
+    assert arena.reserve_unasked(1) is None
+    assert arena.reserve(1, SIZE_BYTES - UNASKED_BYTES) == UNASKED_BYTES
+
+
+def test_a_body_outlives_the_arena_that_it_arrives_in() -> None:
+    arena = Arena(create_arena())
+    place = arena.place(64, 8)
+    arena.close()
+    place[:] = b"too late"
+    assert bytes(place) == b"too late"

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.agent.mounts import apart
 from tests.agent.stores import a_full_disk
 from tests.builders import a_digest, an_alias
 from wherry.reasons import Reason
@@ -97,13 +98,7 @@ def on_full_disk(folder: Path) -> dict[str, object]:
 def in_a_namespace(mounted: str, program: str, folder: Path) -> dict[str, object]:
     """Return what a program prints that runs on `folder` where `mounted` was done before."""
     command = [sys.executable, "-c", program, str(folder)]
-    inner = f'{mounted} && exec "$@"'
-    done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inner, "sh", *command],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run(apart(mounted, command), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return msgspec.json.decode(done.stdout, type=dict[str, object])
 

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -29,6 +30,7 @@ from wherry.profile import Runtime
 from wherry.reasons import Reason
 from wherry.signature import Datatype
 from wherry_agent import frames, inline, link
+from wherry_agent.arena import Arena
 from wherry_agent.asking import (
     DEPTH,
     Answer,
@@ -44,15 +46,18 @@ from wherry_agent.asking import (
     StartRunner,
     Unanswered,
 )
-from wherry_agent.frames import LARGEST_BODY_BYTES, TOO_LARGE, Fault, Tensor
+from wherry_agent.forks import Forks
+from wherry_agent.frames import ALIGNMENT, LARGEST_BODY_BYTES, TOO_LARGE, Fault, Tensor
 from wherry_agent.link import Link
 
 pytestmark = pytest.mark.system
 
 ALIAS = AliasName("default")
 PATIENCE_S = 30.0
-STARTS = [link.start_runner, inline.start_runner]
-both = pytest.mark.parametrize("start", STARTS, ids=["link", "inline"])
+FORKS = Forks()
+forked: StartRunner = partial(link.start_runner, start_process=FORKS.start_process)
+STARTS = [link.start_runner, forked, inline.start_runner]
+both = pytest.mark.parametrize("start", STARTS, ids=["link", "forked", "inline"])
 
 Story: TypeAlias = Coroutine[object, object, None]
 
@@ -335,6 +340,50 @@ def test_a_runner_that_is_silent_for_too_long_is_given_up(
         assert runner.state is RunnerState.ENDED
 
     run(tmp_path, start, story)
+
+
+async def ask_from_berth(asked: Link, berthed: Link, rows: Floats) -> Answer | Unanswered:
+    """Ask one runner what arrived in the memory of another one, or in its own."""
+    image, head = rows.tobytes(), b"a head"
+    berth = berthed.berth(len(head) + len(image), len(head))
+    assert berth is not None
+    berth.memory[:] = head + image
+    assert np.frombuffer(berth.memory[len(head) :], np.float32).ctypes.data % ALIGNMENT == 0
+    tensor = Tensor("image", Datatype.FP32, rows.shape, berth.memory[len(head) :])
+    answered: asyncio.Future[Answer | Unanswered] = asyncio.get_running_loop().create_future()
+    asked.ask(Question(ALIAS, (tensor,), answered.set_result, berth), PATIENCE_S)
+    return await answered
+
+
+def test_what_arrived_in_a_workers_memory_is_asked_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(bench: Bench) -> None:
+        runner = await bench.ready(a_bundle())
+        assert isinstance(runner, Link)
+        with monkeypatch.context() as patch:
+            patch.delattr(Arena, "write")
+            for seed in range(3):
+                rows = images(16, seed=seed)
+                assert np.allclose(
+                    values_of(await ask_from_berth(runner, runner, rows)), logits_of(rows)
+                )
+
+    run(tmp_path, link.start_runner, story)
+
+
+def test_what_arrived_in_the_memory_of_another_worker_is_copied(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        one = await bench.ready(a_bundle())
+        bench.listener.told.clear()
+        other = await bench.ready(a_bundle(shift=1.5))
+        assert isinstance(one, Link)
+        assert isinstance(other, Link)
+        rows = images(16)
+        answer = await ask_from_berth(other, one, rows)
+        assert np.allclose(values_of(answer), logits_of(rows, shift=1.5))
+
+    run(tmp_path, link.start_runner, story)
 
 
 def test_a_worker_that_is_killed_leaves_its_questions_to_the_engine(tmp_path: Path) -> None:

@@ -20,13 +20,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 
 from wherry.messages import Shadow, Split, SwapPolicy
 from wherry.names import AliasName, DeploymentId, Digest
 from wherry.profile import Runtime
 from wherry_agent import link
-from wherry_agent.asking import Bringing, BundlePlace, Runner, RunnerListener, StartRunner
+from wherry_agent.asking import Berth, Bringing, BundlePlace, Runner, RunnerListener, StartRunner
 from wherry_agent.engine.events import (
     EngineEvent,
     Flipped,
@@ -42,6 +43,8 @@ from wherry_agent.engine.settings import EngineSettings, settings_of
 from wherry_agent.engine.shadows import Shadows
 from wherry_agent.engine.slots import Duty, Slots
 from wherry_agent.engine.waiting import Asking
+from wherry_agent.forks import Forks
+from wherry_agent.processes import spawn
 from wherry_agent.settings import Isolation
 
 __all__ = [
@@ -77,6 +80,8 @@ class Engine:
         start_runner: StartRunner | None = None,
     ) -> None:
         self.loop = asyncio.new_event_loop()
+        is_forking = settings.fork_server and settings.isolation is Isolation.WORKER
+        self._forks = Forks() if is_forking and start_runner is None else None
         self._slots: dict[AliasName, Slots] = {}
         timeout_s = settings.request_timeout_s
         shadows = Shadows(self.loop, recorder, temperature_c=temperature_c, timeout_s=timeout_s)
@@ -88,7 +93,7 @@ class Engine:
             shadows=shadows,
             recorder=recorder,
             settings=settings,
-            start_runner=start_runner or runner_of(settings.isolation),
+            start_runner=start_runner or runner_of(settings.isolation, self._forks),
             memory_available_bytes=memory_available_bytes,
             on_event=on_event,
         )
@@ -184,6 +189,12 @@ class Engine:
         """Return the aliases that a bundle was ever ordered for."""
         return sorted(self._slots)
 
+    def berth(self, alias: AliasName, size_bytes: int, head_bytes: int) -> Berth | None:
+        """Return a place where a body may arrive, with whoever answers now; None: there is none."""
+        slots = self._slots.get(alias)
+        runner = slots.answering if slots else None
+        return runner.berth(size_bytes, head_bytes) if runner else None
+
     def ask(self, asking: Asking) -> None:
         """Have a request computed; its `done` is called once with what came of it."""
         self._requests.ask(asking)
@@ -192,6 +203,8 @@ class Engine:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
+        if self._forks:
+            self._forks.start()  # By this thread: what it starts ends with it.
         try:
             self.loop.run_forever()
         finally:
@@ -209,16 +222,20 @@ class Engine:
         for each in slots:
             for runner in (*each.runners.values(), *each.leaving):
                 runner.kill()
+        if self._forks:
+            self._forks.close()
         self.loop.call_soon(self.loop.stop)
 
 
-def runner_of(isolation: Isolation) -> StartRunner:
+def runner_of(isolation: Isolation, forks: Forks | None = None) -> StartRunner:
     """Return how bundles are brought up: in a worker process, or in this one by setting.
 
-    tflite-runtime crashes on files that are broken, so that it never runs in this process.
+    Workers are forked where there is a fork server. tflite-runtime crashes on files that are
+    broken, so that it never runs in this process.
     """
     if isolation is Isolation.WORKER:
-        return link.start_runner
+        begin_process = forks.start_process if forks else spawn
+        return partial(link.start_runner, start_process=begin_process)
     inline: StartRunner = import_module("wherry_agent.inline").start_runner
 
     def start(

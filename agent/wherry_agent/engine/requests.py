@@ -128,12 +128,13 @@ class Requests:
         return self._clock.time() < begins_s - CLOCK_SLACK_S
 
     def _hand_on(self, slots: Slots, runner: Runner, entries: list[Waiting]) -> None:
-        tensors = entries[0].asking.tensors
+        asking = entries[0].asking
+        tensors = asking.tensors
         if len(entries) > 1:
             tensors = batches.merge([entry.asking.tensors for entry in entries])
         timeout_s = entries[0].deadline_s - self._clock.time()
         done = partial(self._settle, slots, runner.place, entries)
-        runner.ask(Question(slots.alias, tensors, done), timeout_s)
+        runner.ask(Question(slots.alias, tensors, done, asking.berth), timeout_s)
 
     # From a runner back
 

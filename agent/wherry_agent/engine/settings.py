@@ -19,6 +19,7 @@ class EngineSettings:
     """
 
     isolation: Isolation = Isolation.WORKER
+    fork_server: bool = True
     load_timeout_s: float = 60.0
     drain_timeout_s: float = 10.0
     request_timeout_s: float = 10.0
@@ -37,6 +38,7 @@ def settings_of(
     """Return what the agent's settings mean for the engine."""
     return EngineSettings(
         isolation=serving.isolation,
+        fork_server=serving.fork_server,
         load_timeout_s=serving.load_timeout_s,
         drain_timeout_s=serving.drain_timeout_s,
         request_timeout_s=serving.request_timeout_s,

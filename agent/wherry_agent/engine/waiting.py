@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
+
 from wherry.names import AliasName, Digest
 from wherry.signature import Signature
-from wherry_agent.asking import Answer, Unanswered
+from wherry_agent.asking import Answer, Berth, Unanswered
 from wherry_agent.frames import Tensor
 
 Lane: TypeAlias = "Digest | None"
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
+class Asking(msgspec.Struct, frozen=True):
     """A request: inputs in the signature's order of the bundle that it was read for.
 
     `done` is called once, on the engine's loop; the tensors' bytes may be the caller's until then.
@@ -33,6 +34,7 @@ class Asking:
     done: Callable[[Answer | Unanswered], None]
     key: str = ""
     bundle: Digest | None = None
+    berth: Berth | None = None
 
 
 @dataclass(slots=True, eq=False)

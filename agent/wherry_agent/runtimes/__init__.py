@@ -18,7 +18,7 @@ def find(profile: Profile) -> InstalledRuntime:
     """
     wanted = wanted_runtime(profile)
     try:
-        installed = _import(profile.runtime)
+        installed = import_runtime(profile.runtime)
     except ImportError as error:
         raise MissingRuntime(wanted, f"none ({error})") from error
     if not accepts_runtime(profile, installed.version):
@@ -26,7 +26,8 @@ def find(profile: Profile) -> InstalledRuntime:
     return installed
 
 
-def _import(runtime: Runtime) -> InstalledRuntime:
+def import_runtime(runtime: Runtime) -> InstalledRuntime:
+    """Import a runtime; raise ImportError where it is not installed."""
     if runtime is Runtime.ONNXRUNTIME:
         os.environ.update(QUIET)
         from wherry_agent.runtimes import onnx

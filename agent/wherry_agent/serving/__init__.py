@@ -16,9 +16,10 @@ from pathlib import Path
 from wherry.errors import Unavailable, Unsuitable
 from wherry_agent.engine import Engine
 from wherry_agent.serving.api import Api
+from wherry_agent.serving.arriving import HttpLimits
 from wherry_agent.serving.feedback import Answers
 from wherry_agent.serving.guards import answer_only, answer_programs
-from wherry_agent.serving.http import Connection, HttpLimits
+from wherry_agent.serving.http import Connection
 from wherry_agent.serving.inference import Inference
 from wherry_agent.serving.message import Handler, encode, refusal
 from wherry_agent.serving.peers import UnknownUser, peer_of, user_id_of
@@ -142,8 +143,8 @@ class Server:
             stale=settings.stale_state,
             largest_bytes=settings.http.body_bytes,
         )
-        api = Api(inference, shared_memory=settings.shared_memory, show_metrics=metrics)
-        self._handle: Handler = api.handle
+        self._api = Api(inference, shared_memory=settings.shared_memory, show_metrics=metrics)
+        self._handle: Handler = self._api.handle
         self._room = Room(max(settings.http.bodies_bytes, settings.http.body_bytes))
         self._servers: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
@@ -210,7 +211,9 @@ class Server:
     def _accept(self, handle: Handler) -> asyncio.BaseProtocol:
         if len(self._connections) >= self._settings.connections:
             return _Unwelcome()
-        connection = Connection(handle, self._settings.http, self._leave, self._room, _user_of)
+        connection = Connection(
+            handle, self._settings.http, self._leave, self._room, _user_of, self._api.berth
+        )
         self._connections.add(connection)
         return connection
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import unquote
@@ -13,10 +13,11 @@ from wherry import __version__
 from wherry.errors import Malformed, Unavailable, Unsuitable
 from wherry.names import AliasName, parse_alias_name
 from wherry_agent import metrics
+from wherry_agent.asking import Berth
 from wherry_agent.serving import repository, v2
 from wherry_agent.serving.feedback import decode_feedback
 from wherry_agent.serving.inference import Inference
-from wherry_agent.serving.message import Request, Respond, Response, refusal
+from wherry_agent.serving.message import JSON_BYTES, Request, Respond, Response, refusal
 from wherry_agent.serving.refusals import refused
 from wherry_agent.serving.regions import Registration
 
@@ -29,6 +30,8 @@ EXTENSIONS = (
 )
 _NOT_HERE = ("config", "trace", "logging", "generate", "generate_stream")
 
+LARGEST_HEAD_BYTES = 64 << 10  # Longer JSON is not copied before it is read.
+KNOWN_DIGITS = 20
 KNOWN_PATH = 256  # Longer paths are not remembered.
 
 _registration: msgspec.json.Decoder[Registration] = msgspec.json.Decoder(Registration)
@@ -69,6 +72,17 @@ class Api:
             self._route(request, respond)
         except (Malformed, Unavailable, Unsuitable) as error:
             respond(refused(error))
+
+    def berth(self, path: str, headers: Mapping[str, str], size_bytes: int) -> Berth | None:
+        """Return where the body of a request with raw tensors is best received."""
+        head_bytes = headers.get(JSON_BYTES, "")
+        known = head_bytes.isascii() and head_bytes.isdigit() and len(head_bytes) < KNOWN_DIGITS
+        if len(path) > KNOWN_PATH or not known:
+            return None
+        match _known_parts(path):
+            case ["v2", "models", alias, "infer"] if int(head_bytes) <= LARGEST_HEAD_BYTES:
+                return self._engine.berth(AliasName(alias), size_bytes, int(head_bytes))
+        return None
 
     def _route(self, request: Request, respond: Respond) -> None:
         path = request.path.partition("?")[0]

@@ -56,4 +56,5 @@ def split(body: bytes | bytearray | memoryview, json_bytes: str | None) -> tuple
     if not 0 < length <= len(view):
         problem = f"inference-header-content-length is {text[:40]!r} and the body {len(view)} bytes"
         raise BadBinary(problem, "give the bytes of its JSON")
-    return view[:length], Rest(view[length:])
+    # A copy: what runs the model may write where the body stands.
+    return memoryview(bytes(view[:length])), Rest(view[length:])

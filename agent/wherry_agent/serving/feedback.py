@@ -104,8 +104,7 @@ class Judged:
     feedback: Feedback
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(msgspec.Struct, frozen=True):
     """`truth` of ints are classes, of floats numbers; None once it was judged."""
 
     bundle: Digest

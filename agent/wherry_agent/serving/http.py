@@ -12,8 +12,8 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from http import HTTPStatus
@@ -21,6 +21,7 @@ from typing import TypeAlias
 
 import httptools
 
+from wherry_agent.serving.arriving import Arriving, HttpLimits, RefusedRequest
 from wherry_agent.serving.coding import (
     BadCoding,
     Coding,
@@ -33,6 +34,7 @@ from wherry_agent.serving.coding import (
 from wherry_agent.serving.message import (
     READ_HEADERS,
     Bytes,
+    FindBerth,
     Handler,
     Request,
     Response,
@@ -44,24 +46,6 @@ from wherry_agent.serving.room import NoRoom, Room, Taken
 
 RETRY_AFTER_S = 1
 SCRATCH_BYTES = 16 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class HttpLimits:
-    body_bytes: int = 16 << 20
-    head_bytes: int = 16 << 10
-    pipelined: int = 32  # Requests of one connection that may wait for their answers.
-    request_s: float = 30.0  # For a request to arrive, or for an answer to be read.
-    idle_s: float = 120.0  # Between requests.
-    bodies_bytes: int = 64 << 20  # Of all connections together; one body always finds room.
-
-
-class _Refused(Exception):
-    """Ends the parsing of a connection with a response."""
-
-    def __init__(self, response: Response) -> None:
-        super().__init__(response.status)
-        self.response = response
 
 
 class _Then(Enum):
@@ -83,48 +67,15 @@ class _Exchange:
     response: Response | None = None
 
 
-@dataclass(slots=True)
-class _Arriving:
-    """What has come of the next request.
-
-    A large body of a length that was told stands in `whole` up to `body_bytes`, any other in
-    `pieces`; the rest of the whole is received right there once the parser has seen its begin.
-    """
-
-    taken: Taken
-    path: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
-    head_bytes: int = 0
-    unfinished_bytes: int = 0
-    pieces: bytearray = field(default_factory=bytearray)  # No list: a piece may be one byte.
-    whole: bytearray | None = None
-    body_bytes: int = 0
-    announced_bytes: int = 0
-    expects_continue: bool = False
-    in_head: bool = True
-    since_s: float | None = None
-
-    @property
-    def body(self) -> Bytes:
-        return bytes(self.pieces) if self.whole is None else self.whole
-
-    def bound_unfinished(self, more_bytes: int, limits: HttpLimits) -> None:
-        """Bound a head without an end, of which the parser tells nothing yet."""
-        self.unfinished_bytes += more_bytes
-        self.bound_head(max(self.unfinished_bytes - self.head_bytes, 0), limits)
-
-    def bound_head(self, more_bytes: int, limits: HttpLimits) -> None:
-        self.head_bytes += more_bytes
-        if self.head_bytes > limits.head_bytes:
-            sentence = f"the head of a request has at most {limits.head_bytes} bytes here; cut it"
-            raise _Refused(refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, sentence))
-
-
 UserOf: TypeAlias = Callable[[asyncio.BaseTransport], Callable[[], int | None]]
 
 
 def _nobody(transport: asyncio.BaseTransport) -> Callable[[], int | None]:
     return lambda: None
+
+
+def _nowhere(path: str, headers: Mapping[str, str], size_bytes: int) -> None:
+    return None
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -137,13 +88,14 @@ class Connection(asyncio.BufferedProtocol):
         on_end: Callable[[Connection], None],
         room: Room | None = None,
         user_of: UserOf = _nobody,
+        find_berth: FindBerth = _nowhere,
     ) -> None:
         self._handler, self._limits, self._on_end = handler, limits, on_end
         self._room = room or Room(max(limits.bodies_bytes, limits.body_bytes))
-        self._user_of = user_of
+        self._user_of, self._find_berth = user_of, find_berth
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
-        self._arriving = _Arriving(Taken(self._room))
+        self._arriving = Arriving(Taken(self._room))
         self._exchanges: deque[_Exchange] = deque()
         self._transport: asyncio.Transport | None = None
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
@@ -196,10 +148,10 @@ class Connection(asyncio.BufferedProtocol):
         try:
             self._take_in(nbytes)
             self._read_on()
-        except _Refused as refused:
+        except RefusedRequest as refused:
             self._refuse(refused.response)
         except httptools.HttpParserCallbackError as error:
-            if not isinstance(error.__context__, _Refused):
+            if not isinstance(error.__context__, RefusedRequest):
                 raise
             self._refuse(error.__context__.response)
         except httptools.HttpParserError:
@@ -248,11 +200,11 @@ class Connection(asyncio.BufferedProtocol):
         arriving.in_head = False
         if self._parser.should_upgrade():
             sentence = "this server speaks HTTP/1.1 only; ask without an upgrade"
-            raise _Refused(refusal(HTTPStatus.BAD_REQUEST, sentence))
+            raise RefusedRequest(refusal(HTTPStatus.BAD_REQUEST, sentence))
         self._bound_body(arriving.announced_bytes)
         if arriving.announced_bytes > SCRATCH_BYTES:
             self._hold(arriving.announced_bytes)
-            arriving.whole = bytearray(arriving.announced_bytes)
+            arriving.whole = self._place_of(arriving)
         if arriving.expects_continue and not self._exchanges and self._transport:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -267,7 +219,7 @@ class Connection(asyncio.BufferedProtocol):
         arriving.pieces += body
 
     def on_message_complete(self) -> None:
-        arrived, self._arriving = self._arriving, _Arriving(Taken(self._room))
+        arrived, self._arriving = self._arriving, Arriving(Taken(self._room))
         method = self._parser.get_method().decode("ascii", "replace")
         then = _Then.KEEP_ALIVE if self._parser.should_keep_alive() else _Then.CLOSE
         coding = asked_for(arrived.headers.get("accept-encoding", ""))
@@ -283,7 +235,17 @@ class Connection(asyncio.BufferedProtocol):
         path = arrived.path.decode("ascii", "replace")
         hold = arrived.taken.take
         self._handler(
-            Request(method, path, body, received_ns, arrived.headers, self._user, hold), respond
+            Request(
+                method,
+                path,
+                body,
+                received_ns,
+                arrived.headers,
+                self._user,
+                hold,
+                arrived.taken.berth,
+            ),
+            respond,
         )
         self._regulate()
 
@@ -314,14 +276,20 @@ class Connection(asyncio.BufferedProtocol):
                 return
             self._fill(arriving, nbytes)
 
-    def _fill(self, arriving: _Arriving, nbytes: int) -> None:
+    def _fill(self, arriving: Arriving, nbytes: int) -> None:
         arriving.body_bytes += nbytes
         if arriving.body_bytes == arriving.announced_bytes:
             self.on_message_complete()
             # The old one waits for a body that it will not see.
             self._parser = httptools.HttpRequestParser(self)
 
-    def _decoded(self, arrived: _Arriving) -> Bytes:
+    def _place_of(self, arriving: Arriving) -> bytearray | memoryview:
+        """Return where a large body arrives, best where it will be asked from."""
+        path, size_bytes = arriving.path.decode("ascii", "replace"), arriving.announced_bytes
+        berth = arriving.taken.berth = self._find_berth(path, arriving.headers, size_bytes)
+        return bytearray(size_bytes) if berth is None else berth.memory
+
+    def _decoded(self, arrived: Arriving) -> Bytes:
         coding = coding_of(arrived.headers.get("content-encoding", ""))
         if coding is None:
             return arrived.body
@@ -334,17 +302,17 @@ class Connection(asyncio.BufferedProtocol):
     def _bound_body(self, size_bytes: int) -> None:
         if size_bytes > self._limits.body_bytes:
             sentence = str(TooLarge(self._limits.body_bytes))
-            raise _Refused(refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence))
+            raise RefusedRequest(refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence))
 
     def _hold(self, size_bytes: int) -> None:
         try:
             self._arriving.taken.take(size_bytes)
         except NoRoom as error:
-            raise _Refused(_body_refusal(error)) from error
+            raise RefusedRequest(_body_refusal(error)) from error
 
     def _forget_arriving(self) -> None:
         self._arriving.taken.give_back()
-        self._arriving = _Arriving(Taken(self._room))
+        self._arriving = Arriving(Taken(self._room))
 
     def _regulate(self) -> None:
         """Read on only while the client reads its answers and does not ask too far ahead."""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
+
 from wherry.errors import Malformed, Unavailable, Unsuitable
 from wherry.names import AliasName
 from wherry_agent.asking import Answer, BundlePlace, Unanswered
@@ -31,8 +33,7 @@ from wherry_agent.telemetry import Recorder
 LARGEST_JUDGED = 1 << 16  # Values of a class output that are looked at for feedback.
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
+class _Open(msgspec.Struct, frozen=True):
     """A request that the engine was asked."""
 
     alias: AliasName
@@ -59,12 +60,14 @@ class Inference:
 
         Raises `UnknownModel`, `NothingServes` or `UnknownVersion`.
         """
-        places = tuple(self.engine.places(alias))
+        places = self.engine.places(alias)
         if not places and alias not in self.engine.aliases():
             raise UnknownModel(alias)
         if not places:
             raise NothingServes(alias, nothing_serves(alias))
-        chosen = tuple(place for place in places if version in (None, place.digest))
+        if version is None:
+            return places
+        chosen = tuple(place for place in places if place.digest == version)
         if not chosen:
             raise UnknownVersion(alias, places[0].digest)
         return chosen
@@ -89,7 +92,9 @@ class Inference:
         bundle = tied.place.digest if tied.place else places[0].digest if version else None
         place = tied.place or places[0]
         ask = _Open(alias, place, request, asked, tied.reset, respond)
-        self.engine.ask(Asking(alias, tied.inputs, partial(self._finish, ask), asked.key, bundle))
+        self.engine.ask(
+            Asking(alias, tied.inputs, partial(self._finish, ask), asked.key, bundle, request.berth)
+        )
 
     def _finish(self, ask: _Open, outcome: Answer | Unanswered) -> None:
         if isinstance(outcome, Unanswered):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TypeAlias
 
 import msgspec
 
+from wherry_agent.asking import Berth
 from wherry_agent.serving.coding import SMALLEST_BYTES, Coding, compress
 
 JSON = "application/json"
@@ -23,12 +23,12 @@ JOINED_BYTES = 16 << 10  # Up to here one write is cheaper than two.
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """`received_ns` is when its last byte came, by the performance counter.
 
     `headers` holds those of `READ_HEADERS` that came, `user` tells whose the connection is (None
     where nobody knows). `hold` takes room for more bytes until the response, or raises `NoRoom`.
+    `berth` is where the body stands, where that is in the memory that a runner asks from.
     """
 
     method: str
@@ -38,10 +38,10 @@ class Request:
     headers: Mapping[str, str]
     user: Callable[[], int | None]
     hold: Callable[[int], None]
+    berth: Berth | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """`tensors` come after a `body` of JSON, as they are."""
 
     body: bytes
@@ -53,12 +53,19 @@ class Response:
 
 Respond: TypeAlias = Callable[[Response], None]
 Handler: TypeAlias = Callable[[Request, Respond], None]
+# Where so many bytes of a body may arrive, by path and headers.
+FindBerth: TypeAlias = Callable[[str, Mapping[str, str], int], Berth | None]
 
 
 @lru_cache(maxsize=128)
 def key_of(name: bytes) -> str:
     """Return a header's name in lower case; the same few come again and again."""
     return name.lower().decode("latin-1")
+
+
+@lru_cache(maxsize=64)
+def _status_line(status: HTTPStatus) -> str:
+    return f"HTTP/1.1 {status.value} {status.phrase}"
 
 
 def refusal(status: HTTPStatus, sentence: str, retry_after_s: int | None = None) -> Response:
@@ -71,7 +78,7 @@ def encode(response: Response, coding: Coding | None, *, connection: str) -> lis
     parts: list[Bytes] = [response.body, *response.tensors]
     size_bytes = sum(map(len, parts))
     lines = [
-        f"HTTP/1.1 {response.status.value} {response.status.phrase}",
+        _status_line(response.status),
         f"content-type: {BINARY if response.tensors else response.content_type}",
         f"connection: {connection}",
     ]

@@ -6,6 +6,7 @@ Bodies take of it, bodies that were decoded, and what was read from shared memor
 from __future__ import annotations
 
 from wherry.errors import Unavailable
+from wherry_agent.asking import Berth
 
 
 class NoRoom(Unavailable):
@@ -32,10 +33,11 @@ class Room:
 
 
 class Taken:
-    """What one request has of the room; given back once, when it is answered."""
+    """What one request has of the room, and its berth; given back once, when it is answered."""
 
     def __init__(self, room: Room) -> None:
         self._room, self._size_bytes = room, 0
+        self.berth: Berth | None = None
 
     def take(self, size_bytes: int) -> None:
         """Take so many bytes more; raise `NoRoom` where there are fewer."""
@@ -45,3 +47,5 @@ class Taken:
     def give_back(self) -> None:
         self._room.give(self._size_bytes)
         self._size_bytes = 0
+        if self.berth is not None:
+            self.berth.leave()

@@ -8,7 +8,9 @@ state of a bundle that no longer answers is stale.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from wherry.errors import Malformed, Unsuitable
 from wherry.names import AliasName
@@ -46,8 +48,7 @@ class StaleStateRefused(Unsuitable):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Tied:
+class Tied(msgspec.Struct, frozen=True):
     """The bundle that a state belongs to, and the inputs to ask with.
 
     `place` is None where any bundle may answer. `reset`: a stale state was replaced by zeros.
@@ -96,4 +97,5 @@ def any_set(data: bytes | bytearray | memoryview) -> bool:
 
 def _begun_anew(inputs: Iterable[Tensor], names: frozenset[str]) -> Iterable[Tensor]:
     for tensor in inputs:
-        yield replace(tensor, data=bytes(len(tensor.data))) if tensor.name in names else tensor
+        zeros = bytes(len(tensor.data))
+        yield replace(tensor, data=zeros) if tensor.name in names else tensor

@@ -56,7 +56,10 @@ class Statistics:
         counts.success.add(latency_ns)
         counts.compute.add(compute_ns)
         counts.queue.add(max(latency_ns - compute_ns, 0))
-        counts.batches.setdefault(rows, _Sum()).add(compute_ns)
+        batch = counts.batches.get(rows)
+        if batch is None:
+            batch = counts.batches[rows] = _Sum()
+        batch.add(compute_ns)
 
     def failed(self, alias: AliasName, bundle: Digest, latency_ns: int) -> None:
         self._of(alias, bundle).fail.add(latency_ns)

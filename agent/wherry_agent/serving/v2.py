@@ -56,16 +56,14 @@ class Part:
 ReadPart: TypeAlias = Callable[[Part], bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class WantedOutput:
+class WantedOutput(msgspec.Struct, frozen=True):
     """How an output leaves: into `part`, as raw bytes, or as JSON."""
 
     binary: bool
     part: Part | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A request that fits the signature: its inputs in order, the outputs it wants by name.
 
     `key` keeps what belongs together on one side of a split. Inputs that carry state and were left
@@ -219,10 +217,8 @@ def _inputs_of(
     sent: list[_Input], wanted: signature.Signature, rest: Rest, read: ReadPart
 ) -> tuple[Tensor, ...]:
     by_name = {tensor.name: tensor for tensor in wanted.inputs}
-    states = carries(wanted)
-    names = {tensor.name for tensor in sent}
-    if len(names) != len(sent) or not by_name.keys() - states <= names <= by_name.keys():
-        raise BadRequest("the inputs are not those of the model", f"send {', '.join(by_name)}")
+    if [tensor.name for tensor in sent] != list(by_name):
+        _check_names(sent, wanted)
     came = {each.name: _input_of(each, by_name[each.name], rest, read) for each in sent}
     rest.finish()
     batches = {tensor.shape[0] for tensor in came.values()} or {1}
@@ -235,6 +231,14 @@ def _inputs_of(
     return tuple(came.get(each.name) or _zeros(each, batch) for each in wanted.inputs)
 
 
+def _check_names(sent: list[_Input], wanted: signature.Signature) -> None:
+    """Refuse inputs that are not those of the model, in whatever order; states may be missing."""
+    names, known = {tensor.name for tensor in sent}, {tensor.name for tensor in wanted.inputs}
+    if len(names) != len(sent) or not known - carries(wanted) <= names <= known:
+        problem = "the inputs are not those of the model"
+        raise BadRequest(problem, f"send {', '.join(tensor.name for tensor in wanted.inputs)}")
+
+
 def _bound_parts(sent: list[_Input], largest_bytes: int) -> None:
     shared_bytes = sum(tensor.parameters.shared_memory_byte_size for tensor in sent)
     if shared_bytes > largest_bytes:
@@ -243,11 +247,11 @@ def _bound_parts(sent: list[_Input], largest_bytes: int) -> None:
 
 
 def _input_of(sent: _Input, wanted: signature.Tensor, rest: Rest, read: ReadPart) -> Tensor:
-    if sent.datatype != wanted.datatype.value:
+    if sent.datatype != wanted.datatype:
         problem = f"{wanted.name!r} came as {sent.datatype[:20]}"
         raise BadRequest(problem, f"send it as {wanted.datatype.value}")
     shape = tuple(sent.shape)
-    if any(length < 1 for length in shape):
+    if shape and min(shape) < 1:
         raise BadSignature(f"{wanted.name!r} came with an axis below 1", "send at least one row")
     batch_of(wanted, shape)
     return Tensor(wanted.name, wanted.datatype, shape, _data_of(sent, wanted, shape, rest, read))

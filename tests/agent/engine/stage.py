@@ -18,6 +18,7 @@ from wherry.signature import Datatype, Signature
 from wherry_agent.asking import (
     DEPTH,
     Answer,
+    Berth,
     Bringing,
     BundlePlace,
     Compared,
@@ -105,6 +106,9 @@ class FakeRunner:
 
     def kill(self) -> None:
         self.state = RunnerState.ENDED
+
+    def berth(self, size_bytes: int, head_bytes: int) -> Berth | None:
+        return None
 
     def memory_bytes(self) -> int:
         return self.measured_bytes

@@ -97,6 +97,20 @@ def test_a_swap_by_resource_loses_no_request_and_has_one_bundle_resident(tmp_pat
             wait_until(lambda: answered[B.digest] > 10)
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_workers_are_forked_where_the_settings_have_a_fork_server(
+    tmp_path: Path, is_there: bool
+) -> None:
+    settings = EngineSettings(fork_server=is_there)
+    with a_bench(tmp_path, settings) as bench:
+        bench.serve(A)
+        # That of the bench before may not have ended yet.
+        wait_until(lambda: len(worker_pids("wherry_agent.forking")) == is_there)
+        servers = worker_pids("wherry_agent.forking")
+        (worker,) = worker_pids(A.digest)
+        assert worker_pids(A.digest, of=servers[0] if servers else None) == [worker]
+
+
 def test_a_candidate_that_fails_by_resource_leaves_the_incumbent_answering(tmp_path: Path) -> None:
     sick = a_bundle(golden_error=1.0)
     with a_bench(tmp_path) as bench:

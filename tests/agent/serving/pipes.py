@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from wherry_agent.serving.http import Connection, HttpLimits
+from wherry_agent.serving.arriving import HttpLimits
+from wherry_agent.serving.http import Connection
 from wherry_agent.serving.message import Request, Respond, Response
 from wherry_agent.serving.room import Room
 
@@ -48,6 +49,16 @@ class Pipe(asyncio.Transport):
         self.reads = True
 
 
+class Berthed:
+    """A place for a body, which counts how often it was left."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.memory, self.left = memoryview(bytearray(size_bytes)), 0
+
+    def leave(self) -> None:
+        self.left += 1
+
+
 class Peer:
     """A connection to a server that echoes bodies, or leaves requests open until it is told."""
 
@@ -56,7 +67,10 @@ class Peer:
     ) -> None:
         self.pipe, self.asked, self.gone = Pipe(), list[tuple[Request, Respond]](), False
         self.answers = answers
-        self.connection = Connection(self._handle, limits, self._end, room)
+        self.berths: list[Berthed] = []
+        self.connection = Connection(
+            self._handle, limits, self._end, room, find_berth=self._find_berth
+        )
         self.connection.connection_made(self.pipe)
 
     def send(self, data: bytes) -> None:
@@ -75,6 +89,10 @@ class Peer:
     @property
     def statuses(self) -> list[int]:
         return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", self.pipe.written)]
+
+    def _find_berth(self, path: str, headers: Mapping[str, str], size_bytes: int) -> Berthed:
+        self.berths.append(Berthed(size_bytes))
+        return self.berths[-1]
 
     def _handle(self, request: Request, respond: Respond) -> None:
         self.asked.append((request, respond))

@@ -230,3 +230,11 @@ def test_parameters_that_nobody_knows_are_left_alone() -> None:
         {**IMAGE, "data": [0.5] * 4, "parameters": unknown}, parameters=unknown, model_name="x"
     )
     assert decode(document).state_of is None
+
+
+def test_the_json_stays_as_it_was_read_and_the_tensors_are_not_copied() -> None:
+    body = bytearray(b'{"a":1}rest')
+    head, rest = binary.split(body, "7")
+    body[:] = b"-----------"
+    assert bytes(head) == b'{"a":1}'
+    assert bytes(rest.data) == b"----"

@@ -15,8 +15,8 @@ from tritonclient import grpc as triton
 from tests.agent.benches import ALIAS, a_bench
 from tests.agent.bundles import Floats, a_bundle, images, logits_of
 from wherry_agent.serving import ListenSettings, Server, grpc_api
+from wherry_agent.serving.arriving import HttpLimits
 from wherry_agent.serving.grpc_words import words
-from wherry_agent.serving.http import HttpLimits
 from wherry_agent.serving.room import Room
 
 pytestmark = pytest.mark.system

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tests.agent.benches import a_get, a_post
 from tests.agent.serving.pipes import LIMITS, Peer, on_a_loop
-from wherry_agent.serving.http import SCRATCH_BYTES, HttpLimits
+from wherry_agent.serving.arriving import HttpLimits
+from wherry_agent.serving.http import SCRATCH_BYTES
 from wherry_agent.serving.message import Response
 from wherry_agent.serving.room import Room
 
@@ -400,5 +401,34 @@ def test_any_bytes_are_answered_or_waited_for(pieces: list[bytes], step: int) ->
         if refused:
             assert peer.statuses[-1] == refused[0]
             assert peer.pipe.half_closed
+
+    on_a_loop(story)
+
+
+LARGE = HttpLimits(body_bytes=1 << 20)
+
+
+def test_a_large_body_arrives_in_its_berth_and_leaves_it_when_it_is_answered() -> None:
+    def story() -> None:
+        peer, body = Peer(answers=False, limits=LARGE), bytes(range(256)) * 100
+        peer.send(a_post("/", body))
+        (berth,) = peer.berths
+        assert peer.asked[0][0].berth is berth
+        assert berth.memory == body
+        assert not berth.left
+        peer.answer(0)
+        assert peer.berths[0].left == 1
+
+    on_a_loop(story)
+
+
+def test_a_body_that_does_not_come_leaves_its_berth() -> None:
+    def story() -> None:
+        peer = Peer(limits=LARGE)
+        peer.send(a_post("/", bytes(20_000))[:-1])
+        (berth,) = peer.berths
+        assert not berth.left
+        peer.connection.connection_lost(None)
+        assert berth.left
 
     on_a_loop(story)

@@ -15,9 +15,10 @@ from tests.agent.benches import ALIAS, PATIENCE_S, Bench, a_bench, a_get, an_inf
 from tests.agent.bundles import a_bundle, images
 from tests.agent.serving.calls import Caller, a_server
 from wherry.names import DeviceId, ProfileName
+from wherry_agent.berth import ArenaBerth
 from wherry_agent.engine import EngineSettings
 from wherry_agent.serving import CannotListen, ListenSettings, Server, listen_settings
-from wherry_agent.serving.http import HttpLimits
+from wherry_agent.serving.arriving import HttpLimits
 from wherry_agent.settings import ApiSettings, Settings
 
 pytestmark = pytest.mark.system
@@ -77,6 +78,48 @@ def test_only_the_users_of_the_settings_are_answered(
             with socket.create_connection(("127.0.0.1", server.port or 0)) as wire:
                 wire.sendall(b"GET /v2/health/live HTTP/1.1\r\n\r\n")
                 assert wire.recv(4096).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+def a_padded_request() -> tuple[bytes, dict[str, str]]:
+    """Return a large body that ends with a tensor, and the header that says where that begins."""
+    rows = images(1)
+    parameters = {"binary_data_size": rows.nbytes}
+    described = {"name": "image", "datatype": "FP32", "shape": rows.shape, "parameters": parameters}
+    head = json.dumps({"inputs": [described]}).encode().ljust(40_000)
+    return head + rows.tobytes(), {"inference-header-content-length": str(len(head))}
+
+
+def test_a_large_body_is_asked_from_where_it_arrives(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(ArenaBerth, "ask", lambda _, number: asked.append(number))
+    path, (body, headers) = tmp_path / "api", a_padded_request()
+    with a_server(bench, ListenSettings(socket_path=path)):
+        for status, more in ((200, {}), (400, {"inference-header-content-length": "0" * 30})):
+            called = Caller(path).call("POST", INFER, body, {**headers, **more})
+            assert called.status == status
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "head_bytes"),
+    [
+        (INFER, ""),
+        (INFER, "١"),
+        (INFER, "-1"),
+        (INFER, "9" * 5000),
+        (INFER, str((64 << 10) + 1)),
+        ("/v2/models/other/infer", "100"),
+        (f"/v2/models/{ALIAS}", "100"),
+    ],
+)
+def test_only_a_body_with_a_short_head_for_who_answers_arrives_in_its_memory(
+    bench: Bench, tmp_path: Path, path: str, head_bytes: str
+) -> None:
+    with a_server(bench, ListenSettings(socket_path=tmp_path / "api")) as server:
+        find = server._api.berth
+        assert find(path, {"inference-header-content-length": head_bytes}, 1 << 20) is None
 
 
 def test_whose_a_connection_is_costs_only_those_who_need_to_know_it(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.agent.agents import Agent, Controller, repository_at
 from tests.bench.agent.clients import Address, answers
-from tests.bench.agent.processes import children_of, device_environment, end, until_true
+from tests.bench.agent.processes import device_environment, end, until_true, workers_of
 from tests.brokers import free_port, wait_for_port
 from tests.builders import a_device_id
 from tests.certificates import an_authority
@@ -74,8 +74,8 @@ class Life:
     @property
     def worker(self) -> int:
         """Return the one worker's process."""
-        until_true(lambda: len(children_of(self.pid)) == 1, PATIENCE_S)
-        return children_of(self.pid)[0]
+        until_true(lambda: len(workers_of(self.pid)) == 1, PATIENCE_S)
+        return workers_of(self.pid)[0]
 
     def begin(self) -> None:
         command = [sys.executable, "-m", "wherry_agent", "run", "--home", str(self.home)]

@@ -10,11 +10,13 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 SERVER_CORE, CLIENT_CORE = 0, 1
 MIB = 1 << 20
+WORKER, FORK_SERVER = b"wherry_agent.worker", b"wherry_agent.forking"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -33,14 +35,26 @@ def memory_of(pid: int) -> Memory:
 def children_of(pid: int) -> list[int]:
     """Return the processes that `pid` has started and that live."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += map(int, (task / "children").read_text().split())
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # It ended meanwhile.
+            found += map(int, children.read_text().split())
     return found
 
 
 def tree_of(pid: int) -> list[int]:
     """Return `pid` and all that descend from it."""
     return [pid, *(each for child in children_of(pid) for each in tree_of(child))]
+
+
+def workers_of(pid: int) -> list[int]:
+    """Return the workers that an agent or its fork server has started."""
+    return [each for each in tree_of(pid)[1:] if WORKER in _command(each)]
+
+
+def fork_server_of(pid: int) -> int:
+    """Return an agent's fork server."""
+    (found,) = (each for each in children_of(pid) if FORK_SERVER in _command(each))
+    return found
 
 
 def cpu_s(pid: int) -> float:
@@ -82,6 +96,13 @@ def end(process: subprocess.Popen[bytes], patience_s: float = 10.0) -> None:
     for pid in tree[1:]:
         if _lives(pid):
             os.kill(pid, signal.SIGKILL)
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""  # It ended meanwhile.
 
 
 def _lives(pid: int) -> bool:

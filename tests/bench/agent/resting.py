@@ -18,7 +18,14 @@ import subprocess
 import sys
 import time
 
-from tests.bench.agent.processes import children_of, cpu_s, device_environment, memory_of
+from tests.bench.agent.processes import (
+    cpu_s,
+    device_environment,
+    fork_server_of,
+    memory_of,
+    tree_of,
+    workers_of,
+)
 from tests.bench.agent.said import SCRATCH, is_quick, say
 
 REST_S, QUICK_REST_S = 600.0, 30.0
@@ -31,13 +38,14 @@ def main() -> None:
     settled = _settling("begin", str(folder))
     supervisor, broker = settled["supervisor"], settled["broker"]
     try:
-        (worker,) = children_of(supervisor)
-        began_s, used_s = time.monotonic(), cpu_s(supervisor) + cpu_s(worker)
+        (worker,) = workers_of(supervisor)
+        began_s, used_s = time.monotonic(), _used_s(supervisor)
         time.sleep(QUICK_REST_S if is_quick() else REST_S)
-        used_s = cpu_s(supervisor) + cpu_s(worker) - used_s
+        used_s = _used_s(supervisor) - used_s
         idle_percent = 100 * used_s / (time.monotonic() - began_s)
         _settling("ask", str(folder))
         memory, of_worker = memory_of(supervisor), memory_of(worker)
+        of_fork_server = memory_of(fork_server_of(supervisor))
     finally:
         for pid in (supervisor, broker):
             os.kill(pid, signal.SIGTERM)
@@ -48,9 +56,14 @@ def main() -> None:
             "supervisor_imports_rss": _imports_mb(),
             "worker": of_worker.rss_mb,
             "worker_pss": of_worker.pss_mb,
+            "fork_server_pss": of_fork_server.pss_mb,
             "idle_cpu_percent": idle_percent,
         }
     )
+
+
+def _used_s(supervisor: int) -> float:
+    return sum(map(cpu_s, tree_of(supervisor)))
 
 
 def _settling(*words: str) -> dict[str, int]:

@@ -30,10 +30,11 @@ from tests.bench.agent.clients import answers, binary_request
 from tests.bench.agent.figures import Times, ratio_of
 from tests.bench.agent.hosting import SOCKET
 from tests.bench.agent.processes import (
-    children_of,
     device_environment,
     memory_of,
+    tree_of,
     until_true,
+    workers_of,
 )
 from tests.bench.agent.said import SCRATCH, is_quick, note, say
 
@@ -118,11 +119,11 @@ def _swap(host: Host, bundles: list[str]) -> tuple[list[Window], list[Window], l
         at_ns = host.swap_to(bundles[(number + 1) % 2])
         swaps.append(Window(at_ns - half_ns, at_ns + half_ns))
         time.sleep(HALF_WINDOW_S)
-        until_true(lambda: len(children_of(host.pid)) == 1, 10.0)
+        until_true(lambda: len(workers_of(host.pid)) == 1, 10.0)
         began_ns = time.monotonic_ns()
         time.sleep(2 * HALF_WINDOW_S)
         controls.append(Window(began_ns, time.monotonic_ns()))
-        memory.append(sum(memory_of(pid).rss_mb for pid in [host.pid, *children_of(host.pid)]))
+        memory.append(sum(memory_of(pid).rss_mb for pid in tree_of(host.pid)))
         if (number + 1) % 100 == 0:
             note(f"{number + 1} swaps, {memory[-1]:.1f} MB")
     return swaps, controls, memory
