@@ -98,13 +98,15 @@ class Message:
 class Taken:
     """What a batch leads to once it is committed; `moved` are rollouts whose devices moved.
 
-    `has_outrun` says that an order was made newer, so that its device follows it.
+    `has_outrun` says that an order was made newer, so that its device follows it; `refused` are
+    the ways in which receipts of devices were wrong.
     """
 
     acks: dict[DeviceId, Ack] = field(default_factory=dict)
     moved: set[RolloutName] = field(default_factory=set)
     wants: list[tuple[DeviceId, tuple[Digest, ...]]] = field(default_factory=list)
     has_outrun: bool = False
+    refused: set[tuple[DeviceId, str]] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -152,6 +154,7 @@ class Ingest:
             telemetry.add_windows(tx, batch.windows)
             for device, acks in telemetry.add_events(tx, batch.events).items():
                 taken.acks[device] = acks[-1]
+        self._bad_receipts |= taken.refused
         return taken
 
     def _take_one(self, tx: Transaction, message: Message, batch: _Batch, now: float) -> None:
@@ -176,7 +179,7 @@ class Ingest:
         telemetry.begin_at(tx, device, reported.store_id, reported.oldest_event)
         taken.has_outrun |= outrun(tx, device, reported.generation)
         for receipt in reported.receipts.values():
-            self._take_receipt(tx, device, receipt, now)
+            self._take_receipt(tx, device, receipt, taken, now)
 
     def _take_event(
         self, tx: Transaction, device: DeviceId, event: Event, batch: _Batch, now: float
@@ -190,18 +193,23 @@ class Ingest:
         if event.deployment is not None:
             batch.taken.moved |= _move(tx, device, event.deployment, now)
         if event.receipt is not None:
-            self._take_receipt(tx, device, event.receipt, now)
+            self._take_receipt(tx, device, event.receipt, batch.taken, now)
 
     def _take_receipt(
-        self, tx: Transaction, device: DeviceId, receipt: SignedReceipt, now: float
+        self,
+        tx: Transaction,
+        device: DeviceId,
+        receipt: SignedReceipt,
+        taken: Taken,
+        now: float,
     ) -> None:
         """Keep what a device attests, or count it; each way to be wrong is audited once."""
         try:
             receipts.take(tx, device, receipt, now)
         except BadReceipt as error:
             self.drop(Drop.RECEIPT_REFUSED, device, error.problem)
-            if (device, error.problem) not in self._bad_receipts:
-                self._bad_receipts.add((device, error.problem))
+            if (device, error.problem) not in self._bad_receipts | taken.refused:
+                taken.refused.add((device, error.problem))
                 facts = {"device": device, "reason": "bad_receipt", "detail": error.problem}
                 audit.note(tx, Kind.REFUSED, facts, now)
 

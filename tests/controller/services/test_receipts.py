@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -158,6 +159,18 @@ def test_a_receipt_of_something_else_is_refused_counted_and_audited_once(
     (entry,) = audited(store)
     assert entry.kind == Kind.REFUSED
     assert entry.facts == {"device": DEVICE, "reason": "bad_receipt", "detail": problem}
+
+
+def test_a_bad_receipt_whose_batch_was_undone_is_audited_when_it_comes_again(
+    store: Store, attester: Attester
+) -> None:
+    ingest, bad = Ingest(store), attester.sign(replace(a_receipt(), epoch=2))
+    nonsense: Any = object()
+    with pytest.raises(AssertionError):
+        ingest.take([attesting(bad, 1), Message(DEVICE, nonsense, live=True)], now=5.0)
+    assert audited(store) == []
+    ingest.take([attesting(bad, 1)], now=5.0)
+    assert len(audited(store)) == 1
 
 
 def refused(store: Store, signed: SignedReceipt, device: DeviceId = DEVICE) -> str:
