@@ -1,4 +1,4 @@
-"""The process that runs one bundle: `python -m wherry_agent.worker`, started by the engine.
+"""The process that runs one bundle: `python -m wherry_agent.worker`, or a fork (`forking`).
 
     check the model's digest, load, warm up, check the golden outputs: Ready, then answers;
     or Failed with a reason, then ends; with --trial: measure, Tried, then ends
