@@ -14,6 +14,7 @@ outlive the fork server, and does: what serves is not to end with what only star
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
@@ -31,7 +32,7 @@ from wherry_agent.asking import Bringing, BundlePlace, encode_bringing
 from wherry_agent.processes import WorkerProcess, bundle_words, spawn
 
 FIRST_S = 2.0  # It imports what the first worker would import: waiting costs that one nothing.
-REPLY_S = 0.25  # A fork takes 5 ms; the engine waits for it as for any start of a process.
+REPLY_S = 0.25  # A fork takes 5 ms.
 STATUS_S = 0.1
 LARGEST_ORDER_BYTES = 64 << 10
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
@@ -89,7 +90,7 @@ class Forked:
 
 
 class Forks:
-    """One fork server, started again where it died; used by one thread."""
+    """One fork server, started again where it died; used on one loop."""
 
     def __init__(
         self,
@@ -102,6 +103,7 @@ class Forks:
         self._orders: socket.socket | None = None
         self._asked, self._warm, self._broken = set[Runtime](), set[Runtime](), set[Runtime]()
         self._is_first = True
+        self._waited_for: Runtime | None = None  # What the first worker needs, for all that do.
         self._pause_s, self._started_s, self._not_before_s = SHORTEST_PAUSE_S, 0.0, 0.0
 
     @property
@@ -125,12 +127,12 @@ class Forks:
                 return
         self._orders, self._started_s = ours, self._clock()
 
-    def start_process(
+    async def start_process(
         self, place: BundlePlace, bringing: Bringing, socket: int, arenas: tuple[int, int]
     ) -> WorkerProcess:
         """Fork a worker where that is possible at once, else start it by its command."""
-        forked = self._fork(place, bringing, (socket, *arenas))
-        return forked or spawn(place, bringing, socket, arenas)
+        forked = await self._fork(place, bringing, (socket, *arenas))
+        return forked or await spawn(place, bringing, socket, arenas)
 
     def close(self) -> None:
         """End the fork server."""
@@ -141,7 +143,7 @@ class Forks:
             self._process.wait()
         self._orders = self._process = None
 
-    def _fork(
+    async def _fork(
         self, place: BundlePlace, bringing: Bringing, inherited: tuple[int, ...]
     ) -> Forked | None:
         self.start()
@@ -149,27 +151,32 @@ class Forks:
         runtime = place.manifest.profile.runtime
         if self._orders is None or runtime in self._broken:
             return None
-        patience_s = REPLY_S if runtime in self._warm else FIRST_S
-        if runtime not in self._warm and not self._is_first:
+        if self._is_first:
+            self._is_first, self._waited_for = False, runtime
+        if runtime not in self._warm and runtime != self._waited_for:
             if runtime not in self._asked:
                 self._send(Order(runtime, bringing.niceness), ())
             return None
-        self._is_first = False
+        patience_s = REPLY_S if runtime in self._warm else FIRST_S
         words = (*bundle_words(place), "--bringing", encode_bringing(bringing).decode())
-        return self._order(Order(runtime, bringing.niceness, words), inherited, patience_s)
+        return await self._order(Order(runtime, bringing.niceness, words), inherited, patience_s)
 
-    def _order(self, order: Order, inherited: tuple[int, ...], patience_s: float) -> Forked | None:
+    async def _order(
+        self, order: Order, inherited: tuple[int, ...], patience_s: float
+    ) -> Forked | None:
         held, leash = os.pipe()
         told, tells = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._send(order, (*inherited, held, tells.fileno()))
+        os.close(held)
+        tells.close()
+        forked = None
         try:
-            self._send(order, (*inherited, held, tells.fileno()))
+            if await _becomes_readable(told.fileno(), patience_s):
+                forked = _read_forked(told, leash)
         finally:
-            os.close(held)
-            tells.close()
-        forked = _read_forked(told, leash, patience_s)
-        if forked is None:
-            os.close(leash)  # Should it be forked yet, this ends it.
-            told.close()
+            if forked is None:
+                os.close(leash)  # Should it be forked yet, this ends it.
+                told.close()
         return forked
 
     def _send(self, order: Order, descriptors: tuple[int, ...]) -> None:
@@ -199,7 +206,7 @@ class Forks:
         """Forget a fork server that died; a runtime that it died of is imported no more."""
         self.close()
         self._broken |= self._asked - self._warm
-        self._asked, self._warm = set(), set()
+        self._asked, self._warm, self._waited_for = set(), set(), None
         if self._clock() >= self._started_s + STEADY_S:
             self._pause_s = SHORTEST_PAUSE_S
         self._pause()
@@ -209,14 +216,25 @@ class Forks:
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
 
-def _read_forked(told: socket.socket, leash: int, patience_s: float) -> Forked | None:
-    """Return the worker that the fork server tells of; None where it refuses, dies or is slow."""
-    if not _is_readable(told.fileno(), patience_s):
-        return None
+def _read_forked(told: socket.socket, leash: int) -> Forked | None:
+    """Return the worker that the fork server tells of; None where it refused or died."""
     data, descriptors, _, _ = socket.recv_fds(told, 16, 1)
     if not data or not descriptors:
         return None
     return Forked(int(data), descriptors[0], leash, told)
+
+
+async def _becomes_readable(descriptor: int, timeout_s: float) -> bool:
+    """Wait until a descriptor is readable; False when the time is over."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(descriptor, readable.set)
+    waiting = loop.create_task(readable.wait())
+    try:
+        return bool((await asyncio.wait((waiting,), timeout=timeout_s))[0])
+    finally:
+        waiting.cancel()
+        loop.remove_reader(descriptor)
 
 
 def _is_readable(descriptor: int, timeout_s: float | None) -> bool:

@@ -54,12 +54,14 @@ class _Arenas:
 
     def __init__(self) -> None:
         self.descriptors = (create_arena(), create_arena())
-        self._is_closed = False
+        self._is_held, self._is_closed = True, False
         self.questions, self.answers = Arena(self.descriptors[0]), Window(self.descriptors[1])
 
     def close_descriptors(self) -> None:
-        for descriptor in self.descriptors:
-            os.close(descriptor)
+        if self._is_held:
+            self._is_held = False
+            for descriptor in self.descriptors:
+                os.close(descriptor)
 
     def close(self) -> bool:
         """Unmap both; return False where they were closed already."""
@@ -78,7 +80,7 @@ def start_runner(
     bringing: Bringing,
     start_process: StartProcess = spawn,
 ) -> Link:
-    """Start a worker for the bundle at `place`; raise OSError where there can be no process."""
+    """Start a worker for the bundle at `place`; raise OSError where it can have no memory."""
     return Link(alias, place, listener=listener, bringing=bringing, start_process=start_process)
 
 
@@ -110,21 +112,24 @@ class Link(asyncio.BufferedProtocol):
         self._arenas = _Arenas()
         self._trim_s, self._trims = trim_s, 0
         self._transport: asyncio.Transport | None = None
-        self._socket, self._process = self._start(start_process)
-        self._loop.add_reader(self._process.watched, self._reap)
-        connecting = self._loop.create_connection(lambda: self, sock=self._socket)
-        self._connecting = self._loop.create_task(connecting)
+        self._process: WorkerProcess | None = None
+        self._socket, self._theirs = socket.socketpair()
+        self._starting = self._loop.create_task(self._start(start_process))
+        self._starting.add_done_callback(self._started)
         self._timer = self._loop.call_later(bringing.load_timeout_s, self._took_too_long)
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
+    def pid(self) -> int | None:
+        """The worker's process; None until there is one."""
+        return self._process.pid if self._process else None
 
     @property
     def in_flight(self) -> int:
         return len(self._ledger)
 
     def memory_bytes(self) -> int:
+        if self.pid is None:
+            return 0
         return memory_bytes("RssAnon", Path(f"/proc/{self.pid}/status"))
 
     def ask(self, question: Question | Comparison, timeout_s: float) -> None:
@@ -159,7 +164,9 @@ class Link(asyncio.BufferedProtocol):
     def end(self) -> None:
         """End the worker now; what it was asked goes back to the engine."""
         self._enter_end()
-        if self._transport is None:
+        if self._process is None:
+            self._starting.cancel()
+        elif self._transport is None:
             self._process.kill()
         else:
             self._transport.abort()
@@ -170,13 +177,15 @@ class Link(asyncio.BufferedProtocol):
         self.state = RunnerState.ENDED
         self._timer.cancel()
         self._ledger.close()
-        self._connecting.cancel()
+        self._starting.cancel()
+        self._close_theirs()
         if self._transport is None:
             self._socket.close()
         else:
             self._transport.abort()
-        self._process.kill()
-        self._forget_process()
+        if self._process:
+            self._process.kill()
+            self._forget(self._process)
         self._arenas.close()
 
     # asyncio.BufferedProtocol
@@ -332,7 +341,8 @@ class Link(asyncio.BufferedProtocol):
         `reason` is why it was not loaded, where it was not yet.
         """
         was = self.state
-        self._process.kill()
+        if self._process:
+            self._process.kill()
         self.state = RunnerState.ENDED
         if was is RunnerState.STARTING:
             self._fail(reason, detail)
@@ -343,38 +353,51 @@ class Link(asyncio.BufferedProtocol):
 
     # The process
 
-    def _start(self, start_process: StartProcess) -> tuple[socket.socket, WorkerProcess]:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            inherited = theirs.fileno(), self._arenas.descriptors
-            try:
-                process = start_process(self.place, self._bringing, *inherited)
-            except OSError:
-                ours.close()
-                raise
-            finally:
-                self._arenas.close_descriptors()
-        return ours, process
+    async def _start(self, start_process: StartProcess) -> None:
+        """Start the process and connect to it; it may be ended meanwhile, which cancels this."""
+        inherited = self._theirs.fileno(), self._arenas.descriptors
+        try:
+            process = await start_process(self.place, self._bringing, *inherited)
+        except OSError as error:
+            self._fail(Reason.LOAD_FAILED, f"no process could be started for it: {error}")
+            return
+        self._process = process
+        self._loop.add_reader(process.watched, self._reap, process)
+        self._close_theirs()
+        await self._loop.create_connection(lambda: self, sock=self._socket)
 
-    def _reap(self) -> None:
-        self._forget_process()
+    def _started(self, starting: asyncio.Task[None]) -> None:
+        self._close_theirs()
+        if self._process is None:
+            self._socket.close()
+            self._finish_if_gone()
+
+    def _close_theirs(self) -> None:
+        """Close what the worker has inherited."""
+        self._theirs.close()
+        self._arenas.close_descriptors()
+
+    def _reap(self, process: WorkerProcess) -> None:
+        self._forget(process)
         self._finish_if_gone()
 
-    def _forget_process(self) -> None:
+    def _forget(self, process: WorkerProcess) -> None:
         """Wait for a process that ended or is killed."""
-        self._process.wait()
-        if self._loop.remove_reader(self._process.watched):
-            self._process.forget()
+        process.wait()
+        if self._loop.remove_reader(process.watched):
+            process.forget()
 
     def _finish_if_gone(self) -> None:
         """Tell the end once its process is gone and what it said before was heard."""
-        if not self._process.wait(0) or self.state is not RunnerState.ENDED:
+        if self.state is not RunnerState.ENDED or (self._process and not self._process.wait(0)):
             return
         if self._arenas.close():
             self._listener.ended(self)
 
     def _status(self) -> int | None:
         """Return the status that it ended with; None where it only closed its socket."""
+        if self._process is None:
+            return None
         self._process.wait(GRACE_S / 10)
         return self._process.status
 

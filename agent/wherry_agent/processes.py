@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Protocol, TypeAlias
 
 from wherry_agent.asking import Bringing, BundlePlace, encode_bringing
@@ -38,7 +38,9 @@ class WorkerProcess(Protocol):
 
 
 # The bundle, how it is brought up, and what the worker inherits: its socket, its two arenas.
-StartProcess: TypeAlias = Callable[[BundlePlace, Bringing, int, tuple[int, int]], WorkerProcess]
+StartProcess: TypeAlias = Callable[
+    [BundlePlace, Bringing, int, tuple[int, int]], Coroutine[object, object, WorkerProcess]
+]
 
 
 class Spawned:
@@ -70,7 +72,7 @@ class Spawned:
         os.close(self.watched)
 
 
-def spawn(
+async def spawn(
     place: BundlePlace, bringing: Bringing, socket: int, arenas: tuple[int, int]
 ) -> WorkerProcess:
     """Start a worker by its command; raise OSError where there can be no process."""

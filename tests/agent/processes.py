@@ -9,7 +9,7 @@ from pathlib import Path
 
 def worker_pids(bundle: str, *, of: int | None = None) -> list[int]:
     """Return the workers of one bundle that live, started by a process (this one) or its own."""
-    return [pid for pid in descendants(of or os.getpid()) if bundle in _command(pid)]
+    return [pid for pid in descendants(of or os.getpid()) if bundle in command_of(pid)]
 
 
 def descendants(pid: int) -> list[int]:
@@ -20,6 +20,10 @@ def descendants(pid: int) -> list[int]:
             for child in map(int, children.read_text().split()):
                 found += [child, *descendants(child)]
     return found
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def niceness(pids: list[int]) -> set[int]:
@@ -33,11 +37,12 @@ def niceness(pids: list[int]) -> set[int]:
 
 
 def is_alive(pid: int) -> bool:
-    return bool(_command(pid))
+    return bool(command_of(pid))
 
 
-def _command(pid: int) -> str:
+def command_of(pid: int) -> str:
+    """Return a process's command line; nothing where it ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
-        return ""  # It ended meanwhile.
+        return ""

@@ -17,12 +17,11 @@ import numpy as np
 import pytest
 
 from tests.agent.bundles import a_bundle, a_litert_bundle, images, logits_of, write_bundle
-from tests.agent.test_runners import Bench, ask, values_of
+from tests.agent.processes import parent_of
+from tests.agent.test_runners import Bench, ask, pid_of, values_of
 from wherry.bundle import Bundle
 from wherry_agent import link
-from wherry_agent.asking import Runner
 from wherry_agent.forks import LONGEST_PAUSE_S, ROOM, SHORTEST_PAUSE_S, STEADY_S, Forks
-from wherry_agent.link import Link
 
 pytestmark = pytest.mark.system
 
@@ -59,15 +58,6 @@ async def a_worker(folder: Path, forks: Forks, bundle: Bundle = ONNX) -> tuple[B
     """Return the bench of a bundle that is ready, and its process."""
     bench = a_bench(folder, forks)
     return bench, pid_of(await bench.ready(bundle))
-
-
-def pid_of(runner: Runner) -> int:
-    assert isinstance(runner, Link)
-    return runner.pid
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def lives(forks: Forks) -> bool:

@@ -49,6 +49,7 @@ from wherry_agent.asking import (
 from wherry_agent.forks import Forks
 from wherry_agent.frames import ALIGNMENT, LARGEST_BODY_BYTES, TOO_LARGE, Fault, Tensor
 from wherry_agent.link import Link
+from wherry_agent.processes import WorkerProcess
 
 pytestmark = pytest.mark.system
 
@@ -135,6 +136,12 @@ def run(folder: Path, start: StartRunner, story: Callable[[Bench], Awaitable[Non
                 runner.kill()
 
     asyncio.run(whole())
+
+
+def pid_of(runner: Runner) -> int:
+    """Return the process of a runner that has one."""
+    assert isinstance(runner, Link) and runner.pid
+    return runner.pid
 
 
 def state_of(runner: Runner) -> RunnerState:
@@ -392,7 +399,7 @@ def test_a_worker_that_is_killed_leaves_its_questions_to_the_engine(tmp_path: Pa
         assert isinstance(runner, Link)
         asked = Question(ALIAS, (an_image(images(16)),), lambda _: None)
         runner.ask(asked, PATIENCE_S)
-        os.kill(runner.pid, signal.SIGSEGV)
+        os.kill(pid_of(runner), signal.SIGSEGV)
         await bench.listener.next("ended")
         assert bench.listener.told[1:] == [
             ("died", "it was ended by SIGSEGV"),
@@ -407,12 +414,12 @@ def test_what_a_worker_said_before_it_was_killed_is_heard(tmp_path: Path) -> Non
     async def story(bench: Bench) -> None:
         runner = await bench.ready(a_bundle())
         assert isinstance(runner, Link)
-        arenas, rows = shared_by(runner.pid), images(5000)
+        arenas, rows = shared_by(pid_of(runner)), images(5000)
         runner.ask(Question(ALIAS, (an_image(rows),), bench.answers.append), PATIENCE_S)
-        while not all(map(held_bytes, arenas)) or is_running(runner.pid):
+        while not all(map(held_bytes, arenas)) or is_running(pid_of(runner)):
             os.sched_yield()  # The answer is sent while the loop does not run.
-        os.kill(runner.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, runner.pid, os.WEXITED | os.WNOWAIT)
+        os.kill(pid_of(runner), signal.SIGKILL)
+        os.waitid(os.P_PID, pid_of(runner), os.WEXITED | os.WNOWAIT)
         await bench.listener.next("ended")
         assert bench.listener.words() == ["ready", "died", "ended"]
         (answer,) = bench.answers
@@ -444,7 +451,7 @@ def test_a_worker_that_says_what_it_may_not_is_ended(tmp_path: Path, head: frame
     async def story(bench: Bench) -> None:
         runner = await bench.ready(a_bundle())
         assert isinstance(runner, Link)
-        os.kill(runner.pid, signal.SIGSTOP)  # What follows is said in its place.
+        os.kill(pid_of(runner), signal.SIGSTOP)  # What follows is said in its place.
         asked = Question(ALIAS, (an_image(images(1)),), bench.answers.append)
         runner.ask(asked, PATIENCE_S)
         receive(runner, frames.encode(head))
@@ -467,6 +474,65 @@ def test_a_runner_that_is_killed_says_nothing(tmp_path: Path, start: StartRunner
     run(tmp_path, start, story)
 
 
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def no_process(
+    place: BundlePlace, bringing: Bringing, inherited: int, arenas: tuple[int, int]
+) -> WorkerProcess:
+    raise BlockingIOError("no more processes")
+
+
+async def a_long_start(
+    place: BundlePlace, bringing: Bringing, inherited: int, arenas: tuple[int, int]
+) -> WorkerProcess:
+    await asyncio.sleep(PATIENCE_S)
+    raise AssertionError("it was not ended meanwhile")
+
+
+def test_a_worker_that_can_have_no_process_fails_and_leaves_nothing(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        before = descriptors()
+        bench.begin(a_bundle())
+        reason, what = await bench.listener.next("failed")
+        assert reason is Reason.LOAD_FAILED and "no more processes" in str(what)
+        await bench.listener.next("ended")
+        assert bench.listener.words() == ["failed", "ended"]
+        assert descriptors() == before
+
+    run(tmp_path, partial(link.start_runner, start_process=no_process), story)
+
+
+def test_a_worker_may_be_ended_before_it_has_a_process(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        before = descriptors()
+        runner = bench.begin(a_bundle())
+        assert isinstance(runner, Link)
+        await asyncio.sleep(0)
+        assert runner.pid is None and runner.memory_bytes() == 0
+        runner.end()
+        await bench.listener.next("ended")
+        assert bench.listener.words() == ["ended"] and descriptors() == before
+
+    run(tmp_path, partial(link.start_runner, start_process=a_long_start), story)
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_worker_may_be_killed_before_it_has_a_process(tmp_path: Path, is_begun: bool) -> None:
+    async def story(bench: Bench) -> None:
+        before = descriptors()
+        runner = bench.begin(a_bundle())
+        if is_begun:
+            await asyncio.sleep(0)
+        runner.kill()
+        assert descriptors() == before
+        await asyncio.sleep(0.01)
+        assert not bench.listener.words()
+
+    run(tmp_path, partial(link.start_runner, start_process=a_long_start), story)
+
+
 def test_a_worker_has_memory_of_its_own(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         runner = await bench.ready(a_bundle())
@@ -480,7 +546,7 @@ def test_shared_memory_that_is_needed_no_more_is_given_back(tmp_path: Path) -> N
         runner = await bench.ready(a_bundle())
         assert isinstance(runner, Link)
         assert isinstance(await ask(runner, images(10_000)), Answer)
-        arenas = shared_by(runner.pid)
+        arenas = shared_by(pid_of(runner))
         assert len(arenas) >= 2
 
         async def empty() -> None:

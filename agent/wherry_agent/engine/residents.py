@@ -191,7 +191,7 @@ class Residents:
         try:
             runner = self._start_runner(slots.alias, place, self, self._bringing(slots, place))
         except OSError as error:
-            detail = f"no process could be started for it: {error}"
+            detail = f"its worker could not be set up: {error}"
             self._tell_failure(slots, place, Reason.LOAD_FAILED, detail)
         else:
             slots.runners[place.digest] = runner

@@ -16,7 +16,7 @@ import pytest
 
 from tests.agent.benches import ALIAS, Bench, a_bench, ask
 from tests.agent.bundles import Floats, a_bundle, a_profile, images, logits_of
-from tests.agent.processes import niceness, worker_pids
+from tests.agent.processes import command_of, niceness, parent_of, worker_pids
 from tests.agent.waiting import PATIENCE_S, wait_until
 from wherry.messages import Shadow, Split, SwapPolicy
 from wherry.names import DeploymentId, Digest
@@ -104,11 +104,10 @@ def test_workers_are_forked_where_the_settings_have_a_fork_server(
     settings = EngineSettings(fork_server=is_there)
     with a_bench(tmp_path, settings) as bench:
         bench.serve(A)
-        # That of the bench before may not have ended yet.
-        wait_until(lambda: len(worker_pids("wherry_agent.forking")) == is_there)
-        servers = worker_pids("wherry_agent.forking")
         (worker,) = worker_pids(A.digest)
-        assert worker_pids(A.digest, of=servers[0] if servers else None) == [worker]
+        parent = parent_of(worker)
+        assert ("wherry_agent.forking" in command_of(parent)) == is_there
+        assert (parent == os.getpid()) != is_there
 
 
 def test_a_candidate_that_fails_by_resource_leaves_the_incumbent_answering(tmp_path: Path) -> None:
