@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import struct
-from array import array
 from collections.abc import Sequence
 from itertools import chain
+from types import GenericAlias
 from typing import TypeAlias
 
 import msgspec
 
 from wherry.errors import Malformed
-from wherry.signature import Datatype
+from wherry.signature import SIZE_BYTES, Datatype
 from wherry_agent.frames import Tensor
 
 _CODES = {
+    Datatype.BOOL: "?",
     Datatype.UINT8: "B",
     Datatype.INT8: "b",
     Datatype.INT32: "i",
     Datatype.INT64: "q",
+    Datatype.FP16: "e",
     Datatype.FP32: "f",
     Datatype.FP64: "d",
 }
@@ -26,9 +28,9 @@ _FLOATS = (Datatype.FP16, Datatype.FP32, Datatype.FP64)
 
 Numbers: TypeAlias = list[float] | list[int] | list[bool]
 
-_floats: msgspec.json.Decoder[list[float]] = msgspec.json.Decoder(list[float])
-_integers: msgspec.json.Decoder[list[int]] = msgspec.json.Decoder(list[int])
-_truths: msgspec.json.Decoder[list[bool]] = msgspec.json.Decoder(list[bool])
+_decoders: dict[type, msgspec.json.Decoder[Numbers]] = {
+    kind: msgspec.json.Decoder(GenericAlias(list, kind)) for kind in (float, int, bool)
+}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -43,15 +45,17 @@ class NotNested(Malformed):
         return f"the lists are not nested as {list(self.shape)}; send them flat."
 
 
+def kind_of(datatype: Datatype) -> type[float | bool]:
+    """Return which of Python's numbers hold the values of a type."""
+    if datatype in _FLOATS:
+        return float
+    return bool if datatype is Datatype.BOOL else int
+
+
 def numbers_of(tensor: Tensor) -> Numbers:
     """Return the values of a tensor in row-major order."""
-    if tensor.datatype is Datatype.BOOL:
-        return [value != 0 for value in tensor.data]
-    if tensor.datatype is Datatype.FP16:
-        return list(struct.unpack(f"<{len(tensor.data) // 2}e", tensor.data))
-    values = array(_CODES[tensor.datatype])
-    values.frombytes(tensor.data)
-    return values.tolist()
+    count = len(tensor.data) // SIZE_BYTES[tensor.datatype]
+    return list(struct.unpack(f"<{count}{_CODES[tensor.datatype]}", tensor.data))
 
 
 def classes_of(tensor: Tensor, numbers: Sequence[float]) -> tuple[int, ...]:
@@ -65,18 +69,15 @@ def decode_numbers(data: bytes, datatype: Datatype, shape: tuple[int, ...]) -> N
     """Return the values of a JSON list, flat, or nested as `shape` says."""
     if data[:1] == b"[" and data[1:].lstrip()[:1] == b"[":
         data = _encode(_flattened(msgspec.json.decode(data), shape))
-    if datatype in _FLOATS:
-        return _floats.decode(data)
-    return _truths.decode(data) if datatype is Datatype.BOOL else _integers.decode(data)
+    return _decoders[kind_of(datatype)].decode(data)
 
 
 def pack(numbers: Numbers, datatype: Datatype) -> bytes:
     """Return the values as little-endian bytes; OverflowError where the type is too small."""
-    if datatype is Datatype.BOOL:
-        return bytes(numbers)  # type: ignore[arg-type]
-    if datatype is Datatype.FP16:
-        return struct.pack(f"<{len(numbers)}e", *numbers)
-    return array(_CODES[datatype], numbers).tobytes()
+    try:
+        return struct.pack(f"<{len(numbers)}{_CODES[datatype]}", *numbers)
+    except struct.error as error:
+        raise OverflowError(str(error)) from error
 
 
 def _flattened(nested: object, shape: tuple[int, ...]) -> list[object]:

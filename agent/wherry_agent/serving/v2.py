@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import secrets
-import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from types import GenericAlias
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -24,7 +25,7 @@ from wherry.signature import SIZE_BYTES, BadSignature, Datatype, batch_of
 from wherry_agent.frames import LARGEST_BODY_BYTES, Tensor
 from wherry_agent.serving.binary import Rest, split
 from wherry_agent.serving.message import Response
-from wherry_agent.serving.numbers import Numbers, decode_numbers, numbers_of, pack
+from wherry_agent.serving.numbers import Numbers, decode_numbers, kind_of, numbers_of, pack
 from wherry_agent.serving.states import carries
 
 LARGEST_ID = 255
@@ -88,7 +89,7 @@ class _Input(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data: msgspec.Raw | Numbers | msgspec.UnsetType = msgspec.UNSET
     parameters: _InputParameters = _InputParameters()
 
 
@@ -134,7 +135,19 @@ class _Answer(msgspec.Struct):
     parameters: dict[str, str | bool] | msgspec.UnsetType = msgspec.UNSET
 
 
-_infer: msgspec.json.Decoder[_Infer] = msgspec.json.Decoder(_Infer)
+def _infer_with(data: object) -> msgspec.json.Decoder[_Infer]:
+    """Return a decoder of requests whose inputs have such data, or none."""
+    told = ("data", data | msgspec.UnsetType, msgspec.UNSET)
+    each = msgspec.defstruct("_Input", [told], bases=(_Input,), kw_only=True)
+    inputs = ("inputs", GenericAlias(list, each))
+    return msgspec.json.Decoder(
+        msgspec.defstruct("_Infer", [inputs], bases=(_Infer,), kw_only=True)
+    )
+
+
+_infer = _infer_with(msgspec.Raw)
+# To find where data end and then to decode them takes half as much more than to decode them.
+_infer_flat = {kind: _infer_with(GenericAlias(list, kind)) for kind in (float, int, bool)}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -154,10 +167,7 @@ def decode_infer(
     agent's own memory, as a body is.
     """
     head, rest = split(body, json_bytes)
-    try:
-        sent = _infer.decode(head)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"this is no inference request: {error}", "see its metadata") from error
+    sent = _decode(head, wanted)
     if sent.id is not None and len(sent.id) > LARGEST_ID:
         raise BadRequest(f"its id has {len(sent.id)} characters", f"use at most {LARGEST_ID}")
     _bound_parts(sent.inputs, largest_bytes)
@@ -213,6 +223,18 @@ def encode_metadata(alias: AliasName, bundle: Digest, manifest: Manifest) -> byt
     )
 
 
+def _decode(head: bytes | memoryview, wanted: signature.Signature) -> _Infer:
+    """Return the JSON of a request; data that are not flat numbers of one kind stay JSON."""
+    kinds = {kind_of(tensor.datatype) for tensor in wanted.inputs}
+    if len(kinds) == 1:
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return _infer_flat[kinds.pop()].decode(head)
+    try:
+        return _infer.decode(head)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"this is no inference request: {error}", "see its metadata") from error
+
+
 def _inputs_of(
     sent: list[_Input], wanted: signature.Signature, rest: Rest, read: ReadPart
 ) -> tuple[Tensor, ...]:
@@ -265,8 +287,8 @@ def _data_of(
     if sum(ways) != 1:
         problem = f"{wanted.name!r} came in {sum(ways)} ways"
         raise BadRequest(problem, "send data, a binary_data_size or a shared_memory_region")
-    if isinstance(sent.data, msgspec.Raw):
-        return _packed(bytes(sent.data), wanted, shape)
+    if not isinstance(sent.data, msgspec.UnsetType):
+        return _packed(sent.data, wanted, shape)
     size_bytes = SIZE_BYTES[wanted.datatype] * math.prod(shape)
     told = sent.parameters.shared_memory_byte_size if size is None else size
     if told != size_bytes:
@@ -283,15 +305,16 @@ def _data_of(
     return data
 
 
-def _packed(data: bytes, wanted: signature.Tensor, shape: tuple[int, ...]) -> bytes:
+def _packed(data: msgspec.Raw | Numbers, wanted: signature.Tensor, shape: tuple[int, ...]) -> bytes:
     try:
-        numbers = decode_numbers(data, wanted.datatype, shape)
-        packed = pack(numbers, wanted.datatype)
-    except (msgspec.DecodeError, OverflowError, struct.error, RecursionError) as error:
+        if isinstance(data, msgspec.Raw):
+            data = decode_numbers(bytes(data), wanted.datatype, shape)
+        packed = pack(data, wanted.datatype)
+    except (msgspec.DecodeError, OverflowError, RecursionError) as error:
         problem = f"the data of {wanted.name!r} are not {wanted.datatype.value}: {error}"
         raise BadRequest(problem, "send numbers of that type") from error
-    if len(numbers) != math.prod(shape):
-        problem = f"{wanted.name!r} came with {len(numbers)} values"
+    if len(data) != math.prod(shape):
+        problem = f"{wanted.name!r} came with {len(data)} values"
         raise BadRequest(problem, f"send {math.prod(shape)} for the shape {list(shape)}")
     return packed
 

@@ -9,11 +9,13 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.agent.bundles import a_bundle
 from wherry.errors import Malformed
 from wherry.names import AliasName
-from wherry.signature import SIZE_BYTES, Datatype
+from wherry.signature import BATCH, SIZE_BYTES, Datatype
+from wherry.signature import Tensor as SignedTensor
 from wherry_agent.frames import Tensor
 from wherry_agent.serving import numbers, v2
 from wherry_agent.serving.regions import UnknownRegion
@@ -65,6 +67,34 @@ def test_values_of_every_type_come_out_as_they_went_in(
     packed = numbers.pack(numbers.decode_numbers(sent, datatype, shape), datatype)
     assert len(packed) == len(flat) * SIZE_BYTES[datatype]
     assert numbers.numbers_of(Tensor("x", datatype, shape, packed)) == flat
+
+
+@pytest.mark.parametrize(
+    "datatypes", [(Datatype.FP32,), (Datatype.INT64,), (Datatype.BOOL,), tuple(Datatype)]
+)
+@pytest.mark.parametrize("form", ["flat", "nested"])
+def test_inputs_of_one_type_and_of_many_come_flat_or_nested(
+    datatypes: tuple[Datatype, ...], form: str
+) -> None:
+    rows = {each: [[1, 0]] if each is not Datatype.BOOL else [[True, False]] for each in datatypes}
+    wanted = tuple(SignedTensor(each, each, (BATCH, 2)) for each in datatypes)
+    inputs = [
+        {
+            "name": each,
+            "datatype": each,
+            "shape": [1, 2],
+            "data": sent[0] if form == "flat" else sent,
+        }
+        for each, sent in rows.items()
+    ]
+    asked = v2.decode_infer(
+        json.dumps({"inputs": inputs}).encode(),
+        replace(SIGNATURE, inputs=wanted),
+        json_bytes=None,
+        read=read_nothing,
+    )
+    assert [numbers.numbers_of(tensor) for tensor in asked.inputs] == [[1, 0]] * len(datatypes)
+    assert [tensor.datatype for tensor in asked.inputs] == list(datatypes)
 
 
 def test_a_request_without_an_id_gets_one() -> None:
@@ -124,7 +154,12 @@ def test_a_request_that_does_not_fit_is_refused_with_the_next_step(
 
 @pytest.mark.parametrize(
     ("datatype", "data"),
-    [(Datatype.UINT8, b"[256]"), (Datatype.INT8, b"[1.5]"), (Datatype.FP16, b"[1e30]")],
+    [
+        (Datatype.UINT8, b"[256]"),
+        (Datatype.INT8, b"[1.5]"),
+        (Datatype.FP16, b"[1e30]"),
+        (Datatype.FP32, b"[1e39]"),
+    ],
 )
 def test_a_number_that_its_type_cannot_hold_is_refused(datatype: Datatype, data: bytes) -> None:
     with pytest.raises((msgspec.DecodeError, OverflowError)):
