@@ -98,7 +98,7 @@ def test_every_file_that_is_named_is_there(document: Path) -> None:
 @each_document
 def test_every_function_that_is_named_is_in_its_file(document: Path) -> None:
     for name, what in re.findall(r"`([\w./-]+\.py):(\w+)`", spoken(document)):
-        defined = re.compile(rf"^\s*(?:def|class) {what}\b|^{what}\b.* = ", re.MULTILINE)
+        defined = re.compile(rf"^\s*(?:(?:async )?def|class) {what}\b|^{what}\b.* = ", re.MULTILINE)
         assert any(defined.search(place.read_text()) for place in find(name, document)), name
 
 

@@ -39,8 +39,8 @@ class ClassCounts(msgspec.Struct, frozen=True):
 class Feedback(msgspec.Struct, frozen=True):
     """How many answers were labelled, and how many of them were right.
 
-    `classes` are by index as text, for F1. For models that give numbers, `values` were compared,
-    and the errors are sums over them.
+    `classes` are by index as text, for F1. For models that give numbers, `values` of `answers`
+    answers were compared, and the errors are sums over the values.
     """
 
     labelled: Count = 0
@@ -49,6 +49,7 @@ class Feedback(msgspec.Struct, frozen=True):
     values: Count = 0
     absolute_error: Sum = 0.0
     squared_error: Sum = 0.0
+    answers: Count = 0
 
     def __add__(self, more: Feedback) -> Feedback:
         """Add up; of classes beyond `LARGEST_CLASSES` only the labels are counted."""
@@ -59,6 +60,7 @@ class Feedback(msgspec.Struct, frozen=True):
             self.values + more.values,
             capped(self.absolute_error + more.absolute_error),
             capped(self.squared_error + more.squared_error),
+            self.answers + more.answers,
         )
 
 

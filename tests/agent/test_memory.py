@@ -21,7 +21,7 @@ from wherry.reasons import Reason, Status
 from wherry_agent.core import agent as machine
 from wherry_agent.core import install, trial
 from wherry_agent.core.acceptance import DesiredCame, Vouched
-from wherry_agent.core.health import Labels
+from wherry_agent.core.labels import Labels
 from wherry_agent.memory import MOST_BEFORE_REFUSALS
 from wherry_agent.outbox import Outbox
 from wherry_agent.store import Store, look

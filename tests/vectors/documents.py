@@ -235,7 +235,7 @@ def a_whole_telemetry() -> Telemetry:
         skipped={"busy": 2, "too_hot": 1},
     )
     return msgspec.structs.replace(
-        a.a_telemetry(feedback=Feedback(2, 1, classes, 3, 1.5, 0.75)),
+        a.a_telemetry(feedback=Feedback(2, 1, classes, 3, 1.5, 0.75, 1)),
         inputs=(image,),
         outputs=(scores,),
         shadow=shadow,

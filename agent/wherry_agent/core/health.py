@@ -14,7 +14,6 @@ dies in either phase needs no statistics: the engine tells of it.
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import msgspec
@@ -24,6 +23,7 @@ from wherry.latency import LatencyRule, compare, compare_beside
 from wherry.measures import Feedback, ShadowCounts
 from wherry.messages import Shadow
 from wherry.reasons import Reason
+from wherry_agent.core.labels import Labels, labels_of, stray_of_accuracies, stray_of_errors
 
 NOT_FINITE = "not_finite"
 
@@ -39,29 +39,17 @@ class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What makes a bundle in probation sick on this device, beside latency, errors and NaN.
 
     The worker's own memory may grow by `largest_memory_growth` (a share) and `memory_slack_bytes`;
-    the device may be at `largest_temperature_c`; accuracy may fall by `largest_accuracy_drop` below
-    the incumbent's once each has `min_labels`.
+    the device may be at `largest_temperature_c`. Once both have `min_labels` answers with labels,
+    accuracy may fall by `largest_accuracy_drop` below the incumbent's, or the mean absolute error
+    of numbers grow by `largest_error_growth` (a share) above the incumbent's.
     """
 
     largest_memory_growth: Annotated[float, msgspec.Meta(ge=0)] = 0.5
     memory_slack_bytes: Annotated[int, msgspec.Meta(ge=0)] = 16 << 20
     largest_temperature_c: float = 85.0
     largest_accuracy_drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
+    largest_error_growth: Annotated[float, msgspec.Meta(ge=0)] = 0.25
     min_labels: Annotated[int, msgspec.Meta(ge=1)] = 50
-
-
-class Labels(msgspec.Struct, frozen=True):
-    """How many answers were labelled, and how many of them were right."""
-
-    labelled: int = 0
-    right: int = 0
-
-    def __add__(self, more: Labels) -> Labels:
-        return Labels(self.labelled + more.labelled, self.right + more.right)
-
-    @property
-    def accuracy(self) -> float:
-        return self.right / self.labelled
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +131,7 @@ def diagnose(watch: Watch, bounds: Bounds) -> Sickness | None:
         _find_failures(watch.requests, watch.errors)
         or _find_slowness(watch)
         or _find_inaccuracy(watch, bounds)
+        or _find_error(watch, bounds)
         or _find_growth(watch, bounds)
         or _find_heat(watch, bounds)
     )
@@ -169,10 +158,6 @@ def gather(windows: tuple[Histogram, ...], more: Histogram) -> tuple[Histogram, 
     if windows and windows[-1].total < PROBATION_LATENCY.window_requests:
         return (*windows[:-1], merge((windows[-1], more)))
     return (*windows, more)[-WINDOWS_KEPT:] if more.total else windows
-
-
-def labels_of(feedback: Feedback) -> Labels:
-    return Labels(feedback.labelled, feedback.right)
 
 
 def _gather_beside(
@@ -218,11 +203,26 @@ def _find_inaccuracy(watch: Watch, bounds: Bounds) -> Sickness | None:
     if min(ours.labelled, theirs.labelled) < bounds.min_labels:
         return None
     drop = theirs.accuracy - ours.accuracy
-    if drop <= bounds.largest_accuracy_drop or drop <= CHANCE * _standard_error(ours, theirs):
+    if drop <= bounds.largest_accuracy_drop or drop <= CHANCE * stray_of_accuracies(ours, theirs):
         return None
     said = (
         f"{ours.right} of {ours.labelled} labelled answers are right ({ours.accuracy:.1%}), "
         f"the incumbent's {theirs.right} of {theirs.labelled} ({theirs.accuracy:.1%})"
+    )
+    return Sickness(Reason.INACCURATE, said)
+
+
+def _find_error(watch: Watch, bounds: Bounds) -> Sickness | None:
+    ours, theirs = watch.labels, watch.incumbent.labels
+    if min(ours.answers, theirs.answers) < bounds.min_labels:
+        return None
+    growth = ours.mean_error - theirs.mean_error
+    is_allowed = growth <= bounds.largest_error_growth * theirs.mean_error
+    if is_allowed or growth <= CHANCE * stray_of_errors(ours, theirs):
+        return None
+    said = (
+        f"{ours.answers} labelled answers are off by {ours.mean_error:.4g} on average, "
+        f"the incumbent's {theirs.answers} by {theirs.mean_error:.4g}"
     )
     return Sickness(Reason.INACCURATE, said)
 
@@ -256,12 +256,6 @@ def _find_heat(watch: Watch, bounds: Bounds) -> Sickness | None:
 
 def p50_p99_ms(compute: Histogram) -> tuple[float | None, float | None]:
     return quantile_ms(compute, 0.5), quantile_ms(compute, 0.99)
-
-
-def _standard_error(ours: Labels, theirs: Labels) -> float:
-    """Return that of the difference of both accuracies, if they were the same (pooled)."""
-    pooled = (ours + theirs).accuracy
-    return math.sqrt(pooled * (1 - pooled) * (1 / ours.labelled + 1 / theirs.labelled))
 
 
 def _too_many(failed: int, requests: int) -> bool:

@@ -8,7 +8,7 @@ from wherry.histogram import Histogram
 from wherry.messages import SignedReceipt
 from wherry.names import AliasName, DeploymentId, Digest
 from wherry_agent.core import download, install, session, trial
-from wherry_agent.core.health import Labels
+from wherry_agent.core.labels import Labels
 from wherry_agent.core.receipts import Claim, Receipts
 from wherry_agent.core.sources import Sources
 from wherry_agent.core.watching import Watching

@@ -20,16 +20,15 @@ from wherry_agent.core.health import (
     WINDOWS_KEPT,
     Bounds,
     Incumbent,
-    Labels,
     Sickness,
     Watch,
     Window,
     diagnose,
     diagnose_shadow,
-    labels_of,
     observe,
     observe_beside,
 )
+from wherry_agent.core.labels import Labels, labels_of
 from wherry_agent.core.standing import Idle, Probation, Shadowing, State, fallback_of, slots_of
 
 T = TypeVar("T")
@@ -137,9 +136,9 @@ def _follow_incumbent(
 
 def _note_labels(watching: Watching, alias: AliasName, window: Window) -> Watching:
     labels = watching.labels.get(alias, Labels()) + labels_of(window.feedback)
-    if labels.labelled > LABELS_KEPT:
-        labels = Labels(labels.labelled // 2, labels.right // 2)
-    if not labels.labelled:
+    if max(labels.labelled, labels.answers) > LABELS_KEPT:
+        labels = labels.halved()
+    if labels == Labels():
         return watching
     return replace(watching, labels={**watching.labels, alias: labels})
 

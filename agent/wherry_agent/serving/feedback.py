@@ -193,5 +193,8 @@ def _feedback_of_numbers(truth: Sequence[float], given: Sequence[float]) -> Feed
     # Not fsum, which raises where it overflows.
     absolute, squared = sum(errors), sum(error * error for error in errors)
     return Feedback(
-        values=len(errors), absolute_error=capped(absolute), squared_error=capped(squared)
+        values=len(errors),
+        absolute_error=capped(absolute),
+        squared_error=capped(squared),
+        answers=1,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from tests.builders import a_histogram
 from wherry.histogram import Histogram
@@ -17,7 +18,6 @@ from wherry_agent.core.health import (
     WINDOWS_KEPT,
     Bounds,
     Incumbent,
-    Labels,
     Watch,
     Window,
     diagnose,
@@ -25,6 +25,7 @@ from wherry_agent.core.health import (
     observe,
     observe_beside,
 )
+from wherry_agent.core.labels import Labels, labels_of
 
 A_WINDOW = PROBATION_LATENCY.window_requests
 BOUNDS = Bounds()
@@ -187,6 +188,52 @@ def test_labels_that_come_late_for_the_incumbent_count_for_it() -> None:
     watch = labelled(70, incumbent=Labels())
     watch = observe_beside(watch, Window(feedback=Feedback(labelled=100, right=95)))
     assert reason_of(watch) is Reason.INACCURATE
+
+
+def off_by(*errors: float, times: int = 50) -> Feedback:
+    """Return the feedback of answers of one number each, so far off."""
+    return Feedback(
+        values=len(errors) * times,
+        absolute_error=sum(errors) * times,
+        squared_error=sum(error * error for error in errors) * times,
+        answers=len(errors) * times,
+    )
+
+
+GOOD_NUMBERS = off_by(0.9, 1.1)
+
+
+def numbered(feedback: Feedback, incumbent: Feedback = GOOD_NUMBERS) -> Watch:
+    watch = Watch(incumbent=Incumbent(labels=labels_of(incumbent)))
+    return observe(watch, Window(feedback=feedback))
+
+
+def test_a_candidate_whose_numbers_are_further_off_is_sick_and_both_are_named() -> None:
+    sickness = diagnose(numbered(off_by(1.4, 1.6)), BOUNDS)
+    assert sickness and sickness.reason is Reason.INACCURATE
+    assert sickness.detail == (
+        "100 labelled answers are off by 1.5 on average, the incumbent's 100 by 1"
+    )
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [
+        numbered(off_by(1.1, 1.3)),  # Within the growth that is allowed.
+        numbered(off_by(0.1)),  # Better than the incumbent.
+        numbered(off_by(9.0, times=49)),  # Too few answers of the candidate,
+        numbered(off_by(9.0), off_by(1.0, times=49)),  # of the incumbent.
+        numbered(off_by(0.0, 0.0, 0.0, 6.0, times=15)),  # Half as much more, that chance explains.
+        # As many numbers as are wanted, but of one answer.
+        numbered(replace(off_by(9.0), answers=1)),
+    ],
+)
+def test_what_numbers_do_not_prove_is_no_sickness(watch: Watch) -> None:
+    assert reason_of(watch) is None
+
+
+def test_errors_beyond_all_bounds_are_sick_too() -> None:
+    assert reason_of(numbered(off_by(1e200))) is Reason.INACCURATE
 
 
 # Memory and temperature

@@ -12,8 +12,9 @@ from wherry.messages import Shadow, Split
 from wherry.names import Digest
 from wherry.reasons import Reason
 from wherry_agent.core import install
-from wherry_agent.core.health import PROBATION_LATENCY, WINDOWS_KEPT, Labels, Window
+from wherry_agent.core.health import PROBATION_LATENCY, WINDOWS_KEPT, Window
 from wherry_agent.core.install import Idle, Loading, Probation, Shadowing, Shown, State
+from wherry_agent.core.labels import Labels, labels_of
 from wherry_agent.core.watching import LABELS_KEPT, Watching, follow, weigh
 
 DEFAULT = an_alias()
@@ -211,6 +212,22 @@ def test_what_was_measured_of_a_confirmed_candidate_is_the_incumbents_now() -> N
     assert watching.watches == {}
     assert watching.recent[DEFAULT] == (a_histogram(*[1.2] * ENOUGH),)
     assert watching.labels[DEFAULT] == Labels(20, 18)
+
+
+def test_numbers_of_the_incumbent_are_kept_and_fade_as_labels_do() -> None:
+    numbers = Feedback(
+        values=3 * LABELS_KEPT, absolute_error=6.0, squared_error=8.0, answers=LABELS_KEPT
+    )
+    watching = measured(Watching(), SERVING, OLD, Window(feedback=numbers))
+    assert watching.labels[DEFAULT] == labels_of(numbers)
+    one = Feedback(values=3, absolute_error=1.0, squared_error=2.0, answers=1)
+    watching = measured(watching, SERVING, OLD, Window(feedback=one))
+    assert watching.labels[DEFAULT] == Labels(
+        answers=LABELS_KEPT // 2,
+        values=3 * LABELS_KEPT // 2 + 1,
+        absolute_error=3.5,
+        squared_error=5.0,
+    )
 
 
 def test_after_a_revert_the_incumbent_has_what_it_had() -> None:

@@ -105,7 +105,7 @@ def test_no_more_classes_are_told_than_a_message_holds() -> None:
 
 def test_numbers_are_judged_by_their_errors() -> None:
     judged = kept(1.0, 2.0).judge(ALIAS, Sent("r", values=[1.5, 0.0]))
-    assert judged.feedback == Feedback(values=2, absolute_error=2.5, squared_error=4.25)
+    assert judged.feedback == Feedback(values=2, absolute_error=2.5, squared_error=4.25, answers=1)
 
 
 @pytest.mark.parametrize("given", [1e300, math.inf, math.nan])
