@@ -101,12 +101,12 @@ class Controller:
         return Remote(Login(self.url, self.token))
 
 
-class Broker(Protocol):
-    """A mosquitto of a test."""
+class Killable(Protocol):
+    """A process that a test kills and starts again."""
 
     def start(self) -> None: ...
 
-    def kill(self) -> None: ...
+    def kill(self) -> object: ...
 
 
 class _Given(msgspec.Struct, frozen=True):
@@ -120,7 +120,7 @@ class Site:
     """Where the parts are, and what an operator does with them."""
 
     folder: Path
-    broker: Broker
+    broker: Killable
     controller: Controller
     agents: dict[str, Agent] = field(default_factory=dict)
 
