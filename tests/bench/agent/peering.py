@@ -4,7 +4,8 @@
 
 All servers live at the same time, on one core; the client, on the other, asks each a few times by
 turns, in another order each round. All are asked over loopback, since not every peer can listen on
-a Unix socket. Memory is what all processes of a server take together, after they were asked.
+a Unix socket. Memory is what all processes of a server take together (resident pages; those that
+several share count in each), after they were asked.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,7 @@ from tests.brokers import free_port
 
 OURS = "wherry"
 PATIENCE_S = 120.0
+TRIES = 3  # To start a peer: a port that was free may be taken when it listens there.
 SERVERS = Path(__file__).parent / "peers"
 Encode = Callable[[nets.Floats], bytes]
 # Which peers speak an encoding of their requests that the agent speaks too.
@@ -140,21 +143,34 @@ def _ask_by_turns(
 
 @contextmanager
 def _serving(peer: str, name: str, model: Path) -> Iterator[Served]:
-    port = free_port()
-    command = [str(python_of(peer)), f"serve_{peer}.py", str(model), str(port)]
+    asked = ENCODINGS["json"][peer](nets.rows_of(name))
+    for _ in range(TRIES):
+        process, port = _start(peer, model)
+        try:
+            until_true(partial(_is_decided, process, port, asked), PATIENCE_S)
+            if process.poll() is None:
+                yield Served(port, process.pid)
+                return
+        finally:
+            end(process)
+    raise AssertionError(f"{peer} ended; see {model.parent / f'{peer}.log'}")
+
+
+def _start(peer: str, model: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a peer with ports for HTTP, gRPC and metrics; return the first."""
+    ports = [free_port() for _ in range(3)]
+    command = [str(python_of(peer)), f"serve_{peer}.py", str(model), *map(str, ports)]
     environment = device_environment()
     environment.pop("PYTHONPATH", None)  # What is ours is not theirs.
     with (model.parent / f"{peer}.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=SERVERS, stdout=log, stderr=log, env=environment, stdin=subprocess.DEVNULL
         )
-    try:
-        asked = ENCODINGS["json"][peer](nets.rows_of(name))
-        until_true(lambda: process.poll() is not None or answers(port, asked), PATIENCE_S)
-        assert process.poll() is None, f"{peer} ended; see {model.parent / f'{peer}.log'}"
-        yield Served(port, process.pid)
-    finally:
-        end(process)
+    return process, ports[0]
+
+
+def _is_decided(process: subprocess.Popen[bytes], port: int, asked: bytes) -> bool:
+    return process.poll() is not None or answers(port, asked)
 
 
 if __name__ == "__main__":

@@ -27,11 +27,11 @@ class OnnxModel(MLModel):  # type: ignore[misc]
         return InferenceResponse(model_name=self.name, outputs=outputs)
 
 
-async def main(model: str, port: int) -> None:
+async def main(model: str, port: int, grpc_port: int) -> None:
     settings = Settings(
         host="127.0.0.1",
         http_port=port,
-        grpc_port=port + 1,
+        grpc_port=grpc_port,
         metrics_endpoint=None,
         parallel_workers=0,
         gzip_enabled=False,
@@ -45,4 +45,4 @@ async def main(model: str, port: int) -> None:
 
 if __name__ == "__main__":
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:4])))

@@ -15,7 +15,7 @@ from pytriton.triton import Triton, TritonConfig
 Rows = npt.NDArray[np.float32]
 
 
-def main(model: str, port: int) -> None:
+def main(model: str, port: int, grpc_port: int, metrics_port: int) -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options)
@@ -29,8 +29,8 @@ def main(model: str, port: int) -> None:
         http_port=port,
         allow_grpc=False,
         allow_metrics=False,
-        grpc_port=port + 1,
-        metrics_port=port + 2,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
         log_verbose=0,
     )
     with Triton(config=config) as triton:
@@ -46,4 +46,4 @@ def main(model: str, port: int) -> None:
 
 if __name__ == "__main__":
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], *map(int, sys.argv[2:5]))
