@@ -22,6 +22,7 @@ from wherry.enrolment import parse_fingerprint, parse_token
 from wherry.errors import REFUSALS, Malformed
 from wherry.logs import JsonFormatter, log_to_stderr
 from wherry.names import Digest, parse_alias_name, parse_device_id, parse_profile_name
+from wherry.systemd import Notifier, take_sockets
 from wherry.trust.keeping import report_of
 from wherry_agent import detect, host
 from wherry_agent.client import Client, Input, NotReachable
@@ -123,10 +124,13 @@ def _admission(options: argparse.Namespace) -> _Admission:
 
 def _run(options: argparse.Namespace) -> int:
     from wherry_agent.app import App  # The other commands start without the loop's libraries.
+    from wherry_agent.serving import Bound
 
     settings = read_settings(options.home)
     log_to_stderr(formatter=JsonFormatter() if settings.log is LogFormat.JSON else None)
-    app = App(options.home, settings)
+    sockets = take_sockets()
+    bound = Bound(local=sockets.get("api"), http=sockets.get("http"))
+    app = App(options.home, settings, Notifier(), bound)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: app.stop())
     app.run()
