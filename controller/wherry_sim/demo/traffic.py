@@ -31,6 +31,7 @@ from wherry_sim.demo.plan import ALIAS, LABEL_DELAY_S, STEADY_RATE
 
 CONNECTIONS = 6
 LABELS_A_SECOND = 75.0
+LARGEST_ARREARS_S = 0.1
 PAUSE_AFTER_FAILURE_S = 0.05
 
 
@@ -129,7 +130,7 @@ class Program:
                 row = turn % len(self._bodies)
                 turn += CONNECTIONS
                 self._ask_once(client, counts, mode, row, turn)
-                next_s = max(next_s + CONNECTIONS / STEADY_RATE, time.monotonic() - 0.1)
+                next_s = next_due(next_s, time.monotonic())
                 while mode == self._mode == "steady" and self._going:
                     left_s = next_s - time.monotonic()
                     if left_s <= 0:
@@ -187,6 +188,12 @@ class Program:
             except REFUSALS:
                 pass
             time.sleep(0.1)
+
+
+def next_due(due_s: float, now_s: float) -> float:
+    """Return when to ask again: evenly, and neither in arrears nor ahead after a burst."""
+    pace_s = CONNECTIONS / STEADY_RATE
+    return min(max(due_s + pace_s, now_s - LARGEST_ARREARS_S), now_s + pace_s)
 
 
 def _body(image: NDArray[np.float32]) -> bytes:
