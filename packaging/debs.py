@@ -46,7 +46,13 @@ LIBRARIES = (
 )
 RUNTIMES = {
     "wherry-agent-onnx": ("flatbuffers", "numpy", "onnxruntime", "protobuf"),
-    "wherry-agent-litert": ("ai-edge-litert", "backports.strenum", "flatbuffers", "numpy", "protobuf"),
+    "wherry-agent-litert": (
+        "ai-edge-litert",
+        "backports.strenum",
+        "flatbuffers",
+        "numpy",
+        "protobuf",
+    ),
 }
 USER = "wherry-agent"
 
@@ -189,7 +195,12 @@ def _told(
 
 def _scripts(package: Package, folder: Path, version: str) -> dict[str, str]:
     """Write the maintainer's scripts; return where, by nfpm's names."""
-    names = {"preinstall": "preinst", "postinstall": "postinst", "preremove": "prerm", "postremove": "postrm"}
+    names = {
+        "preinstall": "preinst",
+        "postinstall": "postinst",
+        "preremove": "prerm",
+        "postremove": "postrm",
+    }
     for name in names.values():
         (folder / name).write_text(_filled((SCRIPTS / name).read_text(), package, version))
     return {told: str(folder / name) for told, name in names.items()}

@@ -19,7 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 OLD_PYTHON = "3.10"
-GLIBC = tuple(f"manylinux_2_{minor}" for minor in (5, 12, 17, 24, 26, 27, 28, 31, 34)) + ("manylinux2014",)
+GLIBC = tuple(f"manylinux_2_{minor}" for minor in (5, 12, 17, 24, 26, 27, 28, 31, 34)) + (
+    "manylinux2014",
+)
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "armhf": "armv7l"}
 # What pip writes about itself, and what it puts beside packages for somebody to run.
 LEFTOVERS = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
@@ -33,7 +35,9 @@ def folder_of(python: str) -> str:
 
 def install(names: Iterable[str], target: Path, *, python: str, arch: str) -> None:
     """Install distributions, each at the version that the constraints pin, without what they need."""
-    versions = pinned(ROOT / ("constraints-py310.txt" if python == OLD_PYTHON else "constraints.txt"))
+    versions = pinned(
+        ROOT / ("constraints-py310.txt" if python == OLD_PYTHON else "constraints.txt")
+    )
     wanted = [f"{name}=={versions[name]}" for name in names]
     platforms = [f"--platform={glibc}_{MACHINES[arch]}" for glibc in GLIBC]
     _pip(
@@ -47,7 +51,9 @@ def install(names: Iterable[str], target: Path, *, python: str, arch: str) -> No
 def install_ours(names: Sequence[str], target: Path) -> None:
     """Install our own distributions from this checkout; they are pure Python."""
     for name in names:
-        shutil.copytree(ROOT / name, target / Path(name).name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / name, target / Path(name).name, ignore=shutil.ignore_patterns("__pycache__")
+        )
 
 
 def pinned(constraints: Path) -> dict[str, str]:
@@ -83,7 +89,11 @@ def digest_of(place: Path) -> str:
     """Return the digest of a file, or of a folder's names and files."""
     if place.is_file():
         return hashlib.sha256(place.read_bytes()).hexdigest()
-    inside = (f"{each.relative_to(place)} {digest_of(each)}" for each in sorted(place.rglob("*")) if each.is_file())
+    inside = (
+        f"{each.relative_to(place)} {digest_of(each)}"
+        for each in sorted(place.rglob("*"))
+        if each.is_file()
+    )
     return hashlib.sha256("\n".join(inside).encode()).hexdigest()
 
 

@@ -97,9 +97,7 @@ class Controller:
         self._making = ThreadPoolExecutor(1, thread_name_prefix="delta")
         self._deltas = self._open_deltas() if settings.delivery.deltas else None
         desk = self._desk()
-        self._decider = Decider(
-            self._inbox, desk, store, settings, clock=clock, notifier=notifier
-        )
+        self._decider = Decider(self._inbox, desk, store, settings, clock=clock, notifier=notifier)
         self.builds = self._open_builds()
         self._broker: EmbeddedBroker | None = None
 

@@ -120,5 +120,7 @@ def test_sockets_that_were_bound_before_are_found_by_their_names(tmp_path: Path)
 
 @pytest.mark.parametrize("pid", [None, "1"])
 def test_sockets_of_others_are_not_taken(pid: str | None) -> None:
-    environment = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "api"} | ({"LISTEN_PID": pid} if pid else {})
+    environment = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "api"} | (
+        {"LISTEN_PID": pid} if pid else {}
+    )
     assert take_sockets(environment) == {}
