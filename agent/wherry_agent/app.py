@@ -38,7 +38,7 @@ from wherry_agent.inbox import News, Refused
 from wherry_agent.lines import BrokerShown, ControlDown, ControlUp, FetchLink, Message, Puback
 from wherry_agent.parts import Item, Stop, put_together
 from wherry_agent.performing import perform_trial
-from wherry_agent.serving import Bound
+from wherry_agent.serving import UNBOUND, Bound
 from wherry_agent.settings import Settings
 
 TICK_S, IDLE_TICK_S = 0.25, 1.0
@@ -55,7 +55,7 @@ class App:
         home: Path,
         settings: Settings,
         notifier: Notifier | None = None,
-        bound: Bound = Bound(),
+        bound: Bound = UNBOUND,
     ) -> None:
         self._settings, self._notifier = settings, notifier or Notifier({})
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()

@@ -23,7 +23,7 @@ from wherry_agent.memory import Enrolment, Memory
 from wherry_agent.outbox import Outbox
 from wherry_agent.performing import Installer
 from wherry_agent.renewer import Upkeep
-from wherry_agent.serving import Bound, Server, listen_settings
+from wherry_agent.serving import UNBOUND, Bound, Server, listen_settings
 from wherry_agent.settings import Settings, read_identity, read_root
 from wherry_agent.shelf import Shelf
 from wherry_agent.sources import source_context
@@ -78,7 +78,7 @@ class Parts:
     delivery: Delivery
 
 
-def put_together(home: Path, settings: Settings, put: Put, bound: Bound = Bound()) -> Parts:
+def put_together(home: Path, settings: Settings, put: Put, bound: Bound = UNBOUND) -> Parts:
     """Return the parts of the agent of `home`; none of them has begun to do anything."""
     enrolment = _enrolment_of(home, settings)
     store = Store(home / "state")

@@ -70,6 +70,9 @@ class Bound:
     http: socket.socket | None = None
 
 
+UNBOUND = Bound()
+
+
 @dataclass(frozen=True, slots=True)
 class ListenSettings:
     """Where to listen: a Unix socket, and ports on loopback where they are set (0: any free one).
@@ -91,11 +94,11 @@ class ListenSettings:
     http: HttpLimits = field(default_factory=HttpLimits)
     shared_memory: bool = True
     shared_folder: Path = SHARED_MEMORY
-    bound: Bound = Bound()
+    bound: Bound = UNBOUND
     stale_state: StaleState = StaleState.REFUSE
 
 
-def listen_settings(home: Path, settings: Settings, bound: Bound = Bound()) -> ListenSettings:
+def listen_settings(home: Path, settings: Settings, bound: Bound = UNBOUND) -> ListenSettings:
     """Return where and how the agent of `home` listens."""
     api = settings.api
     return ListenSettings(
