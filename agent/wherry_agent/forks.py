@@ -31,7 +31,7 @@ from wherry.profile import Runtime
 from wherry_agent.asking import Bringing, BundlePlace, encode_bringing
 from wherry_agent.processes import WorkerProcess, bundle_words, spawn
 
-FIRST_S = 2.0  # It imports what the first worker would import: waiting costs that one nothing.
+FIRST_S = 10.0  # It imports what the first worker would import: waiting costs that one nothing.
 REPLY_S = 0.25  # A fork takes 5 ms.
 STATUS_S = 0.1
 LARGEST_ORDER_BYTES = 64 << 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from http.client import HTTPResponse
 from pathlib import Path
@@ -23,7 +24,7 @@ from wherry_agent.client import Client, Input, encode_request
 from wherry_agent.engine import Duty, Engine, EngineEvent, EngineSettings, Flipped, Loaded
 from wherry_agent.serving import ListenSettings, Server
 from wherry_agent.serving.arriving import HttpLimits
-from wherry_agent.telemetry import Recorder
+from wherry_agent.telemetry import Recorder, WindowCounts
 
 ALIAS = AliasName("default")
 
@@ -45,6 +46,13 @@ class Bench:
         )
         serving = ListenSettings(socket_path=self.socket, port=0, http=http)
         self.server = Server(self.engine, self.recorder, serving)
+
+    def counted(self) -> tuple[WindowCounts, ...]:
+        """Return what was counted of all that was answered until now, and begin anew."""
+        turned: Future[None] = Future()
+        self.engine.loop.call_soon_threadsafe(turned.set_result, None)
+        turned.result(PATIENCE_S)
+        return self.recorder.take()
 
     def place(self, bundle: Bundle) -> BundlePlace:
         manifest, blobs = write_bundle(bundle, self.folder)

@@ -346,7 +346,7 @@ def test_an_answer_that_is_not_finite_is_refused_and_counted(tmp_path: Path) -> 
             ask(client, images(1) + np.float32(2000))
         assert caught.value.status == 500
         assert "again" not in str(caught.value)
-        (window,) = bench.recorder.take()
+        (window,) = bench.counted()
         assert (window.requests, window.errors) == (2, {"not_finite": 1})
         assert (window.latency.total, window.compute.total) == (1, 1)
 

@@ -101,10 +101,10 @@ class Inference:
             self._count_failure(ask, outcome)
             ask.respond(unanswered(outcome))
             return
-        response = self._answer(ask, outcome)
+        ask.respond(self._answer(ask, outcome))
+        # The client reads meanwhile; whatever it asks next comes after these on this loop.
         self._keep(ask, outcome)
         self._count(ask, outcome)
-        ask.respond(response)  # Whoever has the answer finds it counted.
 
     def _answer(self, ask: _Open, answer: Answer) -> Response:
         try:

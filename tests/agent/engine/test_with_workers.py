@@ -160,7 +160,7 @@ def test_a_shadow_is_compared_and_a_sick_one_that_looks_healthy_disagrees(tmp_pa
 
         def has_compared() -> bool:
             ask(client, rows)
-            for window in bench.recorder.take():
+            for window in bench.counted():
                 if window.bundle == sick.digest and window.shadow is not None:
                     seen.append((window.shadow.rows, window.shadow.agreed))
                     assert window.requests == 0

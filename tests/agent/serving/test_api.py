@@ -39,7 +39,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 @pytest.fixture
 def client(bench: Bench) -> Iterator[Client]:
-    bench.recorder.take()
+    bench.counted()
     with bench.client() as client:
         yield client
 
@@ -153,10 +153,10 @@ def test_labels_are_counted_against_the_bundle_that_answered(bench: Bench, clien
     ask(client, rows, "r-right")
     ask(client, rows, "r-wrong")
     bench.serve(LITE)
-    bench.recorder.take()
+    bench.counted()
     assert client.feedback(ALIAS, "r-right", classes).right == 4
     assert client.feedback(ALIAS, "r-wrong", wrong).right == 0
-    (window,) = bench.recorder.take()
+    (window,) = bench.counted()
     assert (window.bundle, window.feedback.labelled, window.feedback.right) == (BUNDLE.digest, 8, 4)
     told = window.feedback.classes.values()
     assert (sum(each.true for each in told), sum(each.right for each in told)) == (8, 4)
@@ -172,14 +172,14 @@ def test_labels_count_once_and_for_answers_that_are_kept(bench: Bench, client: C
         client.feedback(ALIAS, "r-once", [1, 2])
     with pytest.raises(RequestRefused, match=r"404.*'r-none' is kept"):
         client.feedback(ALIAS, "r-none", [1])
-    (window,) = bench.recorder.take()
+    (window,) = bench.counted()
     assert window.feedback.labelled == 2
 
 
 def test_requests_and_their_times_are_recorded(bench: Bench, client: Client) -> None:
     for _ in range(5):
         ask(client, images(1))
-    (window,) = bench.recorder.take()
+    (window,) = bench.counted()
     assert (window.alias, window.bundle) == (ALIAS, BUNDLE.digest)
     assert (window.requests, window.latency.total, window.compute.total) == (5, 5, 5)
     assert window.compute.buckets[-1] <= window.latency.buckets[-1]

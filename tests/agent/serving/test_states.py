@@ -114,7 +114,7 @@ def test_a_model_of_numbers_is_judged_by_values(bench: Bench) -> None:
     asked = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 1], "data": [1.5, 2.0]}]}
     answer = caller.post(f"/v2/models/{ALIAS}/infer", {**asked, "id": "r-1"})
     assert answer.status == 200
-    bench.recorder.take()
+    bench.counted()
     path = f"/v2/models/{ALIAS}/feedback"
     refused = caller.post(path, {"id": "r-1", "labels": [1, 2]})
     assert (refused.status, "send `values`" in refused.error) == (400, True)
@@ -127,5 +127,5 @@ def test_a_model_of_numbers_is_judged_by_values(bench: Bench) -> None:
         "absolute_error": 2.5,
         "squared_error": 4.25,
     }
-    (window,) = bench.recorder.take()
+    (window,) = bench.counted()
     assert (window.feedback.values, window.feedback.squared_error) == (2, 4.25)
