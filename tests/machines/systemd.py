@@ -1,0 +1,41 @@
+"""Boots Debian in a container and looks at what systemd makes of our units: `make systemd`.
+
+    python -m tests.machines.systemd
+
+Each line says what was seen; it ends with 1 where something is not as it shall be.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tests.machines import systemd_service
+from tests.machines.homes import give_home
+from tests.machines.nspawn import a_root, booted, check_all
+from tests.machines.staged import install_agent
+
+CHECKS = (
+    systemd_service.starts_and_answers,
+    systemd_service.status_says_what_serves,
+    systemd_service.restart_refuses_nobody,
+    systemd_service.a_killed_agent_comes_back,
+    systemd_service.watchdog_restarts_a_hung_agent,
+)
+
+
+def main() -> int:
+    if os.geteuid():
+        print("Booting a container takes root: sudo make systemd", file=sys.stderr)
+        return 1
+    with a_root("systemd") as root:
+        install_agent(root)
+        give_home(root)
+        with booted(root) as machine:
+            wrong = check_all(CHECKS, machine)
+    print(f"{wrong} of {len(CHECKS)} are wrong" if wrong else f"all {len(CHECKS)} hold")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
