@@ -69,7 +69,9 @@ def take_sockets(environment: Mapping[str, str] = os.environ) -> dict[str, socke
     names = environment.get("LISTEN_FDNAMES", "").split(":")
     count = int(environment.get("LISTEN_FDS", "0"))
     found = {}
-    for descriptor, name in zip(range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + count), names):
+    for descriptor, name in zip(
+        range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + count), names, strict=False
+    ):
         os.set_inheritable(descriptor, False)
         found[name] = socket.socket(fileno=descriptor)
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ FOLDER = Path("build/machines").absolute()
 PATIENCE_S = 60.0
 PACKAGES = ("adduser", "ca-certificates", "dbus", "mosquitto", "python3", "systemd-sysv")
 PATH = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-# It is asked for what is missing, so that the host's systemd need not be running.
+# Nothing of it asks the host's systemd, which need not be running.
 _NSPAWN = (
     *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network"),
     *("--console=pipe", "--boot", "--directory"),
@@ -117,15 +118,21 @@ def until(look: Callable[[], int | bool], problem: str, patience_s: float = PATI
     return found
 
 
+def say(text: str) -> None:
+    """Tell the operator, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def check_all(checks: Sequence[Callable[[Machine], str]], machine: Machine) -> int:
     """Say what each check sees; return how many see what shall not be."""
     wrong = 0
     for check in checks:
         try:
-            print(f"ok     {check(machine)}", flush=True)
+            say(f"ok     {check(machine)}")
         except (Wrong, OSError, subprocess.SubprocessError) as error:
             wrong += 1
-            print(f"WRONG  {check.__name__}: {error}", flush=True)
+            say(f"WRONG  {check.__name__}: {error}")
     return wrong
 
 
@@ -138,7 +145,7 @@ def _tar_of(release: str) -> Path:
     """Return Debian as a tar, made the first time."""
     tar = FOLDER / f"{release}.tar"
     if not tar.exists():
-        print(f"Making a root of Debian {release} (once)", flush=True)
+        say(f"Making a root of Debian {release} (once)")
         part = tar.with_suffix(".part.tar")
         wanted = f"--include={','.join(PACKAGES)}"
         command = ["mmdebstrap", "--quiet", "--variant=minbase", wanted, release, str(part)]

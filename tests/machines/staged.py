@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.machines.nspawn import FOLDER, change_root
+from tests.machines.nspawn import FOLDER, change_root, say
 
 HERE = Path(__file__).parents[2]
 SCRIPTS = HERE / "packaging/debian"
@@ -39,7 +39,7 @@ def _fill(root: Path, package: str, projects: list[str]) -> None:
     """Copy what a package holds for the root's Python; wheels are fetched the first time."""
     kept = FOLDER / "staged" / package
     if not kept.exists():
-        print(f"Gathering what {package} holds (once)", flush=True)
+        say(f"Gathering what {package} holds (once)")
         _gather(kept, projects)
     lib = root / "usr/lib" / package
     shutil.copytree(kept, lib / "staged/app")

@@ -10,30 +10,37 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.machines import systemd_service
+from tests.machines import systemd_sandbox, systemd_service, systemd_units
 from tests.machines.homes import give_home
-from tests.machines.nspawn import a_root, booted, check_all
-from tests.machines.staged import install_agent
+from tests.machines.nspawn import a_root, booted, check_all, say
+from tests.machines.staged import install_agent, install_controller
 
 CHECKS = (
+    systemd_units.units_are_sound,
+    systemd_units.exposure_is_low,
     systemd_service.starts_and_answers,
     systemd_service.status_says_what_serves,
     systemd_service.restart_refuses_nobody,
     systemd_service.a_killed_agent_comes_back,
     systemd_service.watchdog_restarts_a_hung_agent,
+    systemd_sandbox.the_home_is_the_service_s,
+    systemd_sandbox.the_agent_is_confined,
+    systemd_sandbox.the_sandbox_holds,
+    systemd_sandbox.memory_is_limited,
 )
 
 
 def main() -> int:
     if os.geteuid():
-        print("Booting a container takes root: sudo make systemd", file=sys.stderr)
+        say("Booting a container takes root: sudo make systemd")
         return 1
     with a_root("systemd") as root:
         install_agent(root)
+        install_controller(root)
         give_home(root)
         with booted(root) as machine:
             wrong = check_all(CHECKS, machine)
-    print(f"{wrong} of {len(CHECKS)} are wrong" if wrong else f"all {len(CHECKS)} hold")
+    say(f"{wrong} of {len(CHECKS)} are wrong" if wrong else f"all {len(CHECKS)} hold")
     return 1 if wrong else 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -47,7 +46,7 @@ def starts_and_answers(machine: Machine) -> str:
 
 def restart_refuses_nobody(machine: Machine) -> str:
     """Let who connects during a restart wait, on the same socket."""
-    before = os.stat(machine.place(SOCKET)).st_ino
+    before = machine.place(SOCKET).stat().st_ino
     with asking(machine) as seen:
         for _ in range(RESTARTS):
             asked = seen.answers
@@ -55,11 +54,12 @@ def restart_refuses_nobody(machine: Machine) -> str:
             until(lambda asked=asked: seen.answers > asked + 1, "no answer after a restart")  # type: ignore[misc]
     if seen.errors:
         raise Wrong(f"{len(seen.errors)} of {seen.answers + len(seen.errors)}: {seen.errors[0]}")
-    if os.stat(machine.place(SOCKET)).st_ino != before:
+    if machine.place(SOCKET).stat().st_ino != before:
         raise Wrong("the socket is another one than before")
     waits = f"the longest wait was {seen.longest_s:.2f} s"
     loading = f"{seen.loading} were told that the model is being loaded"
-    return f"{RESTARTS} restarts under {seen.answers} answers: no connection failed, {loading}, {waits}"
+    counted = f"{RESTARTS} restarts under {seen.answers} answers"
+    return f"{counted}: no connection failed, {loading}, {waits}"
 
 
 def watchdog_restarts_a_hung_agent(machine: Machine) -> str:
