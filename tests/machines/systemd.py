@@ -27,6 +27,7 @@ CHECKS = (
     systemd_sandbox.the_agent_is_confined,
     systemd_sandbox.the_sandbox_holds,
     systemd_sandbox.memory_is_limited,
+    systemd_sandbox.builds_are_confined,
 )
 
 

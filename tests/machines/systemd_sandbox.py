@@ -1,26 +1,41 @@
 """What the agent's service cannot do though it tried: another program runs in its place.
 
-A unit like the agent's, whose program is `probe`, is written beside it, so that what confines the
-agent confines the probe: its user, its view of files, its system calls.
+`probe` is run as systemd runs the agent, so that what confines the agent confines it too: its user,
+its view of files, its system calls.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 from tests.machines import probe
 from tests.machines.homes import HOME
 from tests.machines.nspawn import Machine, Wrong
+from tests.machines.systemd_places import UNIT, run_in_place_of
 from tests.machines.systemd_service import SERVICE, main_process
-from tests.machines.systemd_units import FOLDER
 
-PROBE = "wherry-probe.service"
+CONTROLLER = "wherry-controller.service"
 PROGRAM = "/usr/lib/wherry-agent/probe.py"
+CONTROLLER_LIB = "/usr/lib/wherry-controller/current"
+CONFINING = "/usr/lib/wherry-controller/confining.py"
 LIMIT_MIB, TAKEN_MIB = 64, 256
 UNCOUNTED = "[not set]"  # What systemd says without the kernel's memory controller.
 CONFINED = {"NoNewPrivs": "1", "Seccomp": "2", "CapEff": "0" * 16, "CapBnd": "0" * 16}
+
+_CONFINING = """\
+from pathlib import Path
+from wherry_controller.builder.confine import confine
+home = Path("/var/lib/wherry-controller")
+(home / "key").write_text("secret")
+(home / "build").mkdir(exist_ok=True)
+confine(readable=[], writable=[home / "build"])
+try:
+    (home / "key").read_text()
+    print("reads keys")
+except PermissionError:
+    print("confined")
+"""
 
 
 def the_home_is_the_service_s(machine: Machine) -> str:
@@ -49,7 +64,7 @@ def the_agent_is_confined(machine: Machine) -> str:
 
 def the_sandbox_holds(machine: Machine) -> str:
     """Try in the agent's place what it may not do, and what it may."""
-    said = json.loads(_run_probe(machine, ""))
+    said = json.loads(_probe(machine, ""))
     if broken := [name for name, why in said["held"].items() if not why]:
         raise Wrong(f"the sandbox lets it {', '.join(broken)}")
     if kept := [f"{name}: {why}" for name, why in said["may"].items() if why]:
@@ -59,13 +74,11 @@ def the_sandbox_holds(machine: Machine) -> str:
 
 def memory_is_limited(machine: Machine) -> str:
     """End who takes more memory than MemoryMax=, where the kernel lets systemd limit it."""
-    controllers = machine.run(
-        "systemctl", "show", "--value", "--property", "MemoryCurrent", "-.slice"
-    )
+    limit = f"MemoryMax={LIMIT_MIB}M\nMemorySwapMax=0"
     try:
-        _run_probe(machine, f"MemoryMax={LIMIT_MIB}M\nMemorySwapMax=0\n", str(TAKEN_MIB))
+        _probe(machine, limit, str(TAKEN_MIB))
     except Wrong:
-        result = machine.show(PROBE, "Result")
+        result = machine.show(UNIT, "Result")
         if result != "oom-kill":
             raise Wrong(f"who takes too much memory ends with {result}, not oom-kill") from None
         return f"MemoryMax={LIMIT_MIB}M ends who takes {TAKEN_MIB} MiB"
@@ -74,25 +87,18 @@ def memory_is_limited(machine: Machine) -> str:
     return "memory limits were NOT seen: this kernel gives a container no memory controller"
 
 
-def _run_probe(machine: Machine, more: str, *words: str) -> str:
+def builds_are_confined(machine: Machine) -> str:
+    """Let the controller confine what builds a version's code, which no filter may keep it from."""
+    program = machine.place(CONFINING)
+    program.write_text(_CONFINING)
+    more = f"Environment=PYTHONPATH={CONTROLLER_LIB}/app"
+    said = run_in_place_of(machine, CONTROLLER, f"/usr/bin/python3 {CONFINING}", more)
+    if said != "confined":
+        raise Wrong(f"a build confines itself and then {said}")
+    return "in the controller's place a build confines itself with Landlock"
+
+
+def _probe(machine: Machine, more: str, *words: str) -> str:
     """Run the probe in the agent's place; return what it wrote."""
     shutil.copy(str(probe.__file__), machine.place(PROGRAM))
-    command = " ".join(("/usr/bin/python3", PROGRAM, *words))
-    unit = machine.place(f"/run/systemd/system/{PROBE}")
-    unit.write_text(_unit_of(machine.place(f"{FOLDER}/{SERVICE}"), command, more))
-    machine.run("systemctl", "daemon-reload")
-    try:
-        machine.run("systemctl", "start", PROBE)
-        options = ("--boot", "--unit", PROBE, "--output=cat", "--identifier=python3")
-        return machine.run("journalctl", *options).splitlines()[-1:][0] if not words else ""
-    finally:
-        unit.unlink()
-
-
-def _unit_of(agent: Path, command: str, more: str) -> str:
-    """Return the agent's unit with another program, which ends."""
-    replaced = ("Type=", "ExecStart=", "WatchdogSec=", "Restart=", "ConditionPathExists=", "Also=")
-    lines = agent.read_text().splitlines()
-    kept = [line for line in lines if not line.startswith(replaced)]
-    place = kept.index("[Service]") + 1
-    return "\n".join([*kept[:place], "Type=oneshot", f"ExecStart={command}", more, *kept[place:]])
+    return run_in_place_of(machine, SERVICE, " ".join(("/usr/bin/python3", PROGRAM, *words)), more)
