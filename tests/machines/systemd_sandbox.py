@@ -29,10 +29,10 @@ from wherry_controller.builder.confine import confine
 home = Path("/var/lib/wherry-controller")
 (home / "key").write_text("secret")
 (home / "build").mkdir(exist_ok=True)
-confine(readable=[], writable=[home / "build"])
+found = confine(readable=[], writable=[home / "build"])
 try:
     (home / "key").read_text()
-    print("reads keys")
+    print("reads keys" if found else "reads keys: it finds no Landlock")
 except PermissionError:
     print("confined")
 """
