@@ -20,6 +20,7 @@ CHECKS = (
     systemd_units.exposure_is_low,
     systemd_service.starts_and_answers,
     systemd_service.status_says_what_serves,
+    systemd_service.the_journal_has_fields,
     systemd_service.restart_refuses_nobody,
     systemd_service.a_killed_agent_comes_back,
     systemd_service.watchdog_restarts_a_hung_agent,

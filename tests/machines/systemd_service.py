@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -96,6 +97,20 @@ def status_says_what_serves(machine: Machine) -> str:
     return f"systemctl status: {line}"
 
 
+def the_journal_has_fields(machine: Machine) -> str:
+    """Find what the agent said by its fields, each level as a priority."""
+    entries = _entries(machine, "WHERRY_EVENT=bundle.flipped")
+    if not entries or not entries[-1].get("WHERRY_BUNDLE"):
+        raise Wrong("the journal has no entry with WHERRY_EVENT=bundle.flipped and WHERRY_BUNDLE=")
+    flipped = entries[-1]
+    warned = {entry["WHERRY_EVENT"] for entry in _entries(machine, "PRIORITY=4")}
+    if "broker.unreachable" not in warned:
+        raise Wrong(f"without a broker no warning says so: {warned or 'there is none'}")
+    if flipped["SYSLOG_IDENTIFIER"] != "wherry-agent" or flipped["PRIORITY"] != "6":
+        raise Wrong(f"the entry is not the agent's, or no information: {flipped}")
+    return f"the journal by fields: {flipped['MESSAGE'][:60]}…; warnings: {', '.join(warned)}"
+
+
 # What the checks share
 
 
@@ -173,6 +188,14 @@ def _ask_until(over: threading.Event, seen: Seen, machine: Machine) -> None:
         except (OSError, Wrong) as error:
             seen.errors.append(repr(error))
         seen.longest_s = max(seen.longest_s, time.monotonic() - began_s)
+
+
+def _entries(machine: Machine, match: str) -> list[dict[str, str]]:
+    """Return what the agent wrote to the journal that has a field."""
+    machine.run("journalctl", "--sync")
+    options = ("--boot", f"--unit={SERVICE}", "--identifier=wherry-agent", "--output=json")
+    said = machine.run("journalctl", *options, match)
+    return [json.loads(line) for line in said.splitlines()]
 
 
 def _note(states: list[str], state: str) -> str:
