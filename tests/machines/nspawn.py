@@ -81,6 +81,7 @@ def a_root(name: str, release: str = "bookworm") -> Iterator[Path]:
         subprocess.run(command, check=True)
         # Empty, it is filled at each boot.
         (root / "etc/machine-id").write_text("")
+        (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
         yield root
     finally:
         shutil.rmtree(root)

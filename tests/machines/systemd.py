@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.machines import systemd_sandbox, systemd_service, systemd_units
+from tests.machines import systemd_fleet, systemd_sandbox, systemd_service, systemd_units
 from tests.machines.homes import give_home
 from tests.machines.nspawn import a_root, booted, check_all, say
 from tests.machines.staged import install_agent, install_controller
@@ -29,6 +29,7 @@ CHECKS = (
     systemd_sandbox.the_sandbox_holds,
     systemd_sandbox.memory_is_limited,
     systemd_sandbox.builds_are_confined,
+    systemd_fleet.controller_and_agent_show_certificates,
 )
 
 
