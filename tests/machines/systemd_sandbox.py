@@ -10,7 +10,7 @@ import json
 import shutil
 
 from tests.machines import probe
-from tests.machines.homes import HOME
+from tests.machines.homes import HOME, SOCKET
 from tests.machines.nspawn import Machine, Wrong
 from tests.machines.systemd_places import UNIT, run_in_place_of
 from tests.machines.systemd_service import SERVICE, main_process
@@ -60,6 +60,18 @@ def the_agent_is_confined(machine: Machine) -> str:
     if found["Uid"].split()[0] == "0":
         raise Wrong("the agent runs as root")
     return "the agent has no capability, no way to more rights, and a filter of system calls"
+
+
+def only_members_may_ask(machine: Machine) -> str:
+    """Let a user of the group `wherry` connect to the socket, and no other."""
+    connecting = f"import socket; socket.socket(socket.AF_UNIX).connect({SOCKET!r})"
+    program = ("/usr/bin/python3", "-c", connecting)
+    nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup")
+    machine.run(*nobody, "--groups=wherry", *program)
+    refused = machine.tried(*nobody, "--clear-groups", *program)
+    if "PermissionError" not in refused.stderr:
+        raise Wrong("who is not of the group wherry connects too")
+    return f"members of the group wherry connect to {SOCKET}, others do not"
 
 
 def the_sandbox_holds(machine: Machine) -> str:
