@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -50,7 +51,7 @@ def read_others() -> None:
 
 TRIED: dict[str, Callable[[], object]] = {
     **{
-        f"write {folder}": lambda folder=folder: write(folder)  # type: ignore[misc]
+        f"write {folder}": partial(write, folder)
         for folder in ("/etc", "/usr/lib", "/var/lib", "/home", "/root", "/boot", "/var/log")
     },
     "write /sys": lambda: Path("/proc/sys/kernel/hostname").write_text("x"),

@@ -60,9 +60,9 @@ def restart_refuses_nobody(machine: Machine) -> str:
     before = machine.place(SOCKET).stat().st_ino
     with asking(machine) as seen:
         for _ in range(RESTARTS):
-            asked = seen.answers
+            answers = seen.answers
             machine.run("systemctl", "restart", SERVICE)
-            until(lambda asked=asked: seen.answers > asked + 1, "no answer after a restart")  # type: ignore[misc]
+            _wait_for_answers(seen, answers + 2)
     if seen.errors:
         raise Wrong(f"{len(seen.errors)} of {seen.answers + len(seen.errors)}: {seen.errors[0]}")
     if machine.place(SOCKET).stat().st_ino != before:
@@ -206,6 +206,11 @@ def _entries(machine: Machine, match: str) -> list[dict[str, str]]:
     options = ("--boot", f"--unit={SERVICE}", "--identifier=wherry-agent", "--output=json")
     said = machine.run("journalctl", *options, match)
     return [json.loads(line) for line in said.splitlines()]
+
+
+def _wait_for_answers(seen: Seen, count: int) -> None:
+    """Wait until a client was answered so often, or failed."""
+    until(lambda: seen.answers >= count or bool(seen.errors), "no answer after a restart")
 
 
 def _wait_for_another(machine: Machine, pid: int, problem: str) -> None:
