@@ -8,6 +8,7 @@ Each line says what was seen; it ends with 1 where something is not as it shall 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from tests.machines import systemd_fleet, systemd_sandbox, systemd_service, systemd_units
@@ -39,6 +40,7 @@ def main() -> int:
     if os.geteuid():
         say("Booting a container takes root: sudo make systemd")
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # So that nothing stays behind then.
     with a_root("systemd") as root:
         install_agent(root)
         install_controller(root)
