@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages conformance conformance-packages fuzz wheels test-py310 clean
+.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages systemd machine-packages conformance conformance-packages fuzz wheels test-py310 clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -142,6 +142,14 @@ test-clients: bench-agent-packages ## ask the local API with KServe's SDK and ml
 
 bench-agent-packages:
 	@$(call debian,mosquitto=mosquitto /usr/bin/python3=python3)
+
+# It boots Debian in a container below build/machines, so it wants root.
+systemd: machine-packages ## boot Debian in a container: does systemd start, watch and confine our services?
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m tests.machines.systemd
+
+machine-packages:
+	@$(call debian,systemd-nspawn=systemd-container mmdebstrap=mmdebstrap mosquitto=mosquitto)
 
 # The fuzzer goes into a folder beside .venv: it is for compilers that wheels exist for.
 FUZZ := build/fuzz

@@ -17,10 +17,10 @@ from typing import TypedDict
 import msgspec
 from msgspec.structs import replace
 
-from wherry import __version__
+from wherry import __version__, journal
 from wherry.enrolment import parse_fingerprint, parse_token
 from wherry.errors import REFUSALS, Malformed
-from wherry.logs import JsonFormatter, log_to_stderr
+from wherry.logs import JsonFormatter, log_to, log_to_stderr
 from wherry.names import Digest, parse_alias_name, parse_device_id, parse_profile_name
 from wherry.systemd import Notifier, take_sockets
 from wherry.trust.keeping import report_of
@@ -127,7 +127,10 @@ def _run(options: argparse.Namespace) -> int:
     from wherry_agent.serving import Bound
 
     settings = read_settings(options.home)
-    log_to_stderr(formatter=JsonFormatter() if settings.log is LogFormat.JSON else None)
+    if journal.is_listening():
+        log_to(journal.JournalHandler("wherry-agent"))
+    else:
+        log_to_stderr(formatter=JsonFormatter() if settings.log is LogFormat.JSON else None)
     sockets = take_sockets()
     bound = Bound(local=sockets.get("api"), http=sockets.get("http"))
     app = App(options.home, settings, Notifier(), bound)

@@ -32,6 +32,7 @@ from wherry_agent.telemetry import Recorder
 
 SWEEP_S = 5.0
 UNWELCOME_S = 1.0
+FIRST_REQUEST_S = 0.5  # Who has just connected could not know that the server ends.
 
 
 class CannotListen(Unavailable):
@@ -243,13 +244,15 @@ class Server:
             self._engine.loop.call_later(SWEEP_S, self._sweep)
 
     async def _close(self, drain_s: float) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        await self._stop_accepting()
         if self._settings.bound.local is None:
             self._settings.socket_path.unlink(missing_ok=True)
         for connection in tuple(self._connections):
-            connection.finish()
+            if connection.has_asked:
+                connection.finish()
+            else:
+                connection.finish_after_one()
+                self._engine.loop.call_later(FIRST_REQUEST_S, connection.finish)
         if self._end_grpc is not None:
             await self._end_grpc(drain_s)
         if self._connections and drain_s:
@@ -258,6 +261,17 @@ class Server:
         for connection in tuple(self._connections):
             connection.abort()
         self._regions.close()
+
+    async def _stop_accepting(self) -> None:
+        """Leave who connects from now on to the process that listens next, where sockets go on."""
+        for listener in (one for server in self._servers for one in server.sockets):
+            self._engine.loop.remove_reader(listener.fileno())
+        # Those that were accepted just now have their transports before their server is closed.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
 
     def _leave(self, connection: Connection) -> None:
         self._connections.discard(connection)
