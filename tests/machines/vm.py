@@ -1,0 +1,116 @@
+"""A virtual machine that is emulated, never accelerated, and killed as a power cut kills a device.
+
+Its disk is `power_disk`'s, its console is a file that is read while it grows, and a port of
+loopback leads to the local API of the agent in it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from tests.brokers import free_port
+from tests.machines.power_disk import Disk, serving
+from tests.machines.vm_image import INITRD, KERNEL, PORT, ROOT_IMAGE
+
+MEMORY_MIB = 512
+LOOK_S = 0.05
+_APPEND = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on no_timer_check"
+
+
+class Died(Exception):
+    """A machine that ended by itself, or never came to what was waited for."""
+
+
+@dataclass(slots=True)
+class Machine:
+    """A machine that runs, what its console has said, and since when."""
+
+    process: subprocess.Popen[bytes]
+    console: Path
+    port: int
+    began_s: float
+
+    def lines(self) -> list[str]:
+        return self.console.read_text(errors="replace").splitlines()
+
+    def until_logged(self, event: str, patience_s: float, *, times: int = 1) -> None:
+        """Wait until the agent has logged an event so many times since the machine began."""
+        mark = f'"event": "{event}"'
+        self.until(lambda: sum(mark in line for line in self.lines()) >= times, event, patience_s)
+
+    def until(self, look: Callable[[], bool], what: str, patience_s: float) -> float:
+        """Wait until there is what is looked for; return the seconds since the machine began."""
+        deadline = time.monotonic() + patience_s
+        while not look():
+            if self.process.poll() is not None:
+                raise Died(f"the machine ended while {what} was waited for")
+            if time.monotonic() > deadline:
+                raise Died(f"no {what} within {patience_s:g} s")
+            time.sleep(LOOK_S)
+        return time.monotonic() - self.began_s
+
+    def infer(self) -> list[float] | None:
+        """Return what the model makes of zeros; None where nobody answers."""
+        tensor = {"name": "image", "datatype": "FP32", "shape": [1, 2, 2], "data": [0.0] * 4}
+        body = json.dumps({"inputs": [tensor]})
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(
+                "POST",
+                "/v2/models/default/infer",
+                body,
+                {"content-type": "application/json"},
+            )
+            response = connection.getresponse()
+            said = response.read()
+            return json.loads(said)["outputs"][0]["data"] if response.status == 200 else None
+        except (OSError, HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    def cut(self) -> None:
+        """Take the power away."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def a_machine(folder: Path, disk: Disk, *words: str) -> Iterator[Machine]:
+    """Boot a machine on a disk; cut it at the end. `words` go to the kernel's command line."""
+    program = shutil.which("qemu-system-x86_64")
+    assert program, "power cuts need a machine: apt-get install qemu-system-x86"
+    place, console, port = folder / "disk.sock", folder / "console.log", free_port()
+    console.write_bytes(b"")
+    with serving(disk, place):
+        command = [program, *_options(place, console, port), "-append", " ".join([_APPEND, *words])]
+        errors = (folder / "qemu.log").open("ab")
+        with errors:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors)
+        machine = Machine(process, console, port, time.monotonic())
+        try:
+            yield machine
+        finally:
+            machine.cut()
+
+
+def _options(place: Path, console: Path, port: int) -> list[str]:
+    network = f"user,id=net,restrict=off,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:{PORT}"
+    return [
+        *("-accel", "tcg", "-cpu", "max", "-m", str(MEMORY_MIB), "-smp", "1", "-no-reboot"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{console}"),
+        *("-kernel", str(KERNEL), "-initrd", str(INITRD)),
+        *("-drive", f"if=none,id=root,format=raw,readonly=on,file={ROOT_IMAGE}"),
+        *("-device", "virtio-blk-pci,drive=root"),
+        *("-blockdev", f"driver=nbd,node-name=data,server.type=unix,server.path={place}"),
+        *("-device", "virtio-blk-pci,drive=data,write-cache=on"),
+        *("-netdev", network, "-device", "virtio-net-pci,netdev=net"),
+    ]

@@ -1,0 +1,166 @@
+"""What a virtual machine boots: Debian's kernel, an initrd that loads its disk, a root with our agent.
+
+    build/machines/power/kernel   Debian's kernel without its compression: it boots seconds sooner
+    build/machines/power/initrd   busybox and the modules of a virtual disk and network
+    build/machines/power/root.img Debian 12 with Python and the agent, mounted read-only
+
+The root is small and its only service is the agent: what is tested is the agent on a disk that
+loses what was not flushed. Which bug is planted, if any, the kernel's command line says.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.machines.vm_cpio import archive
+
+REPOSITORY = Path(__file__).parents[2]
+FOLDER = REPOSITORY / "build/machines/power"
+KERNEL, INITRD, ROOT_IMAGE = FOLDER / "kernel", FOLDER / "initrd", FOLDER / "root.img"
+LIBRARIES = (
+    *("cffi", "cryptography", "httptools", "msgspec", "paho-mqtt", "psutil", "pycparser"),
+    *("securesystemslib", "tuf", "typing_extensions", "urllib3", "zstandard"),
+    *("flatbuffers", "numpy", "onnxruntime", "protobuf", "ai-edge-litert", "backports.strenum"),
+)
+MODULES = (
+    *("drivers/virtio/virtio_ring", "drivers/virtio/virtio"),
+    *("drivers/virtio/virtio_pci_modern_dev", "drivers/virtio/virtio_pci_legacy_dev"),
+    *("drivers/virtio/virtio_pci", "drivers/block/virtio_blk"),
+    *("net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net"),
+    *("crypto/crc32c_generic", "lib/libcrc32c", "lib/crc16", "fs/mbcache", "fs/jbd2/jbd2"),
+    "fs/ext4/ext4",
+)
+HOME, LIB, PORT = "/var/lib/wherry-agent", "/usr/lib/wherry-agent", 9000
+# Each is a folder on the path of the agent's Python.
+PLANTS = {"files": "import os\n\nos.fsync = lambda _descriptor: None\n"}
+_XZ = b"\xfd7zXZ\x00"
+
+_INITRD_INIT = """\
+#!/bin/busybox sh
+bb=/bin/busybox
+$bb mount -t proc proc /proc
+$bb mount -t devtmpfs dev /dev
+while read -r module; do $bb insmod "/modules/$module"; done < /modules/order
+$bb mount -t ext4 -o ro,noload /dev/vda /root
+$bb mount --move /dev /root/dev
+$bb mount --move /proc /root/proc
+exec $bb switch_root /root /sbin/agent-init
+"""
+_ROOT_INIT = f"""\
+#!/bin/busybox sh
+bb=/bin/busybox
+export PATH=/usr/bin:/bin:/usr/sbin:/sbin
+$bb mount -t sysfs sys /sys
+for each in /run /tmp; do $bb mount -t tmpfs none $each; done
+$bb mkdir -p /dev/shm && $bb mount -t tmpfs none /dev/shm
+$bb ip link set lo up
+$bb ip addr add 10.0.2.15/24 dev eth0
+$bb ip link set eth0 up
+$bb ip route add default via 10.0.2.2
+$bb mount -t ext4 -o noatime /dev/vdb {HOME} || {{ echo vm.nodisk; $bb poweroff -f; }}
+socat TCP-LISTEN:{PORT},fork,reuseaddr UNIX-CONNECT:{HOME}/state/api.sock 2>/dev/null &
+export PYTHONPATH={LIB} PYTHONDONTWRITEBYTECODE=1
+for word in $($bb cat /proc/cmdline); do
+  case $word in plant=*) export PYTHONPATH=/plants/${{word#plant=}}:$PYTHONPATH;; esac
+done
+echo vm.up
+while :; do
+  python3 -m wherry_agent run --home {HOME}
+  echo "vm.ended $?"
+  $bb sleep 1
+done
+"""
+
+
+def make() -> None:
+    """Make what is missing; the root gets the agent of this checkout each time."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    if not KERNEL.exists() or not INITRD.exists():
+        _make_kernel(FOLDER / "debian-kernel")
+    root = FOLDER / "root"
+    if not (root / "usr/bin/python3").exists():
+        _make_root(root)
+    _put_agent(root)
+    make_ext4(ROOT_IMAGE, root, mib=700)
+
+
+def make_ext4(image: Path, source: Path, *, mib: int) -> None:
+    """Make a file system that holds a copy of the folder."""
+    image.unlink(missing_ok=True)
+    environment = {**os.environ, "MKE2FS_SYNC": "0"}
+    command = ["mke2fs", "-q", "-t", "ext4", "-d", str(source), str(image), f"{mib}M"]
+    subprocess.run(command, check=True, env=environment)
+
+
+def _make_kernel(folder: Path) -> None:
+    """Take Debian's kernel from its archive and keep what a virtual machine needs of it."""
+    folder.mkdir(exist_ok=True)
+    _run("apt-get", "download", "-qq", _kernel_package(), at=folder)
+    (package,) = folder.glob("*.deb")
+    _run("dpkg-deb", "-x", package.name, ".", at=folder)
+    (packed,) = (folder / "boot").glob("vmlinuz-*")
+    data = packed.read_bytes()
+    KERNEL.write_bytes(lzma.LZMADecompressor().decompress(data[data.index(_XZ) :]))
+    (modules,) = (folder / "lib/modules").iterdir()
+    INITRD.write_bytes(_initrd(modules / "kernel"))
+    shutil.rmtree(folder)
+
+
+def _kernel_package() -> str:
+    said = subprocess.run(
+        ["apt-cache", "depends", "linux-image-amd64"], check=True, capture_output=True, text=True
+    )
+    return next(row.split()[-1] for row in said.stdout.splitlines() if "Depends:" in row)
+
+
+def _initrd(modules: Path) -> bytes:
+    names = [f"{each.rpartition('/')[2]}.ko" for each in MODULES]
+    files = {
+        "init": _INITRD_INIT.encode(),
+        "bin/busybox": Path(shutil.which("busybox") or "/bin/busybox").read_bytes(),
+        "modules/order": "".join(f"{name}\n" for name in names).encode(),
+    }
+    for each, name in zip(MODULES, names, strict=True):
+        files[f"modules/{name}"] = (modules / f"{each}.ko").read_bytes()
+    folders = ("bin", "modules", "proc", "dev", "root")
+    return gzip.compress(archive(folders, files), 1)
+
+
+def _make_root(root: Path) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    less = [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in ("doc", "man", "locale")]
+    more = "--include=python3,busybox-static,socat"
+    _run("mmdebstrap", "-q", "--variant=minbase", more, *less, "bookworm", str(root))
+
+
+def _put_agent(root: Path) -> None:
+    """Put the agent, what it needs and the bugs to plant into the root."""
+    library = root / LIB[1:]
+    if not (library / "onnxruntime").exists():
+        pip = ("-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps")
+        target = ("--target", str(library), "--only-binary=:all:", "--python-version", "3.11")
+        pins = ("-c", str(REPOSITORY / "constraints.txt"))
+        _run(sys.executable, *pip, *target, *pins, *LIBRARIES)
+    for ours in ("shared/wherry", "agent/wherry_agent"):
+        there = library / Path(ours).name
+        shutil.rmtree(there, ignore_errors=True)
+        shutil.copytree(REPOSITORY / ours, there, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in PLANTS.items():
+        plant = root / "plants" / name
+        plant.mkdir(parents=True, exist_ok=True)
+        (plant / "sitecustomize.py").write_text(text)
+    init = root / "sbin/agent-init"
+    init.write_text(_ROOT_INIT)
+    init.chmod(0o755)
+    (root / HOME[1:]).mkdir(parents=True, exist_ok=True)
+    _run("chroot", str(root), "python3", "-m", "compileall", "-q", "-j0", LIB, "/usr/lib/python3.11")
+
+
+def _run(*command: str, at: Path | None = None) -> None:
+    subprocess.run(command, check=True, cwd=at)
