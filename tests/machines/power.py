@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -31,16 +31,23 @@ from tests.agent.agents import a_controller
 from tests.brokers import a_mosquitto
 from tests.machines import vm_image
 from tests.machines.power_disk import Disk
-from tests.machines.power_script import DEVICE, KIB, Script, write_home
+from tests.machines.power_script import DEVICE, KIB, Script, a_door, write_home
 from tests.machines.power_store import Found, examine
 from tests.machines.vm import Died, Machine, a_machine
 from wherry.errors import Unavailable
 
 CUTS, PLANTED_CUTS = 60, 10
-START_BUDGET_S = 60.0  # Emulated: a device is some twenty times as fast.
-DEPLOYMENT_S = 120.0
+# Of processor time, for other work may slow the machine; a real device is some twenty times faster.
+START_BUDGET_S = 30.0
+PATIENCE_S = 300.0
 DISK_MIB = 96
 BY_REQUEST = 0.75  # Of the cuts come between two requests of the disk, the others at any instant.
+
+
+def say(text: str) -> None:
+    """Tell an operator, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 class Part(Enum):
@@ -51,6 +58,7 @@ class Part(Enum):
     SWITCH = ("bundle.flipped", 1, 0.6, 12)
     CONFIRM = ("bundle.flipped", 1, 2.5, 40)
     COLLECT = ("receipt.signed", 1, 2.0, 40)
+    RENEWAL = ("certificate.renews", 1, 6.0, 60)
 
 
 @dataclass(slots=True)
@@ -68,11 +76,17 @@ class Trial:
 
     def cut(self, number: int, machine: Machine, part: Part) -> None:
         """Order the next bundle and take the power away while it is in that part."""
+        had = machine.count(part.value[0])
+        wanted = self.script.order_next()
+        self.cut_in(number, machine, part, had)
+        if self.script.has_succeeded(wanted):
+            self.confirmed = wanted
+
+    def cut_in(self, number: int, machine: Machine, part: Part, had: int = 0) -> None:
+        """Take the power away in that part, whose event was logged `had` times before."""
         chance = random.Random(f"{self.seed}/{number}")
         event, times, window_s, requests = part.value
-        had = sum(f'"event": "{event}"' in line for line in machine.lines())
-        wanted = self.script.order_next()
-        machine.until_logged(event, DEPLOYMENT_S, times=had + times)
+        machine.until_logged(event, PATIENCE_S, times=had + times)
         instant_s = chance.random() * window_s
         if chance.random() < BY_REQUEST:
             self.disk.fail_after(chance.randrange(requests))
@@ -80,42 +94,43 @@ class Trial:
         else:
             time.sleep(instant_s)
         machine.cut()
-        if self.script.has_succeeded(wanted):
-            self.confirmed = wanted
 
     def lose(self, number: int) -> Found:
         """Lose what was not flushed, and look at the disk as the next boot finds it."""
         lost = self.disk.cut(random.Random(f"{self.seed}/{number}/disk"))
         found = examine(bytes(self.disk.durable), self.folder / "examined")
-        self._say(f"  {lost.unflushed} sectors not flushed, {lost.kept} of them kept")
+        say(f"  {lost.unflushed} sectors not flushed, {lost.kept} of them kept")
         for fault in found.faults:
             self.blame(number, fault)
         return found
 
     def blame(self, number: int, fault: str) -> None:
         self.faults.append(f"cut {number}: {fault}")
-        self._say(f"  BAD: {fault}")
+        say(f"  BAD: {fault}")
 
     def recover(self, number: int, machine: Machine, found: Found) -> None:
         """See that the right bundle serves soon after the boot, and the deployment ends."""
-        wanted, served = len(self.script.bundles), self.script.number_of(found.active)
+        wanted, served = len(self.script.bundles), self.script.number_of(found.confirmed)
         if served is None or served < max(self.confirmed, wanted - 1):
             self.blame(number, f"bundle {self.confirmed} was confirmed, on disk is {served}")
         answered: list[int] = []
-        took_s = machine.until(lambda: _hear(machine, answered), "answer", START_BUDGET_S)
-        self.slowest_s = max(self.slowest_s, took_s)
+        took_s = machine.until(lambda: _hear(machine, answered), "answer", PATIENCE_S)
+        used_s = machine.cpu_s()
+        self.slowest_s = max(self.slowest_s, used_s)
+        if used_s > START_BUDGET_S:
+            self.blame(number, f"the start took {used_s:.0f} s of the processor")
         flipped = any("bundle.flipped" in line for line in machine.lines())
         if answered[0] != served and not (flipped and answered[0] == wanted):
             self.blame(number, f"bundle {answered[0]} serves, confirmed is {served}")
-        machine.until(lambda: self.script.has_succeeded(wanted), "success", DEPLOYMENT_S)
+        machine.until(lambda: self.script.has_succeeded(wanted), "success", PATIENCE_S)
         self.confirmed = wanted
         self.script.acknowledge()
         for fault in self.script.faults_of_events():
             self.blame(number, fault)
-        self._say(f"  bundle {served} served after {took_s:.1f} s, then {wanted} was confirmed")
-
-    def _say(self, text: str) -> None:
-        print(text, flush=True)
+        say(
+            f"  bundle {served} served after {used_s:.1f} s of the processor "
+            f"({took_s:.0f} s), then {wanted} was confirmed"
+        )
 
 
 def _hear(machine: Machine, answered: list[int]) -> bool:
@@ -128,8 +143,12 @@ def _hear(machine: Machine, answered: list[int]) -> bool:
 @contextmanager
 def _a_trial(folder: Path, seed: int, plant: str | None) -> Iterator[Trial]:
     """Give a device with an empty store, its broker and its controller."""
-    with a_mosquitto(folder) as broker, a_controller(broker.port) as controller:
-        home = write_home(folder / "home", broker.port)
+    with (
+        a_mosquitto(folder) as broker,
+        a_controller(broker.port) as controller,
+        a_door(folder / "door") as door,
+    ):
+        home = write_home(folder / "home", broker.port, door)
         vm_image.make_ext4(folder / "disk.img", home, mib=DISK_MIB)
         disk = Disk(bytearray((folder / "disk.img").read_bytes()))
         words = (f"plant={plant}",) if plant else ()
@@ -137,34 +156,44 @@ def _a_trial(folder: Path, seed: int, plant: str | None) -> Iterator[Trial]:
 
 
 def run(trial: Trial, cuts: int) -> None:
-    """Cut so many times, in each part of a deployment by turns; stop at a device that is lost."""
-    with a_machine(trial.folder, trial.disk, *trial.words) as machine:
-        first = trial.script.order_next()
-        took_s = machine.until(
-            lambda: trial.script.has_succeeded(first), "first bundle", 2 * DEPLOYMENT_S
-        )
-        trial.confirmed = first
-        print(f"{DEVICE} has confirmed its first bundle after {took_s:.1f} s", flush=True)
-        _cut(trial, 1, machine)
-    found = trial.lose(1)
+    """Cut so many times, in each part of a deployment by turns; with a plant, until it is found."""
+    found: Found | None = None
     for number in range(1, cuts + 1):
-        with a_machine(trial.folder, trial.disk, *trial.words) as machine:
-            trial.recover(number, machine, found)
-            if number == cuts or (trial.faults and trial.words):
-                return
-            _cut(trial, number + 1, machine)
-        found = trial.lose(number + 1)
+        part = list(Part)[(number - 1) % len(Part)]
+        with _boot(trial) as machine:
+            _come_up(trial, number - 1, machine, found)
+            say(f"cut {number}, in {part.name.lower()}")
+            if part is not Part.RENEWAL:
+                trial.cut(number, machine, part)
+        if part is Part.RENEWAL:
+            trial.disk.cut(random.Random(f"{trial.seed}/{number}/idle"))
+            with _boot(trial) as machine:
+                trial.cut_in(number, machine, part)
+        found = trial.lose(number)
+        if trial.faults and trial.words:
+            return
+    with _boot(trial) as machine:
+        _come_up(trial, cuts, machine, found)
 
 
-def _cut(trial: Trial, number: int, machine: Machine) -> None:
-    part = list(Part)[(number - 1) % len(Part)]
-    print(f"cut {number}, in {part.name.lower()}", flush=True)
-    trial.cut(number, machine, part)
+def _boot(trial: Trial) -> AbstractContextManager[Machine]:
+    return a_machine(trial.folder, trial.disk, *trial.words)
+
+
+def _come_up(trial: Trial, number: int, machine: Machine, found: Found | None) -> None:
+    """Recover from the last cut; a device that is new takes its first bundle."""
+    if found is not None:
+        trial.recover(number, machine, found)
+        return
+    first = trial.script.order_next()
+    took_s = machine.until(lambda: trial.script.has_succeeded(first), "first bundle", PATIENCE_S)
+    trial.confirmed = first
+    say(f"{DEVICE} has confirmed its first bundle after {took_s:.1f} s")
 
 
 def main() -> int:
     options = _options()
-    print("making what the machine boots", flush=True)
+    say("making what the machine boots")
     vm_image.make()
     cuts = min(options.cuts, PLANTED_CUTS) if options.plant else options.cuts
     began_s = time.monotonic()
@@ -176,19 +205,19 @@ def main() -> int:
             run(trial, cuts)
         except (Died, Unavailable) as error:
             trial.faults.append(f"the device is lost: {error}")
-            print(f"  BAD: {error}", flush=True)
-            print((Path(folder) / "console.log").read_text()[-3000:], file=sys.stderr)
+            say(f"  BAD: {error}")
+            say((Path(folder) / "console.log").read_text()[-3000:])
         return _judge(trial, cuts, options, time.monotonic() - began_s)
 
 
 def _judge(trial: Trial, cuts: int, options: argparse.Namespace, took_s: float) -> int:
     """Say what was seen; return 0 where it is what was to be seen."""
-    print(
+    say(
         f"{cuts} cuts, seed {options.seed}, {took_s:.0f} s: {len(trial.faults)} faults, "
         f"{trial.script.count_events()} events, slowest start {trial.slowest_s:.1f} s (emulated)"
     )
     if options.plant:
-        print("the planted bug was " + ("found" if trial.faults else "NOT found"))
+        say("the planted bug was " + ("found" if trial.faults else "NOT found"))
         return 0 if trial.faults else 1
     return 1 if trial.faults else 0
 

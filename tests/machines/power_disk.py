@@ -1,9 +1,9 @@
-"""A disk with a volatile cache: what was written and not flushed may be lost, in part, at a cut.
+r"""A disk with a volatile cache: what was written and not flushed may be lost, in part, at a cut.
 
 A server of the NBD protocol on a Unix socket, which qemu takes for a virtual machine's disk:
 
     write -> cache --flush, or a write with FUA--> durable
-               \\----- cut: each sector keeps any of what it held since the last flush
+               \----- cut: each sector keeps any of what it held since the last flush
 
 Sectors of 512 bytes are lost or kept one by one, so that writes are torn and out of order, as the
 cache of a card or of a disk leaves them. Nothing of it is in a file: a cut costs no time.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.agent.agents import DEFAULT, Controller, a_wide_bundle, repository_at
-from tests.builders import a_device_id
+from tests.controller.doors import PI, Guarded, guarded_doors
 from tests.enrolled import an_enrolled_home
 from wherry import codec
 from wherry.bundle import Bundle
@@ -14,22 +16,55 @@ from wherry.messages import Ack, Event, Reported
 from wherry.names import Digest, ProfileName
 from wherry.reasons import Status
 from wherry.topics import AcksTopic, EventsTopic, ReportedTopic
-from wherry_agent.settings import FetchSettings, Settings
+from wherry_agent.papers import Papers, write_papers
+from wherry_agent.settings import FetchSettings, Identity, Settings
+from wherry_controller.authority import private_pem
+from wherry_controller.services.admission import Policy
 
-DEVICE = a_device_id("power-1")
+DEVICE = PI
 HOST = "10.0.2.2"  # This machine, as the virtual one sees it.
 KIB = 48
 BYTES_PER_S = 48 * 1024
 PROBATION_S = 1.0
 
 
-def write_home(folder: Path, port: int) -> Path:
-    """Write the home of a device that is enrolled and has nothing yet."""
+@contextmanager
+def a_door(folder: Path) -> Iterator[Guarded]:
+    """Open a controller's door, whose certificates are to be renewed as soon as they are given."""
+    folder.mkdir()
+    policy = Policy(certificate_s=60.0)  # Dated back by an hour: two thirds of its life are over.
+    with guarded_doors(folder, policy=policy, names=("localhost", HOST)) as here:
+        yield here
+
+
+def write_home(folder: Path, port: int, here: Guarded) -> Path:
+    """Write the home of a device that is enrolled at that door and has nothing yet."""
+    assert here.doors is not None
+    enrolled, key = here.an_enrolled(DEVICE)
     broker, profile = f"mqtt://{HOST}:{port}", ProfileName("test")
-    fetch = FetchSettings(max_bytes_per_s=BYTES_PER_S)
-    settings = Settings(id=DEVICE, profile=profile, broker=broker, fetch=fetch)
+    settings = Settings(
+        id=DEVICE,
+        profile=profile,
+        broker=broker,
+        controller=f"https://{HOST}:{here.doors.port}",
+        fetch=FetchSettings(max_bytes_per_s=BYTES_PER_S),
+    )
+    papers = Papers(
+        key=private_pem(key),
+        certificate=enrolled.certificate.encode(),
+        ca=here.ca_file.read_bytes(),
+    )
     root = repository_at(port).roots[0].data
-    return an_enrolled_home(folder, broker, DEVICE, profile, root, settings=settings)
+    home = an_enrolled_home(folder, broker, DEVICE, profile, root, settings=settings)
+    identity = Identity(
+        device=DEVICE,
+        epoch=enrolled.epoch,
+        serial=enrolled.serial,
+        not_before=here.now - 3600,
+        not_after=here.now + 60,
+    )
+    write_papers(home, papers, identity)
+    return home
 
 
 @dataclass(slots=True)

@@ -16,11 +16,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
+
 from wherry.errors import Malformed, Unavailable, Untrusted
 from wherry.files import TEMPORARY
 from wherry.manifest import blobs_of, open_manifest
 from wherry.names import Digest
-from wherry_agent.core.standing import slots_of
+from wherry_agent.core.standing import fallback_of
+from wherry_agent.papers import read_papers
 from wherry_agent.settings import read_identity, read_settings
 from wherry_agent.store import look
 
@@ -29,9 +33,9 @@ FSCK_MENDED = 1  # What e2fsck returns where it mended something, and now all is
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What stands on the disk: the bundle to serve, and everything that is wrong."""
+    """The bundle that is confirmed and so is to serve, and everything that is wrong."""
 
-    active: Digest | None
+    confirmed: Digest | None
     faults: tuple[str, ...]
 
 
@@ -49,8 +53,8 @@ def examine(image: bytes, folder: Path) -> Found:
         return Found(None, (*faults, f"the database cannot be read: {error}"))
     kept: set[Digest] = {bundle for state in aliases.values() for bundle in state.confirmed}
     faults += [fault for bundle in sorted(kept) for fault in _faults_of_bundle(home, bundle)]
-    active = [slots_of(state).active for state in aliases.values()]
-    return Found(active[0] if active else None, tuple(faults))
+    confirmed = [fallback_of(state) for state in aliases.values()]
+    return Found(confirmed[0] if confirmed else None, tuple(faults))
 
 
 def _read_out(image: bytes, folder: Path) -> Path:
@@ -99,6 +103,13 @@ def _faults_of_bundle(home: Path, bundle: Digest) -> Iterator[str]:
 def _faults_of_home(home: Path) -> Iterator[str]:
     try:
         read_settings(home)
-        read_identity(home)
-    except (OSError, Malformed, Unavailable) as error:
-        yield f"the device's identity: {error}"
+        identity, papers = read_identity(home), read_papers(home)
+        certificate = load_pem_x509_certificate(papers.certificate)
+        key = load_pem_private_key(papers.key, password=None)
+    except (OSError, ValueError, Malformed, Unavailable) as error:
+        yield f"the device's identity cannot be read: {error}"
+        return
+    if certificate.public_key() != key.public_key():
+        yield "the device's certificate is for another key than it has"
+    if f"{certificate.serial_number:x}" != identity.serial:
+        yield "the device's certificate is not the one that its identity names"

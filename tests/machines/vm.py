@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from tests.bench.agent.processes import cpu_s
 from tests.brokers import free_port
 from tests.machines.power_disk import Disk, serving
 from tests.machines.vm_image import INITRD, KERNEL, PORT, ROOT_IMAGE
@@ -41,10 +42,14 @@ class Machine:
     def lines(self) -> list[str]:
         return self.console.read_text(errors="replace").splitlines()
 
+    def count(self, event: str) -> int:
+        """Return how often the agent has logged an event since the machine began."""
+        mark = f'"event": "{event}"'
+        return sum(mark in line for line in self.lines())
+
     def until_logged(self, event: str, patience_s: float, *, times: int = 1) -> None:
         """Wait until the agent has logged an event so many times since the machine began."""
-        mark = f'"event": "{event}"'
-        self.until(lambda: sum(mark in line for line in self.lines()) >= times, event, patience_s)
+        self.until(lambda: self.count(event) >= times, event, patience_s)
 
     def until(self, look: Callable[[], bool], what: str, patience_s: float) -> float:
         """Wait until there is what is looked for; return the seconds since the machine began."""
@@ -56,6 +61,10 @@ class Machine:
                 raise Died(f"no {what} within {patience_s:g} s")
             time.sleep(LOOK_S)
         return time.monotonic() - self.began_s
+
+    def cpu_s(self) -> float:
+        """Return the processor time that emulating it took so far."""
+        return cpu_s(self.process.pid)
 
     def infer(self) -> list[float] | None:
         """Return what the model makes of zeros; None where nobody answers."""

@@ -1,4 +1,4 @@
-"""What a virtual machine boots: Debian's kernel, an initrd that loads its disk, a root with our agent.
+"""What a virtual machine boots: Debian's kernel, an initrd, a root with our agent.
 
     build/machines/power/kernel   Debian's kernel without its compression: it boots seconds sooner
     build/machines/power/initrd   busybox and the modules of a virtual disk and network
@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.machines.vm_cpio import archive
@@ -26,8 +26,9 @@ KERNEL, INITRD, ROOT_IMAGE = FOLDER / "kernel", FOLDER / "initrd", FOLDER / "roo
 LIBRARIES = (
     *("cffi", "cryptography", "httptools", "msgspec", "paho-mqtt", "psutil", "pycparser"),
     *("securesystemslib", "tuf", "typing_extensions", "urllib3", "zstandard"),
-    *("flatbuffers", "numpy", "onnxruntime", "protobuf", "ai-edge-litert", "backports.strenum"),
+    *("flatbuffers", "numpy", "onnxruntime", "protobuf"),
 )
+LITERT_LIBRARIES = ("ai-edge-litert", "backports.strenum")
 MODULES = (
     *("drivers/virtio/virtio_ring", "drivers/virtio/virtio"),
     *("drivers/virtio/virtio_pci_modern_dev", "drivers/virtio/virtio_pci_legacy_dev"),
@@ -37,6 +38,7 @@ MODULES = (
     "fs/ext4/ext4",
 )
 HOME, LIB, PORT = "/var/lib/wherry-agent", "/usr/lib/wherry-agent", 9000
+LITERT = "/usr/lib/wherry-litert"  # Apart: a runtime that is there is probed at each start.
 # Each is a folder on the path of the agent's Python.
 PLANTS = {"files": "import os\n\nos.fsync = lambda _descriptor: None\n"}
 _XZ = b"\xfd7zXZ\x00"
@@ -67,7 +69,10 @@ $bb mount -t ext4 -o noatime /dev/vdb {HOME} || {{ echo vm.nodisk; $bb poweroff 
 socat TCP-LISTEN:{PORT},fork,reuseaddr UNIX-CONNECT:{HOME}/state/api.sock 2>/dev/null &
 export PYTHONPATH={LIB} PYTHONDONTWRITEBYTECODE=1
 for word in $($bb cat /proc/cmdline); do
-  case $word in plant=*) export PYTHONPATH=/plants/${{word#plant=}}:$PYTHONPATH;; esac
+  case $word in
+    plant=*) export PYTHONPATH=/plants/${{word#plant=}}:$PYTHONPATH;;
+    litert) export PYTHONPATH=$PYTHONPATH:{LITERT};;
+  esac
 done
 echo vm.up
 while :; do
@@ -93,9 +98,8 @@ def make() -> None:
 def make_ext4(image: Path, source: Path, *, mib: int) -> None:
     """Make a file system that holds a copy of the folder."""
     image.unlink(missing_ok=True)
-    environment = {**os.environ, "MKE2FS_SYNC": "0"}
-    command = ["mke2fs", "-q", "-t", "ext4", "-d", str(source), str(image), f"{mib}M"]
-    subprocess.run(command, check=True, env=environment)
+    command = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", str(source), str(image), f"{mib}M"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _make_kernel(folder: Path) -> None:
@@ -136,17 +140,14 @@ def _make_root(root: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
     less = [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in ("doc", "man", "locale")]
     more = "--include=python3,busybox-static,socat"
-    _run("mmdebstrap", "-q", "--variant=minbase", more, *less, "bookworm", str(root))
+    _run("mmdebstrap", "--quiet", "--variant=minbase", more, *less, "bookworm", str(root))
 
 
 def _put_agent(root: Path) -> None:
     """Put the agent, what it needs and the bugs to plant into the root."""
     library = root / LIB[1:]
-    if not (library / "onnxruntime").exists():
-        pip = ("-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps")
-        target = ("--target", str(library), "--only-binary=:all:", "--python-version", "3.11")
-        pins = ("-c", str(REPOSITORY / "constraints.txt"))
-        _run(sys.executable, *pip, *target, *pins, *LIBRARIES)
+    _install(library, LIBRARIES)
+    _install(root / LITERT[1:], LITERT_LIBRARIES)
     for ours in ("shared/wherry", "agent/wherry_agent"):
         there = library / Path(ours).name
         shutil.rmtree(there, ignore_errors=True)
@@ -159,7 +160,16 @@ def _put_agent(root: Path) -> None:
     init.write_text(_ROOT_INIT)
     init.chmod(0o755)
     (root / HOME[1:]).mkdir(parents=True, exist_ok=True)
-    _run("chroot", str(root), "python3", "-m", "compileall", "-q", "-j0", LIB, "/usr/lib/python3.11")
+    compiled = (LIB, LITERT, "/usr/lib/python3.11")
+    _run("chroot", str(root), "python3", "-m", "compileall", "-q", "-j0", *compiled)
+
+
+def _install(library: Path, names: Iterable[str]) -> None:
+    """Install distributions where there are none yet."""
+    if not library.exists():
+        pip = ("-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps")
+        target = ("--target", str(library), "--only-binary=:all:", "--python-version", "3.11")
+        _run(sys.executable, *pip, *target, "-c", str(REPOSITORY / "constraints.txt"), *names)
 
 
 def _run(*command: str, at: Path | None = None) -> None:
