@@ -97,9 +97,10 @@ def make() -> None:
 
 def make_ext4(image: Path, source: Path, *, mib: int) -> None:
     """Make a file system that holds a copy of the folder."""
-    image.unlink(missing_ok=True)
-    command = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", str(source), str(image), f"{mib}M"]
+    new = image.with_suffix(".new")
+    command = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", str(source), str(new), f"{mib}M"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    new.replace(image)
 
 
 def _make_kernel(folder: Path) -> None:
