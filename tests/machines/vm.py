@@ -71,7 +71,8 @@ class Machine:
     def until_answered(self, patience_s: float) -> tuple[float, list[float]]:
         """Return the seconds until the first answer, and what it is.
 
-        The time that the machine had no core does not count. Nobody asks before the agent woke: asking takes time from a machine that boots.
+        The time that the machine had no core does not count. Nobody asks before the agent woke:
+        asking takes time from a machine that boots.
         """
         self.until_logged("agent.woke", patience_s)
         deadline = time.monotonic() + patience_s

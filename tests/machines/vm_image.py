@@ -72,6 +72,7 @@ for word in $($bb cat /proc/cmdline); do
   case $word in
     plant=*) export PYTHONPATH=/plants/${{word#plant=}}:$PYTHONPATH;;
     litert) export PYTHONPATH=$PYTHONPATH:{LITERT};;
+    memory) while :; do $bb grep MemAvailable /proc/meminfo; $bb sleep 1; done & ;;
   esac
 done
 echo vm.up
