@@ -40,6 +40,7 @@ CUTS, PLANTED_CUTS = 60, 10
 START_BUDGET_S = 45.0  # Emulated on one core: a device is some ten times as fast.
 PATIENCE_S = 300.0
 DISK_MIB = 96
+LATER_S = 25 * 86_400.0  # By then a certificate of 30 days is renewed.
 BY_REQUEST = 0.75  # Of the cuts come between two requests of the disk, the others at any instant.
 
 
@@ -157,7 +158,7 @@ def run(trial: Trial, cuts: int) -> None:
                 trial.cut(number, machine, part)
         if part is Part.RENEWAL:
             trial.disk.cut(random.Random(f"{trial.seed}/{number}/idle"))
-            with _boot(trial) as machine:
+            with _boot(trial, later_s=LATER_S) as machine:
                 trial.cut_in(number, machine, part)
         found = trial.lose(number)
         if trial.faults and trial.words:
@@ -166,8 +167,8 @@ def run(trial: Trial, cuts: int) -> None:
         _come_up(trial, cuts, machine, found)
 
 
-def _boot(trial: Trial) -> AbstractContextManager[Machine]:
-    return a_machine(trial.folder, trial.disk, *trial.words)
+def _boot(trial: Trial, *, later_s: float = 0.0) -> AbstractContextManager[Machine]:
+    return a_machine(trial.folder, trial.disk, *trial.words, later_s=later_s)
 
 
 def _come_up(trial: Trial, number: int, machine: Machine, found: Found | None) -> None:

@@ -21,6 +21,7 @@ from tests.machines.power_disk import Disk, serving
 from tests.machines.vm_image import INITRD, KERNEL, PORT, ROOT_IMAGE
 
 MEMORY_MIB = 512
+CPU = "Nehalem,+rdrand"  # Wider vectors are slow to emulate.
 LOOK_S, ASK_S = 0.05, 0.5
 # Without random addresses what was translated for one process serves the next one too.
 _APPEND = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on norandmaps nokaslr"
@@ -109,14 +110,19 @@ class Machine:
 
 
 @contextmanager
-def a_machine(folder: Path, disk: Disk, *words: str) -> Iterator[Machine]:
-    """Boot a machine on a disk; cut it at the end. `words` go to the kernel's command line."""
+def a_machine(folder: Path, disk: Disk, *words: str, later_s: float = 0.0) -> Iterator[Machine]:
+    """Boot a machine on a disk; cut it at the end.
+
+    `words` go to the kernel's command line; its clock is `later_s` ahead.
+    """
     program = shutil.which("qemu-system-x86_64")
     assert program, "power cuts need a machine: apt-get install qemu-system-x86"
     place, console, port = folder / "disk.sock", folder / "console.log", free_port()
     console.write_bytes(b"")
     with serving(disk, place):
-        command = [program, *_options(place, console, port), "-append", " ".join([_APPEND, *words])]
+        clock = time.strftime("base=%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + later_s))
+        command = [program, *_options(place, console, port), "-rtc", clock]
+        command += ["-append", " ".join([_APPEND, *words])]
         errors = (folder / "qemu.log").open("ab")
         with errors:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors)
@@ -130,7 +136,7 @@ def a_machine(folder: Path, disk: Disk, *words: str) -> Iterator[Machine]:
 def _options(place: Path, console: Path, port: int) -> list[str]:
     network = f"user,id=net,restrict=off,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:{PORT}"
     return [
-        *("-accel", "tcg", "-cpu", "max", "-m", str(MEMORY_MIB), "-smp", "1", "-no-reboot"),
+        *("-accel", "tcg", "-cpu", CPU, "-m", str(MEMORY_MIB), "-smp", "1", "-no-reboot"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{console}"),
         *("-kernel", str(KERNEL), "-initrd", str(INITRD)),
         *("-drive", f"if=none,id=root,format=raw,readonly=on,file={ROOT_IMAGE}"),
