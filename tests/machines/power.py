@@ -41,7 +41,6 @@ START_BUDGET_S = 45.0  # Emulated on one core: a device is some ten times as fas
 PATIENCE_S = 300.0
 DISK_MIB = 96
 LATER_S = 25 * 86_400.0  # By then a certificate of 30 days is renewed.
-BY_REQUEST = 0.75  # Of the cuts come between two requests of the disk, the others at any instant.
 
 
 def say(text: str) -> None:
@@ -59,6 +58,14 @@ class Part(Enum):
     CONFIRM = ("bundle.flipped", 1, 2.5, 40)
     COLLECT = ("receipt.signed", 1, 2.0, 40)
     RENEWAL = ("certificate.renews", 1, 6.0, 60)
+
+
+class Way(Enum):
+    """How the instant of a cut is drawn: by the clock, or by what the disk was asked."""
+
+    INSTANT = "instant"
+    REQUEST = "request"
+    FLUSH = "flush"
 
 
 @dataclass(slots=True)
@@ -88,12 +95,15 @@ class Trial:
         chance = random.Random(f"{self.seed}/{number}")
         event, times, window_s, requests = part.value
         machine.until_logged(event, PATIENCE_S, times=had + times)
-        instant_s = chance.random() * window_s
-        if chance.random() < BY_REQUEST:
-            self.disk.fail_after(chance.randrange(requests))
+        match chance.choice(list(Way)):
+            case Way.INSTANT:
+                time.sleep(chance.random() * window_s)
+            case Way.REQUEST:
+                self.disk.fail_after(chance.randrange(requests))
+            case Way.FLUSH:
+                self.disk.fail_at_flush(chance.randrange(requests // 4))
+        if self.disk.remaining is not None:
             self.disk.dead.wait(2 * window_s)
-        else:
-            time.sleep(instant_s)
         machine.cut()
 
     def lose(self, number: int) -> Found:
@@ -153,6 +163,8 @@ def run(trial: Trial, cuts: int) -> None:
         part = list(Part)[(number - 1) % len(Part)]
         with _boot(trial) as machine:
             _come_up(trial, number - 1, machine, found)
+            if trial.faults and trial.words:
+                return
             say(f"cut {number}, in {part.name.lower()}")
             if part is not Part.RENEWAL:
                 trial.cut(number, machine, part)

@@ -54,17 +54,23 @@ class Disk:
     durable: bytearray
     cache: dict[int, list[bytes]] = field(default_factory=dict)
     remaining: int | None = None
+    counted: frozenset[int] = frozenset()
     dead: threading.Event = field(default_factory=threading.Event)
 
     def fail_after(self, requests: int) -> None:
         """Take so many more writes and flushes, and none after them."""
-        self.remaining = requests
+        self.remaining, self.counted = requests, frozenset((_WRITE, _FLUSH))
 
-    def count(self) -> None:
-        """Count a write or a flush; raise `PowerGone` where it comes too late."""
-        if self.remaining is not None:
-            self.remaining -= 1
-        if self.remaining is not None and self.remaining < 0:
+    def fail_at_flush(self, flushes: int) -> None:
+        """Take so many more flushes, and what is written until the next one."""
+        self.remaining, self.counted = flushes, frozenset((_FLUSH,))
+
+    def count(self, kind: int) -> None:
+        """Count a request; raise `PowerGone` where it comes too late."""
+        if self.remaining is None or kind not in self.counted:
+            return
+        self.remaining -= 1
+        if self.remaining < 0:
             self.dead.set()
             raise PowerGone
 
@@ -179,10 +185,10 @@ def _answer(client: socket.socket, disk: Disk) -> bool:
         body = disk.read(offset, length)
     elif kind == _WRITE:
         data = _take(client, length)
-        disk.count()
+        disk.count(kind)
         (disk.write_through if flags & _FUA else disk.write)(offset, data)
     elif kind == _FLUSH:
-        disk.count()
+        disk.count(kind)
         disk.flush()
     elif kind == _DISCONNECT:
         return False

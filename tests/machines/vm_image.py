@@ -40,7 +40,22 @@ MODULES = (
 HOME, LIB, PORT = "/var/lib/wherry-agent", "/usr/lib/wherry-agent", 9000
 LITERT = "/usr/lib/wherry-litert"  # Apart: a runtime that is there is probed at each start.
 # Each is a folder on the path of the agent's Python.
-PLANTS = {"files": "import os\n\nos.fsync = lambda _descriptor: None\n"}
+PLANTS = {
+    "files": "import os\n\nos.fsync = lambda _descriptor: None\n",
+    "database": """\
+import sqlite3
+
+real = sqlite3.connect
+
+
+class Hasty(sqlite3.Connection):
+    def execute(self, statement, *rest):
+        return super().execute(statement.replace("synchronous = FULL", "synchronous = OFF"), *rest)
+
+
+sqlite3.connect = lambda *words, **more: real(*words, **{"factory": Hasty, **more})
+""",
+}
 _XZ = b"\xfd7zXZ\x00"
 
 _INITRD_INIT = """\
