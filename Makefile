@@ -191,8 +191,8 @@ smalldevice: powercut-packages ## swap a LiteRT model on an emulated device of 5
 	@$(BIN)/python -m tests.machines.vm_small
 
 powercut-packages:
-	@$(call debian,mosquitto=mosquitto qemu-system-x86_64=qemu-system-x86 mmdebstrap=mmdebstrap \
-	  busybox=busybox-static debugfs=e2fsprogs)
+	@$(call debian,mosquitto=mosquitto qemu-system-x86_64=qemu-system-x86 \
+	  mmdebstrap=mmdebstrap debugfs=e2fsprogs)
 
 clean: ## remove what was built and installed here
 	@rm -rf $(VENV) $(VENV310) build dist .mypy_cache .pytest_cache .ruff_cache \

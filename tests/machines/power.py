@@ -33,7 +33,7 @@ from tests.machines import vm_image
 from tests.machines.power_disk import Disk
 from tests.machines.power_script import DEVICE, KIB, Script, a_door, write_home
 from tests.machines.power_store import Found, examine
-from tests.machines.vm import Died, Machine, a_machine
+from tests.machines.vm import Died, Machine, a_machine, end_in_order
 from wherry.errors import Unavailable
 
 CUTS, PLANTED_CUTS = 60, 10
@@ -57,7 +57,7 @@ class Part(Enum):
     SWITCH = ("bundle.flipped", 1, 0.6, 12)
     CONFIRM = ("bundle.flipped", 1, 2.5, 40)
     COLLECT = ("receipt.signed", 1, 2.0, 40)
-    RENEWAL = ("certificate.renews", 1, 6.0, 60)
+    RENEWAL = ("certificate.renews", 1, 12.0, 60)
 
 
 class Way(Enum):
@@ -196,8 +196,13 @@ def _come_up(trial: Trial, number: int, machine: Machine, found: Found | None) -
 
 def main() -> int:
     options = _options()
+    end_in_order()
     say("making what the machine boots")
-    vm_image.make()
+    try:
+        vm_image.make()
+    except Unavailable as error:
+        say(str(error))
+        return 1
     cuts = min(options.cuts, PLANTED_CUTS) if options.plant else options.cuts
     began_s = time.monotonic()
     with (

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,6 +109,11 @@ class Machine:
         """Take the power away."""
         self.process.kill()
         self.process.wait()
+
+
+def end_in_order() -> None:
+    """Have SIGTERM end this program as Ctrl-C does: what it started is ended with it."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
 
 
 @contextmanager

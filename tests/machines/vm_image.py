@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.machines.vm_cpio import archive
+from wherry.errors import Unavailable
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "build/machines/power"
@@ -99,14 +101,23 @@ done
 """
 
 
+class NotRoot(Unavailable):
+    """A user who may not make the files of a system."""
+
+    def __str__(self) -> str:
+        return "a machine's root is made as root: run `sudo make` with the same target."
+
+
 def make() -> None:
     """Make what is missing; the root gets the agent of this checkout each time."""
+    if os.geteuid() != 0:
+        raise NotRoot
     FOLDER.mkdir(parents=True, exist_ok=True)
-    if not KERNEL.exists() or not INITRD.exists():
-        _make_kernel(FOLDER / "debian-kernel")
     root = FOLDER / "root"
     if not (root / "usr/bin/python3").exists():
         _make_root(root)
+    if not KERNEL.exists() or not INITRD.exists():
+        _make_kernel(FOLDER / "debian-kernel", root)
     _put_agent(root)
     make_ext4(ROOT_IMAGE, root, mib=700)
 
@@ -119,17 +130,17 @@ def make_ext4(image: Path, source: Path, *, mib: int) -> None:
     new.replace(image)
 
 
-def _make_kernel(folder: Path) -> None:
+def _make_kernel(folder: Path, root: Path) -> None:
     """Take Debian's kernel from its archive and keep what a virtual machine needs of it."""
     folder.mkdir(exist_ok=True)
-    _run("apt-get", "download", "-qq", _kernel_package(), at=folder)
+    _run("apt-get", "-oAPT::Sandbox::User=root", "download", "-qq", _kernel_package(), at=folder)
     (package,) = folder.glob("*.deb")
     _run("dpkg-deb", "-x", package.name, ".", at=folder)
     (packed,) = (folder / "boot").glob("vmlinuz-*")
     data = packed.read_bytes()
     KERNEL.write_bytes(lzma.LZMADecompressor().decompress(data[data.index(_XZ) :]))
     (modules,) = (folder / "lib/modules").iterdir()
-    INITRD.write_bytes(_initrd(modules / "kernel"))
+    INITRD.write_bytes(_initrd(modules / "kernel", root / "bin/busybox"))
     shutil.rmtree(folder)
 
 
@@ -140,11 +151,11 @@ def _kernel_package() -> str:
     return next(row.split()[-1] for row in said.stdout.splitlines() if "Depends:" in row)
 
 
-def _initrd(modules: Path) -> bytes:
+def _initrd(modules: Path, busybox: Path) -> bytes:
     names = [f"{each.rpartition('/')[2]}.ko" for each in MODULES]
     files = {
         "init": _INITRD_INIT.encode(),
-        "bin/busybox": Path(shutil.which("busybox") or "/bin/busybox").read_bytes(),
+        "bin/busybox": busybox.read_bytes(),
         "modules/order": "".join(f"{name}\n" for name in names).encode(),
     }
     for each, name in zip(MODULES, names, strict=True):

@@ -26,10 +26,11 @@ from tests.builders import a_device_id
 from tests.enrolled import an_enrolled_home
 from tests.machines import vm_image
 from tests.machines.power_disk import Disk
-from tests.machines.vm import MEMORY_MIB, Died, Machine, a_machine
+from tests.machines.vm import MEMORY_MIB, Died, Machine, a_machine, end_in_order
 from wherry import codec
 from wherry.blobs import describe
 from wherry.bundle import Bundle, seal
+from wherry.errors import Unavailable
 from wherry.messages import Event, Flip, Reported, SwapPolicy
 from wherry.names import ProfileName
 from wherry.reasons import Status
@@ -96,7 +97,12 @@ def _least_mib(machine: Machine) -> int:
 
 
 def main() -> int:
-    vm_image.make()
+    end_in_order()
+    try:
+        vm_image.make()
+    except Unavailable as error:
+        sys.stdout.write(f"{error}\n")
+        return 1
     with (
         tempfile.TemporaryDirectory() as name,
         a_mosquitto(Path(name)) as broker,
