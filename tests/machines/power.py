@@ -81,6 +81,7 @@ class Trial:
     slowest_s: float = 0.0
     confirmed: int = 0
     cuts: int = 0
+    lost_sectors: int = 0
 
     def cut(self, number: int, machine: Machine, part: Part) -> None:
         """Order the next bundle and take the power away while it is in that part."""
@@ -110,6 +111,7 @@ class Trial:
         """Lose what was not flushed, and look at the disk as the next boot finds it."""
         lost = self.disk.cut(random.Random(f"{self.seed}/{number}/disk"))
         self.cuts += 1
+        self.lost_sectors += lost.unflushed - lost.kept
         found = examine(bytes(self.disk.durable), self.folder / "examined")
         say(f"  {lost.unflushed} sectors not flushed, {lost.kept} of them kept")
         for fault in found.faults:
@@ -222,6 +224,7 @@ def _judge(trial: Trial, options: argparse.Namespace, took_s: float) -> int:
     """Say what was seen; return 0 where it is what was to be seen."""
     say(
         f"{trial.cuts} cuts, seed {options.seed}, {took_s:.0f} s: {len(trial.faults)} faults, "
+        f"{trial.lost_sectors} sectors lost, "
         f"{trial.script.count_events()} events, "
         f"slowest start {trial.slowest_s:.1f} s (emulated)"
     )
