@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages systemd machine-packages conformance conformance-packages fuzz wheels test-py310 clean
+.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages systemd machine-packages conformance conformance-packages fuzz wheels test-py310 powercut smalldevice powercut-packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -186,6 +186,21 @@ $(STAMP310): pyproject.toml constraints-py310.txt $(PROJECTS) $(VERSIONED)
 	@$(VENV310)/bin/python -m pip install -qq -c constraints-py310.txt --no-build-isolation \
 	  --group test -e shared -e 'agent[onnx,litert,host]'
 	@touch $@
+
+# CUTS and SEED say how often and which; PLANT=files plants a bug, which is to be found.
+CUTS ?= 60
+SEED ?= 1
+powercut: powercut-packages ## kill an emulated device CUTS times, its disk loses what was not flushed; it must serve
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m tests.machines.power --cuts $(CUTS) --seed $(SEED) $(if $(PLANT),--plant $(PLANT))
+
+smalldevice: powercut-packages ## swap a LiteRT model on an emulated device of 512 MB; `resource` unloads first
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m tests.machines.vm_small
+
+powercut-packages:
+	@$(call debian,mosquitto=mosquitto qemu-system-x86_64=qemu-system-x86 \
+	  mmdebstrap=mmdebstrap debugfs=e2fsprogs)
 
 clean: ## remove what was built and installed here
 	@rm -rf $(VENV) $(VENV310) build dist .mypy_cache .pytest_cache .ruff_cache \
