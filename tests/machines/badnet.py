@@ -1,10 +1,13 @@
 """`make badnet`: a rollout to many devices over a link that is slow, lossy, torn and down at times.
 
     v1   over a good link, so that every device has something to lose
-    v2   over the bad one, which is down for some seconds once the download is under way
+    v2   over the bad one; it is down while v2 is ordered, and again once some device has a chunk
+
+In the first of these pauses the broker loses one chunk of v2 and lets another one rot: no device
+may take the rotten one, and each must notice that the other one never comes.
 
 All the while every device is asked, and must answer as v1 or v2 does. At the end all serve v2, the
-controller has each device's events without a gap, and nobody refused, reverted or gave up.
+controller has each device's events without a gap, and no deployment failed or went back.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import which
 
+from tests.machines.badnet_cache import spoil
 from tests.machines.badnet_fleet import a_far_site, add_devices, start, wait_until
 from tests.machines.badnet_link import Carried, Link, Weather, a_link
 from tests.machines.badnet_seen import (
@@ -73,10 +77,7 @@ def main(words: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     shutil.rmtree(SCRATCH, ignore_errors=True)
     SCRATCH.mkdir(parents=True)
-    with a_link() as link:
-        link.enter_controllers()
-        with a_far_site(SCRATCH, link, delay_ms=plan.delay_ms) as site:
-            outcome = run(site, link, plan)
+    outcome = _outcome(plan)
     for line in lines_of(outcome, plan):
         _say(line)
     if outcome.problems:
@@ -85,6 +86,13 @@ def main(words: Sequence[str] | None = None) -> int:
     shutil.rmtree(SCRATCH)
     _say("badnet: ok")
     return 0
+
+
+def _outcome(plan: Plan) -> Outcome:
+    with a_link() as link:
+        link.enter_controllers()
+        with a_far_site(SCRATCH, link, delay_ms=plan.delay_ms) as site:
+            return run(site, link, plan)
 
 
 def run(site: Site, link: Link, plan: Plan) -> Outcome:
@@ -111,10 +119,14 @@ def _in_bad_weather(
     old, new = bundles
     down_at_s: float | None = None
     with watching(agents, {old.digest: 1.0, new.digest: 2.0}) as watch:
-        _roll_out(site, "v2", plan)
+        with link.down():
+            _roll_out(site, "v2", plan)
+            time.sleep(plan.down_s)
+            spoil(site, new)
         if wait_until(lambda: _is_under_way(agents, new), plan.within_s):
             down_at_s = time.monotonic() - began_s
-            link.interrupt(plan.down_s)
+            with link.down():
+                time.sleep(plan.down_s)
         left_s = plan.within_s - (time.monotonic() - began_s)
         wait_until(lambda: site.rollout("v2").is_over, left_s)
         took_s, carried = time.monotonic() - began_s, link.carried()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,11 +100,14 @@ class Link:
             )
             _run("ip", "netns", "exec", namespace, "nft", "-f", "-", text=rules)
 
-    def interrupt(self, for_s: float) -> None:
-        """Take the link down for some seconds."""
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """Take the link down for the length of the block."""
         _run("ip", "-n", self.devices, "link", "set", self.devices_end, "down")
-        time.sleep(for_s)
-        _run("ip", "-n", self.devices, "link", "set", self.devices_end, "up")
+        try:
+            yield
+        finally:
+            _run("ip", "-n", self.devices, "link", "set", self.devices_end, "up")
 
     def carried(self) -> Carried:
         told = _run("ip", "-n", self.controller, "-s", "-j", "link", "show", self.controller_end)
