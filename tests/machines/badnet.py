@@ -77,7 +77,11 @@ def main(words: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     shutil.rmtree(SCRATCH, ignore_errors=True)
     SCRATCH.mkdir(parents=True)
-    outcome = _outcome(plan)
+    try:
+        outcome = _outcome(plan)
+    except RuntimeError as error:
+        _say(f"badnet: {error}; the logs are in {SCRATCH}")
+        return 1
     for line in lines_of(outcome, plan):
         _say(line)
     if outcome.problems:

@@ -6,7 +6,10 @@ out the controller itself: one more fault, which it mends by connecting again.
 
 from __future__ import annotations
 
-from tests.controller.visitors import a_visitor
+from collections.abc import Callable
+from functools import partial
+
+from tests.controller.visitors import Visitor
 from tests.system.sites import Site
 from wherry.bundle import Bundle
 from wherry.manifest import MODEL_FILE
@@ -15,8 +18,10 @@ from wherry_controller.core.mosquitto import CA
 from wherry_controller.mqtt import context_of
 from wherry_controller.services.mosquitto import OWN_CERTIFICATE, OWN_KEY
 
+CONNECTED = "connect: Success"
 # A chunk is retained also where nobody asks for it at the moment.
 TAKEN = ("publish: Success", "publish: No matching subscribers")
+TRIES = 20
 
 
 def spoil(site: Site, bundle: Bundle) -> None:
@@ -30,8 +35,19 @@ def spoil(site: Site, bundle: Bundle) -> None:
     own = site.controller.settings.authority_folder
     context = context_of(own / CA, own / OWN_CERTIFICATE, own / OWN_KEY)
     _, port = site.controller.settings.broker_address
-    with a_visitor(port, context) as visitor:
-        for chunk, payload in ((first, b""), (last, bytes(rotten))):
-            said = visitor.publish(text(BlobTopic(chunk)), payload, retain=True)
-            if said not in TAKEN:
-                raise RuntimeError(f"the broker did not take a spoilt chunk: {said}")
+    for chunk, payload in ((first, b""), (last, bytes(rotten))):
+        _retain(text(BlobTopic(chunk)), payload, partial(Visitor, port, context))
+
+
+def _retain(topic: str, payload: bytes, dial: Callable[[], Visitor]) -> None:
+    """Publish it; the controller takes its place back at once, at times too early for that."""
+    for _ in range(TRIES):
+        visitor = dial()
+        try:
+            if visitor.connect() != CONNECTED:
+                continue
+            if visitor.publish(topic, payload, retain=True) in TAKEN:
+                return
+        finally:
+            visitor.leave()
+    raise RuntimeError("the broker did not take a spoilt chunk")

@@ -23,7 +23,7 @@ from tests.system.tiny import IMAGE, REQUEST
 from wherry import codec
 from wherry.bundle import Bundle
 from wherry.messages import Event, EventKind
-from wherry.reasons import Status
+from wherry.reasons import Reason, Status
 from wherry_agent.client import NotReachable, NotServing, RequestRefused
 from wherry_agent.database import FILE
 from wherry_sim.demo.processes import Agent
@@ -100,6 +100,8 @@ def problems_of(site: Site, agents: Sequence[Agent], wanted: Bundle, watch: Watc
     found += watch.wrong
     for agent in agents:
         found += [f"{agent.id}: {problem}" for problem in _problems(site, agent, wanted)]
+    if not told_of(site, agents)[EventKind.REFUSAL]:
+        found.append("no device refused the rotten chunk: either none met it, or one took it")
     return found
 
 
@@ -115,6 +117,8 @@ def _problems(site: Site, agent: Agent, wanted: Bundle) -> Iterator[str]:
         deployment = event.deployment
         if deployment and deployment.status in BAD_ENDS:
             yield f"told {deployment.status.value}: {deployment.reason} {deployment.detail}"
+        if event.kind is EventKind.REFUSAL and event.reason is not Reason.WRONG_BYTES:
+            yield f"refused what nobody spoilt: {event.reason} {event.detail}"
 
 
 def told_of(site: Site, agents: Sequence[Agent]) -> Counter[EventKind]:
