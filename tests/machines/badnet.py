@@ -193,7 +193,7 @@ def _told(plan: Plan) -> str:
 
 
 def _plan(words: Sequence[str] | None) -> Plan:
-    parser = argparse.ArgumentParser(prog="make badnet", description=__doc__)
+    parser = argparse.ArgumentParser(prog="badnet")
     parser.add_argument("--devices", type=int, default=20)
     parser.add_argument("--model-bytes", type=int, default=200_000)
     parser.add_argument("--delay-ms", type=int, default=100)

@@ -60,10 +60,7 @@ def add_devices(site: Site, link: Link, count: int) -> list[Agent]:
     agents = [_an_agent(site, f"device-{number:02}") for number in range(1, count + 1)]
     for first in range(0, count, ENROL_AT_ONCE):
         some = agents[first : first + ENROL_AT_ONCE]
-        enrolments = [_enrol(site, link, agent) for agent in some]
-        for agent, enrolment in zip(some, enrolments, strict=True):
-            if enrolment.wait(WITHIN_S):
-                raise RuntimeError(f"{agent.id} did not enrol: look into {agent.log}")
+        _end_well(some, [_enrol(site, link, agent) for agent in some])
     for agent in agents:
         with (agent.home / "agent.toml").open("a") as settings:
             settings.write(_INLINE)
@@ -110,6 +107,18 @@ def _an_agent(site: Site, device: str) -> Agent:
     agent.home.mkdir()
     site.agents[device] = agent
     return agent
+
+
+def _end_well(agents: Sequence[Agent], enrolments: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait until enrolments are over; raise `RuntimeError` for one that went wrong."""
+    try:
+        for agent, enrolment in zip(agents, enrolments, strict=True):
+            if enrolment.wait(WITHIN_S):
+                raise RuntimeError(f"{agent.id} did not enrol: look into {agent.log}")
+    finally:
+        for enrolment in enrolments:
+            enrolment.kill()
+            enrolment.wait()
 
 
 def _enrol(site: Site, link: Link, agent: Agent) -> subprocess.Popen[bytes]:
