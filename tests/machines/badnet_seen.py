@@ -96,7 +96,11 @@ def problems_of(site: Site, agents: Sequence[Agent], wanted: Bundle, watch: Watc
     """Return what is not as it must be after the rollout of a bundle."""
     watch.look()
     ended = site.rollout(wanted.manifest.version)
-    found = [] if ended.status == "succeeded" else [f"the rollout is {ended.status}: {ended.why}"]
+    found: list[str] = []
+    if ended.status == "succeeded":
+        wait_until(lambda: _is_settled(site, agents, wanted), TOLD_WITHIN_S)
+    else:
+        found.append(f"the rollout is {ended.status.value} {ended.why}".strip())
     found += watch.wrong
     for agent in agents:
         found += [f"{agent.id}: {problem}" for problem in _problems(site, agent, wanted)]
@@ -105,20 +109,31 @@ def problems_of(site: Site, agents: Sequence[Agent], wanted: Bundle, watch: Watc
     return found
 
 
+def _is_settled(site: Site, agents: Sequence[Agent], wanted: Bundle) -> bool:
+    """Say whether everything that was told has crossed the link."""
+    return all(
+        site.serving(agent) == wanted.digest and _has_told_all(site, agent) for agent in agents
+    )
+
+
 def _problems(site: Site, agent: Agent, wanted: Bundle) -> Iterator[str]:
     flips = [line.fields["bundle"] for line in logged(agent, "bundle.flipped")]
     if flips[-1:] != [wanted.digest] or len(flips) != 2:
         yield f"has switched to {[one[:12] for one in flips]}, and not to v1 and then v2"
-    if not wait_until(lambda: site.serving(agent) == wanted.digest, TOLD_WITHIN_S):
-        yield f"serves {site.serving(agent)} as the controller knows it"
-    if not wait_until(lambda: _has_told_all(site, agent), TOLD_WITHIN_S):
+    if (serving := site.serving(agent)) != wanted.digest:
+        yield f"serves {(serving or 'nothing')[:12]} as the controller knows it, and not v2"
+    if not _has_told_all(site, agent):
         yield f"its events are {_given(agent)}, of which the controller has {_arrived(site, agent)}"
     for event in _events(site, agent):
         deployment = event.deployment
         if deployment and deployment.status in BAD_ENDS:
-            yield f"told {deployment.status.value}: {deployment.reason} {deployment.detail}"
+            yield f"told {deployment.status.value}: {_words(deployment.reason, deployment.detail)}"
         if event.kind is EventKind.REFUSAL and event.reason is not Reason.WRONG_BYTES:
-            yield f"refused what nobody spoilt: {event.reason} {event.detail}"
+            yield f"refused what nobody spoilt: {_words(event.reason, event.detail)}"
+
+
+def _words(reason: Reason | None, detail: str) -> str:
+    return f"{reason.value if reason else 'no reason'} ({detail})"
 
 
 def told_of(site: Site, agents: Sequence[Agent]) -> Counter[EventKind]:
