@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages systemd machine-packages conformance conformance-packages fuzz wheels test-py310 powercut smalldevice powercut-packages clean
+.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages systemd machine-packages conformance conformance-packages fuzz wheels test-py310 powercut smalldevice powercut-packages badnet badnet-packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -162,6 +162,14 @@ fuzz: venv ## fuzz each parser of outside bytes for FUZZ_S seconds; what crashes
 	  $(BIN)/python -m tests.fuzz.atheris_targets $$name $(FUZZ)/corpus/$$name -verbosity=0 \
 	    -max_total_time=$(FUZZ_S) -artifact_prefix=$(FUZZ)/crash-$$name- || exit 1; \
 	done
+
+# Namespaces and the link between them are root's to make.
+badnet: badnet-packages ## roll out to 20 agents over a slow, lossy, torn link that goes down; needs root
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m tests.machines.badnet
+
+badnet-packages:
+	@$(call debian,mosquitto=mosquitto ip=iproute2 nft=nftables nsenter=util-linux)
 
 wheels: venv ## fill dist/ with the three wheels
 	@rm -rf dist
