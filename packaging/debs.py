@@ -19,9 +19,20 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
-from staging import PYTHONS, ROOT, clean, folder_of, install, install_ours, share
+from packing import repack
+from staging import (
+    ROOT,
+    install_common,
+    install_compiled,
+    install_ours,
+    link_what_is_the_same,
+    prune,
+    settle_modes,
+    strip,
+)
 
 SCRIPTS = Path(__file__).parent / "debian"
 OUTPUT, SCRATCH = ROOT / "dist", ROOT / "build" / "deb"
@@ -30,29 +41,21 @@ MAINTAINER = "The Wherry developers <wherry@localhost.localdomain>"
 RELEASE = "1"
 PYTHON3 = ("python3 (>= 3.10~)", "python3 (<< 3.14~)")
 ARCHES = ("amd64", "arm64")
-LIBRARIES = (
-    "cffi",
+# One wheel of each serves every Python: it is pure, or keeps to the stable ABI.
+COMMON = (
     "cryptography",
-    "httptools",
-    "msgspec",
     "paho-mqtt",
     "psutil",
-    "pycparser",
     "securesystemslib",
+    "tomli",
     "tuf",
     "typing_extensions",
     "urllib3",
-    "zstandard",
 )
+COMPILED = ("cffi", "httptools", "msgspec", "zstandard")
 RUNTIMES = {
-    "wherry-agent-onnx": ("flatbuffers", "numpy", "onnxruntime", "protobuf"),
-    "wherry-agent-litert": (
-        "ai-edge-litert",
-        "backports.strenum",
-        "flatbuffers",
-        "numpy",
-        "protobuf",
-    ),
+    "wherry-agent-onnx": ("numpy", "onnxruntime"),
+    "wherry-agent-litert": ("ai-edge-litert", "numpy"),
 }
 USER = "wherry-agent"
 
@@ -64,8 +67,9 @@ class Package:
 
     name: str
     summary: str
-    libraries: tuple[str, ...]
+    compiled: tuple[str, ...]
     depends: tuple[str, ...]
+    common: tuple[str, ...] = ()
     ours: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     conffiles: Mapping[str, Path] = field(default_factory=dict)
@@ -90,7 +94,8 @@ def agent() -> Package:
     return Package(
         name="wherry-agent",
         summary="serves and swaps machine-learning models on this device",
-        libraries=LIBRARIES,
+        common=COMMON,
+        compiled=COMPILED,
         ours=("shared/wherry", "agent/wherry_agent"),
         depends=(*PYTHON3, "adduser", "init-system-helpers (>= 1.54~)"),
         recommends=("wherry-agent-onnx | wherry-agent-litert",),
@@ -113,7 +118,7 @@ def runtime(name: str) -> Package:
     return Package(
         name=name,
         summary=f"runs {what} models for wherry-agent",
-        libraries=RUNTIMES[name],
+        compiled=RUNTIMES[name],
         depends=(*PYTHON3, "wherry-agent"),
         words={"START": _lines("runtime.start")},
     )
@@ -143,17 +148,20 @@ def build(package: Package, arch: str) -> Path:
         env={**os.environ, "SOURCE_DATE_EPOCH": epoch()},
         stdout=subprocess.DEVNULL,
     )
+    repack(target, folder)
     return target
 
 
 def fill(package: Package, lib: Path, arch: str) -> None:
     """Fill the folder of the version with libraries and ours."""
-    folders = [lib / folder_of(python) for python in PYTHONS]
-    for python, folder in zip(PYTHONS, folders, strict=True):
-        install(package.libraries, folder, python=python, arch=arch)
-        clean(folder)
-    share(folders, lib / "app")
+    install_common(package.common, lib / "app", arch)
+    install_compiled(package.compiled, lib, arch)
+    for folder in lib.iterdir():
+        prune(folder)
+    strip(lib, arch)
+    link_what_is_the_same(lib)
     install_ours(package.ours, lib / "app")
+    settle_modes(lib)
 
 
 def version_of_this() -> str:
@@ -167,6 +175,11 @@ def epoch() -> str:
         return told
     command = ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def mtime() -> str:
+    """Return `epoch` as nfpm reads it."""
+    return datetime.fromtimestamp(int(epoch()), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _told(
@@ -189,7 +202,9 @@ def _told(
         "recommends": list(package.recommends),
         "contents": [{"src": f"{tree}/", "dst": "/", "type": "tree"}],
         "scripts": dict(scripts),
-        "deb": {"compression": "xz"},
+        "mtime": mtime(),
+        # `packing` compresses it.
+        "deb": {"compression": "none"},
     }
 
 
