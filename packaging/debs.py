@@ -37,8 +37,10 @@ from staging import (
 SCRIPTS = Path(__file__).parent / "debian"
 OUTPUT, SCRATCH = ROOT / "dist", ROOT / "build" / "deb"
 HOMEPAGE = "https://github.com/wherry-project/wherry"
-MAINTAINER = "The Wherry developers <wherry@localhost.localdomain>"
-RELEASE = "1"
+MAINTAINER = "The Wherry developers <wherry-project@users.noreply.github.com>"
+# What the wheels were linked against.
+LIBC = "libc6 (>= 2.28)"
+CPP = ("libgcc-s1", "libstdc++6 (>= 8)")
 PYTHON3 = ("python3 (>= 3.10~)", "python3 (<< 3.14~)")
 ARCHES = ("amd64", "arm64")
 # One wheel of each serves every Python: it is pure, or keeps to the stable ABI.
@@ -73,6 +75,7 @@ class Package:
     ours: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     conffiles: Mapping[str, Path] = field(default_factory=dict)
+    manual: Path | None = None
     words: Mapping[str, str] = field(default_factory=dict)
     recommends: tuple[str, ...] = ()
 
@@ -97,13 +100,15 @@ def agent() -> Package:
         common=COMMON,
         compiled=COMPILED,
         ours=("shared/wherry", "agent/wherry_agent"),
-        depends=(*PYTHON3, "adduser", "init-system-helpers (>= 1.54~)"),
+        depends=(*PYTHON3, LIBC, "libgcc-s1", "adduser", "init-system-helpers (>= 1.54~)"),
         recommends=("wherry-agent-onnx | wherry-agent-litert",),
         files={
             "/usr/bin/wherry-agent": SCRIPTS / "launcher",
             "/usr/libexec/wherry-agent/repair": SCRIPTS / "repair",
-            **{f"/lib/systemd/system/{unit}": ROOT / "systemd" / unit for unit in units},
+            **{f"/usr/lib/systemd/system/{unit}": ROOT / "systemd" / unit for unit in units},
         },
+        conffiles={"/etc/default/wherry-agent": SCRIPTS / "wherry-agent.default"},
+        manual=SCRIPTS / "wherry-agent.1",
         words={
             "ACCOUNTS": _lines("agent.accounts"),
             "START": _lines("agent.start"),
@@ -119,7 +124,7 @@ def runtime(name: str) -> Package:
         name=name,
         summary=f"runs {what} models for wherry-agent",
         compiled=RUNTIMES[name],
-        depends=(*PYTHON3, "wherry-agent"),
+        depends=(*PYTHON3, LIBC, *CPP, "wherry-agent"),
         words={"START": _lines("runtime.start")},
     )
 
@@ -140,7 +145,7 @@ def build(package: Package, arch: str) -> Path:
         target.chmod(0o755 if is_program else 0o644)
     scripts = _scripts(package, folder, version)
     (folder / "nfpm.yaml").write_text(json.dumps(_told(package, arch, version, tree, scripts)))
-    target = OUTPUT / f"{package.name}_{version}-{RELEASE}_{arch}.deb"
+    target = OUTPUT / f"{package.name}_{version}_{arch}.deb"
     command = ["nfpm", "package", "--packager", "deb", "--target", str(target)]
     subprocess.run(
         [*command, "--config", str(folder / "nfpm.yaml")],
@@ -192,7 +197,6 @@ def _told(
         "platform": "linux",
         "version": version,
         "version_schema": "none",
-        "release": RELEASE,
         "section": "misc",
         "priority": "optional",
         "maintainer": MAINTAINER,
@@ -200,7 +204,13 @@ def _told(
         "description": f"{package.summary}\n{(SCRIPTS / f'{package.name}.txt').read_text()}",
         "depends": list(package.depends),
         "recommends": list(package.recommends),
-        "contents": [{"src": f"{tree}/", "dst": "/", "type": "tree"}],
+        "contents": [
+            {"src": f"{tree}/", "dst": "/", "type": "tree"},
+            *(
+                {"src": str(source), "dst": place, "type": "config", "file_info": {"mode": 0o644}}
+                for place, source in package.conffiles.items()
+            ),
+        ],
         "scripts": dict(scripts),
         "mtime": mtime(),
         # `packing` compresses it.
@@ -237,6 +247,11 @@ def _filled(text: str, package: Package, version: str) -> str:
 
 def _document(package: Package, tree: Path, version: str) -> None:
     """Write what Debian's policy wants of every package: its licence and what changed."""
+    if package.manual:
+        pages = tree / "usr/share/man/man1"
+        pages.mkdir(parents=True)
+        text = gzip.compress(package.manual.read_bytes(), 9, mtime=0)
+        (pages / f"{package.manual.name}.gz").write_bytes(text)
     folder = tree / "usr/share/doc" / package.name
     folder.mkdir(parents=True)
     (folder / "copyright").write_text((SCRIPTS / "copyright").read_text())
@@ -244,10 +259,10 @@ def _document(package: Package, tree: Path, version: str) -> None:
         ["date", "-R", "-u", "-d", f"@{epoch()}"], check=True, capture_output=True, text=True
     ).stdout.strip()
     text = (
-        f"{package.name} ({version}-{RELEASE}) stable; urgency=medium\n\n"
+        f"{package.name} ({version}) stable; urgency=medium\n\n"
         f"  * What changed stands in CHANGELOG.md of the project.\n\n -- {MAINTAINER}  {date}\n"
     )
-    (folder / "changelog.Debian.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+    (folder / "changelog.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
 def _lines(name: str) -> str:

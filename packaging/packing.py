@@ -50,7 +50,7 @@ def compressed(data: bytes) -> bytes:
     filters = [
         {
             "id": lzma.FILTER_LZMA2,
-            "preset": 9 | lzma.PRESET_EXTREME,
+            "preset": 6,
             "dict_size": DICTIONARY_BYTES,
         }
     ]

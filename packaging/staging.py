@@ -52,6 +52,8 @@ UNNEEDED = (
     "*/__pycache__/*",
     "*/tests/*",
     "*/test_data/*",
+    "*/.gitignore",
+    "*/test-*.sh",
     # cryptography needs the compiled half of cffi alone.
     "cffi/*",
     # zstandard brings its other half for PyPy.
@@ -66,6 +68,7 @@ UNNEEDED = (
     "onnxruntime/transformers/*",
     "numpy/f2py/*",
     "numpy/distutils/*",
+    "numpy/_core/_simd.*",
     "numpy/random/lib/*",
     "ai_edge_litert/aot/*",
     "ai_edge_litert/tools/*",
@@ -73,6 +76,8 @@ UNNEEDED = (
     "ai_edge_litert/libLiteRtWebGpuAccelerator.so",
 )
 LINK_FROM_BYTES = 1024
+# At the oldest Python's version everywhere, so that its OpenBLAS stands in a package once.
+ONE_VERSION = ("numpy",)
 
 
 def folder_of(python: str) -> str:
@@ -88,9 +93,12 @@ def install_common(names: Iterable[str], target: Path, arch: str) -> None:
 
 def install_compiled(names: Iterable[str], lib: Path, arch: str) -> None:
     """Install distributions that have a wheel for each Python."""
+    oldest, newest = (
+        pinned(ROOT / name) for name in ("constraints-py310.txt", "constraints.txt")
+    )
+    newest |= {name: oldest[name] for name in ONE_VERSION}
     for python in PYTHONS:
-        old = "constraints-py310.txt" if python == OLD_PYTHON else "constraints.txt"
-        versions = pinned(ROOT / old)
+        versions = oldest if python == OLD_PYTHON else newest
         wanted = [f"{name}=={versions[name]}" for name in names]
         _install(wanted, lib / folder_of(python), python, arch)
 
