@@ -1,0 +1,1 @@
+"""Checks on real machines: packages, roots, virtual machines; each is run by a make target."""
