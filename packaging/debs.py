@@ -64,8 +64,11 @@ USER = "wherry-agent"
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What one package has; `files` are ours that stand at a place of their own, `words` fill the
-    scripts."""
+    """What one package has.
+
+    `compiled` libraries have a wheel for each Python, `common` ones have one for all. `files` are
+    ours that stand at a place of their own; `words` fill the scripts.
+    """
 
     name: str
     summary: str
@@ -88,7 +91,7 @@ def main() -> int:
     OUTPUT.mkdir(exist_ok=True)
     for package in (agent(), *map(runtime, RUNTIMES)):
         if not asked.packages or package.name in asked.packages:
-            print(build(package, asked.arch))
+            sys.stdout.write(f"{build(package, asked.arch)}\n")
     return 0
 
 
@@ -237,7 +240,7 @@ def _filled(text: str, package: Package, version: str) -> str:
         "VERSION": version,
         "PACKAGES": " ".join(("wherry-agent", *RUNTIMES)),
         "MODULE": "wherry_agent",
-        **{word: ":" for word in ("ACCOUNTS", "START", "STOP", "PURGE")},
+        **dict.fromkeys(("ACCOUNTS", "START", "STOP", "PURGE"), ":"),
         **package.words,
     }
     for word, value in words.items():
@@ -250,8 +253,13 @@ def _document(package: Package, tree: Path, version: str) -> None:
     if package.manual:
         pages = tree / "usr/share/man/man1"
         pages.mkdir(parents=True)
-        text = gzip.compress(package.manual.read_bytes(), 9, mtime=0)
-        (pages / f"{package.manual.name}.gz").write_bytes(text)
+        page = gzip.compress(package.manual.read_bytes(), 9, mtime=0)
+        (pages / f"{package.manual.name}.gz").write_bytes(page)
+    overrides = SCRIPTS / f"{package.name}.overrides"
+    if overrides.exists():
+        folder = tree / "usr/share/lintian/overrides"
+        folder.mkdir(parents=True)
+        (folder / package.name).write_text(_filled(overrides.read_text(), package, version))
     folder = tree / "usr/share/doc" / package.name
     folder.mkdir(parents=True)
     (folder / "copyright").write_text((SCRIPTS / "copyright").read_text())

@@ -1,4 +1,4 @@
-"""Packs a Debian package's files so that like stands beside like, under a dictionary that sees both.
+"""Packs a Debian package's files so that like stands beside like, in sight of one dictionary.
 
 A package holds nearly the same library for several Pythons. nfpm writes files by their paths, and
 its compressor looks back 8 MiB; so its archive of files is sorted anew, and compressed with xz.
@@ -35,7 +35,7 @@ def repack(deb: Path, scratch: Path) -> None:
 
 
 def sorted_tar(data: bytes) -> bytes:
-    """Return an archive whose folders come first, then files by their name within a Python's folder."""
+    """Return an archive of folders first, then files by their name within a Python's folder."""
     target = io.BytesIO()
     with (
         tarfile.open(fileobj=io.BytesIO(data)) as source,

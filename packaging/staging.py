@@ -22,8 +22,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 OLD_PYTHON = "3.10"
-GLIBC = tuple(f"manylinux_2_{minor}" for minor in (5, 12, 17, 24, 26, 27, 28, 31, 34)) + (
+GLIBC = (
     "manylinux2014",
+    *(f"manylinux_2_{minor}" for minor in (5, 12, 17, 24, 26, 27, 28, 31, 34)),
 )
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "armhf": "armv7l"}
 STRIP = {
@@ -33,7 +34,7 @@ STRIP = {
 }
 # Libraries that patchelf has moved into wheels: strip breaks some of them.
 NEVER_STRIPPED = "*.libs/*"
-# What no device asks for: what pip writes about itself, programs, sources of what is compiled, tests.
+# What no device asks for: what pip writes about itself, programs, sources, tests.
 UNNEEDED = (
     "*.dist-info/RECORD",
     "*.dist-info/INSTALLER",
@@ -69,6 +70,7 @@ UNNEEDED = (
     "numpy/f2py/*",
     "numpy/distutils/*",
     "numpy/_core/_simd.*",
+    "numpy/_core/_*_tests.*",
     "numpy/random/lib/*",
     "ai_edge_litert/aot/*",
     "ai_edge_litert/tools/*",
@@ -86,16 +88,14 @@ def folder_of(python: str) -> str:
 
 
 def install_common(names: Iterable[str], target: Path, arch: str) -> None:
-    """Install distributions that one wheel serves every Python with: pure ones, or of the stable ABI."""
+    """Install distributions whose one wheel serves every Python: pure, or of the stable ABI."""
     versions = pinned(ROOT / "constraints.txt")
     _install([f"{name}=={versions[name]}" for name in names], target, OLD_PYTHON, arch)
 
 
 def install_compiled(names: Iterable[str], lib: Path, arch: str) -> None:
     """Install distributions that have a wheel for each Python."""
-    oldest, newest = (
-        pinned(ROOT / name) for name in ("constraints-py310.txt", "constraints.txt")
-    )
+    oldest, newest = (pinned(ROOT / name) for name in ("constraints-py310.txt", "constraints.txt"))
     newest |= {name: oldest[name] for name in ONE_VERSION}
     for python in PYTHONS:
         versions = oldest if python == OLD_PYTHON else newest

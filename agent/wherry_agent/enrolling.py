@@ -122,9 +122,7 @@ def hand_over(home: Path) -> None:
     # By folders that are held open: the owner may not lead root elsewhere by a link.
     for _, folders, files, descriptor in os.fwalk(home, follow_symlinks=False):
         for name in (*folders, *files):
-            os.chown(
-                name, owner.st_uid, owner.st_gid, dir_fd=descriptor, follow_symlinks=False
-            )
+            os.chown(name, owner.st_uid, owner.st_gid, dir_fd=descriptor, follow_symlinks=False)
 
 
 def _ask_until_approved(

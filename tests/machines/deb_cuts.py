@@ -43,7 +43,7 @@ def cut_and_repair(root: Root, old: Version, new: Version, within_s: float) -> C
     for left in archives.glob("*.deb"):
         left.unlink()
     shutil.copy(new.deb, archives)
-    after_s = random.uniform(0, within_s)  # noqa: S311 - nobody guesses it
+    after_s = random.uniform(0, within_s)
     upgrade(root, f"/{ARCHIVES}/{new.deb.name}", after_s)
     status = root.tried("dpkg-query", "--show", "--showformat", STATUS, AGENT).stdout
     served = check_version(root, old.version, new.version)

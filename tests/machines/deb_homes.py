@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.agent.bundles import Floats, a_bundle, a_litert_bundle, images, logits_of
 from tests.bench.agent.lives import a_life
 from wherry.bundle import Bundle
 
-MODELS = {"onnx": a_bundle, "litert": a_litert_bundle}
+MODELS: Mapping[str, Callable[[], Bundle]] = {"onnx": a_bundle, "litert": a_litert_bundle}
 ROWS: Floats = images(3)
 TOLERANCE = 0.2  # LiteRT's model is int8, with an output step of 0.125.
 
@@ -19,8 +20,7 @@ def a_confirmed_home(kind: str, scratch: Path) -> Path:
     """Return a home whose agent serves a bundle for the runtime `kind` without any broker."""
     folder = scratch / f"life-{kind}"
     shutil.rmtree(folder, ignore_errors=True)
-    bundle: Bundle = MODELS[kind]()
-    with a_life(folder, bundle) as life:
+    with a_life(folder, MODELS[kind]()) as life:
         life.end()
         return life.home
 

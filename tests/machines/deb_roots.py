@@ -18,6 +18,11 @@ MIRROR = "http://deb.debian.org/debian"
 # What the packages depend on, so that they install without a network.
 NEEDED = "python3,adduser,init-system-helpers,libgcc-s1,libstdc++6"
 LONGEST_S = 300
+# deb-systemd-helper leaves a file like the last where it is cut off.
+OWN = (
+    *("var/lib/dpkg/", "var/log/", "var/cache/", "tmp/", "run/", "dev/", "proc/"),
+    "var/lib/systemd/deb-systemd-helper-enabled/.state",
+)
 _ENTER = (
     "mount -t tmpfs tmpfs $0/dev/shm && mount -t tmpfs tmpfs $0/run && ip link set lo up && "
     'exec chroot "$@"'
@@ -62,9 +67,8 @@ class Root:
 
     def files(self) -> set[str]:
         """Return every path in it, without what dpkg and the accounts keep for themselves."""
-        own = ("var/lib/dpkg/", "var/log/", "var/cache/", "tmp/", "run/", "dev/", "proc/")
         places = (str(place.relative_to(self.folder)) for place in self.folder.rglob("*"))
-        return {place for place in places if not place.startswith(own)}
+        return {place for place in places if not place.startswith(OWN)}
 
 
 class Failed(Exception):
