@@ -148,7 +148,7 @@ def build(package: Package, arch: str) -> Path:
         target.chmod(0o755 if is_program else 0o644)
     scripts = _scripts(package, folder, version)
     (folder / "nfpm.yaml").write_text(json.dumps(_told(package, arch, version, tree, scripts)))
-    target = OUTPUT / f"{package.name}_{version}_{arch}.deb"
+    target = folder / f"{package.name}_{version}_{arch}.deb"
     command = ["nfpm", "package", "--packager", "deb", "--target", str(target)]
     subprocess.run(
         [*command, "--config", str(folder / "nfpm.yaml")],
@@ -156,8 +156,8 @@ def build(package: Package, arch: str) -> Path:
         env={**os.environ, "SOURCE_DATE_EPOCH": epoch()},
         stdout=subprocess.DEVNULL,
     )
-    repack(target, folder)
-    return target
+    repack(target, folder / "packed")
+    return target.replace(OUTPUT / target.name)
 
 
 def fill(package: Package, lib: Path, arch: str) -> None:

@@ -19,19 +19,20 @@ DICTIONARY_BYTES = 64 << 20
 _PYTHON = re.compile(r"/(cp3\d+)/")
 
 
-def repack(deb: Path, scratch: Path) -> None:
-    """Replace the uncompressed files of `deb` by the same, sorted and compressed."""
+def repack(deb: Path, packed: Path) -> None:
+    """Replace the uncompressed files of `deb` by the same, sorted and compressed.
+
+    `packed` is where the next one is written before it takes the place of this one.
+    """
     members = list(_members(deb.read_bytes()))
     parts = [MAGIC]
     for header, name, data in members:
         if name == "data.tar":
-            packed = compressed(sorted_tar(data))
-            parts += _member(header, "data.tar.xz", packed)
+            parts += _member(header, "data.tar.xz", compressed(sorted_tar(data)))
         else:
             parts += _member(header, name, data)
-    whole = scratch / deb.name
-    whole.write_bytes(b"".join(parts))
-    whole.replace(deb)
+    packed.write_bytes(b"".join(parts))
+    packed.replace(deb)
 
 
 def sorted_tar(data: bytes) -> bytes:
