@@ -156,7 +156,7 @@ def build(package: Package, arch: str) -> Path:
         env={**os.environ, "SOURCE_DATE_EPOCH": epoch()},
         stdout=subprocess.DEVNULL,
     )
-    repack(target, folder / "packed")
+    repack(target, folder / "packed", int(epoch()))
     return target.replace(OUTPUT / target.name)
 
 

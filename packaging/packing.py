@@ -19,23 +19,24 @@ DICTIONARY_BYTES = 64 << 20
 _PYTHON = re.compile(r"/(cp3\d+)/")
 
 
-def repack(deb: Path, packed: Path) -> None:
+def repack(deb: Path, packed: Path, mtime_s: int) -> None:
     """Replace the uncompressed files of `deb` by the same, sorted and compressed.
 
-    `packed` is where the next one is written before it takes the place of this one.
+    `packed` is where the next one is written before it takes the place of this one. Files bear
+    the time `mtime_s`, whenever they were written here.
     """
     members = list(_members(deb.read_bytes()))
     parts = [MAGIC]
     for header, name, data in members:
         if name == "data.tar":
-            parts += _member(header, "data.tar.xz", compressed(sorted_tar(data)))
+            parts += _member(header, "data.tar.xz", compressed(sorted_tar(data, mtime_s)))
         else:
             parts += _member(header, name, data)
     packed.write_bytes(b"".join(parts))
     packed.replace(deb)
 
 
-def sorted_tar(data: bytes) -> bytes:
+def sorted_tar(data: bytes, mtime_s: int) -> bytes:
     """Return an archive of folders first, then files by their name within a Python's folder."""
     target = io.BytesIO()
     with (
@@ -43,6 +44,7 @@ def sorted_tar(data: bytes) -> bytes:
         tarfile.open(fileobj=target, mode="w", format=tarfile.GNU_FORMAT) as sorted_,
     ):
         for member in sorted(source.getmembers(), key=_place):
+            member.mtime = mtime_s
             sorted_.addfile(member, source.extractfile(member) if member.isreg() else None)
     return target.getvalue()
 
