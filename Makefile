@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages systemd machine-packages conformance conformance-packages fuzz wheels test-py310 powercut smalldevice powercut-packages badnet badnet-packages clean
+.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages systemd machine-packages conformance conformance-packages fuzz wheels test-py310 powercut smalldevice powercut-packages badnet badnet-packages deb deb-packages test-deb test-deb-packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -171,11 +171,33 @@ badnet: badnet-packages ## roll out to 20 agents over a slow, lossy, torn link t
 badnet-packages:
 	@$(call debian,mosquitto=mosquitto ip=iproute2 nft=nftables nsenter=util-linux)
 
+# nfpm packs; what debuggers read is taken out of compiled modules, also of other processors.
+PACKAGING := build/packaging
+DEB_ARCHES ?= amd64 arm64
+deb: deb-packages ## fill dist/ with Debian packages of the agent and its runtimes, for DEB_ARCHES
+	@$(MAKE) --no-print-directory venv $(PACKAGING)/.installed
+	@export PATH=$$PWD/$(PACKAGING)/bin:$$PATH; \
+	for arch in $(DEB_ARCHES); do $(BIN)/python packaging/debs.py $$arch || exit 1; done
+
+$(PACKAGING)/.installed: pyproject.toml constraints.txt
+	@$(PIP_INSTALL) -c constraints.txt --upgrade --target $(PACKAGING) --group packaging
+	@touch $@
+
+deb-packages:
+	@$(call debian,x86_64-linux-gnu-strip=binutils aarch64-linux-gnu-strip=binutils-aarch64-linux-gnu)
+
+# Roots of Debian 12 and 13 are made and deleted again; no program in them has a network.
+test-deb: deb test-deb-packages ## install, serve, upgrade, cut off CUTS times and purge our packages in Debian 12 and 13
+	@export PATH=$$PWD/$(PACKAGING)/bin:$$PATH; $(BIN)/python -m tests.machines.debs
+
+test-deb-packages:
+	@$(call debian,mmdebstrap=mmdebstrap lintian=lintian mosquitto=mosquitto unshare=util-linux)
+
 wheels: venv ## fill dist/ with the three wheels
-	@rm -rf dist
+	@rm -f dist/*.whl
 	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation \
 	  --wheel-dir dist ./shared ./agent ./controller
-	@ls dist
+	@ls dist/*.whl
 
 # A shim named python3.10 may exist and fail, so each candidate is asked to run.
 test-py310: ## run the tests of shared/ and agent/ on Python 3.10, where one is found

@@ -19,56 +19,66 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
-from staging import PYTHONS, ROOT, clean, folder_of, install, install_ours, share
+from packing import repack
+from staging import (
+    ROOT,
+    install_common,
+    install_compiled,
+    install_ours,
+    link_what_is_the_same,
+    prune,
+    settle_modes,
+    strip,
+)
 
 SCRIPTS = Path(__file__).parent / "debian"
 OUTPUT, SCRATCH = ROOT / "dist", ROOT / "build" / "deb"
 HOMEPAGE = "https://github.com/wherry-project/wherry"
-MAINTAINER = "The Wherry developers <wherry@localhost.localdomain>"
-RELEASE = "1"
+MAINTAINER = "The Wherry developers <wherry-project@users.noreply.github.com>"
+# What the wheels were linked against.
+LIBC = "libc6 (>= 2.28)"
+CPP = ("libgcc-s1", "libstdc++6 (>= 8)")
 PYTHON3 = ("python3 (>= 3.10~)", "python3 (<< 3.14~)")
 ARCHES = ("amd64", "arm64")
-LIBRARIES = (
-    "cffi",
+# One wheel of each serves every Python: it is pure, or keeps to the stable ABI.
+COMMON = (
     "cryptography",
-    "httptools",
-    "msgspec",
     "paho-mqtt",
     "psutil",
-    "pycparser",
     "securesystemslib",
+    "tomli",
     "tuf",
     "typing_extensions",
     "urllib3",
-    "zstandard",
 )
+COMPILED = ("cffi", "httptools", "msgspec", "zstandard")
 RUNTIMES = {
-    "wherry-agent-onnx": ("flatbuffers", "numpy", "onnxruntime", "protobuf"),
-    "wherry-agent-litert": (
-        "ai-edge-litert",
-        "backports.strenum",
-        "flatbuffers",
-        "numpy",
-        "protobuf",
-    ),
+    "wherry-agent-onnx": ("numpy", "onnxruntime"),
+    "wherry-agent-litert": ("ai-edge-litert", "numpy"),
 }
 USER = "wherry-agent"
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What one package has; `files` are ours that stand at a place of their own, `words` fill the
-    scripts."""
+    """What one package has.
+
+    `compiled` libraries have a wheel for each Python, `common` ones have one for all. `files` are
+    ours that stand at a place of their own; `words` fill the scripts.
+    """
 
     name: str
     summary: str
-    libraries: tuple[str, ...]
+    compiled: tuple[str, ...]
     depends: tuple[str, ...]
+    common: tuple[str, ...] = ()
     ours: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     conffiles: Mapping[str, Path] = field(default_factory=dict)
+    manual: Path | None = None
     words: Mapping[str, str] = field(default_factory=dict)
     recommends: tuple[str, ...] = ()
 
@@ -81,7 +91,7 @@ def main() -> int:
     OUTPUT.mkdir(exist_ok=True)
     for package in (agent(), *map(runtime, RUNTIMES)):
         if not asked.packages or package.name in asked.packages:
-            print(build(package, asked.arch))
+            sys.stdout.write(f"{build(package, asked.arch)}\n")
     return 0
 
 
@@ -90,15 +100,18 @@ def agent() -> Package:
     return Package(
         name="wherry-agent",
         summary="serves and swaps machine-learning models on this device",
-        libraries=LIBRARIES,
+        common=COMMON,
+        compiled=COMPILED,
         ours=("shared/wherry", "agent/wherry_agent"),
-        depends=(*PYTHON3, "adduser", "init-system-helpers (>= 1.54~)"),
+        depends=(*PYTHON3, LIBC, "libgcc-s1", "adduser", "init-system-helpers (>= 1.54~)"),
         recommends=("wherry-agent-onnx | wherry-agent-litert",),
         files={
             "/usr/bin/wherry-agent": SCRIPTS / "launcher",
             "/usr/libexec/wherry-agent/repair": SCRIPTS / "repair",
-            **{f"/lib/systemd/system/{unit}": ROOT / "systemd" / unit for unit in units},
+            **{f"/usr/lib/systemd/system/{unit}": ROOT / "systemd" / unit for unit in units},
         },
+        conffiles={"/etc/default/wherry-agent": SCRIPTS / "wherry-agent.default"},
+        manual=SCRIPTS / "wherry-agent.1",
         words={
             "ACCOUNTS": _lines("agent.accounts"),
             "START": _lines("agent.start"),
@@ -113,8 +126,8 @@ def runtime(name: str) -> Package:
     return Package(
         name=name,
         summary=f"runs {what} models for wherry-agent",
-        libraries=RUNTIMES[name],
-        depends=(*PYTHON3, "wherry-agent"),
+        compiled=RUNTIMES[name],
+        depends=(*PYTHON3, LIBC, *CPP, "wherry-agent"),
         words={"START": _lines("runtime.start")},
     )
 
@@ -135,7 +148,7 @@ def build(package: Package, arch: str) -> Path:
         target.chmod(0o755 if is_program else 0o644)
     scripts = _scripts(package, folder, version)
     (folder / "nfpm.yaml").write_text(json.dumps(_told(package, arch, version, tree, scripts)))
-    target = OUTPUT / f"{package.name}_{version}-{RELEASE}_{arch}.deb"
+    target = folder / f"{package.name}_{version}_{arch}.deb"
     command = ["nfpm", "package", "--packager", "deb", "--target", str(target)]
     subprocess.run(
         [*command, "--config", str(folder / "nfpm.yaml")],
@@ -143,17 +156,20 @@ def build(package: Package, arch: str) -> Path:
         env={**os.environ, "SOURCE_DATE_EPOCH": epoch()},
         stdout=subprocess.DEVNULL,
     )
-    return target
+    repack(target, folder / "packed", int(epoch()))
+    return target.replace(OUTPUT / target.name)
 
 
 def fill(package: Package, lib: Path, arch: str) -> None:
     """Fill the folder of the version with libraries and ours."""
-    folders = [lib / folder_of(python) for python in PYTHONS]
-    for python, folder in zip(PYTHONS, folders, strict=True):
-        install(package.libraries, folder, python=python, arch=arch)
-        clean(folder)
-    share(folders, lib / "app")
+    install_common(package.common, lib / "app", arch)
+    install_compiled(package.compiled, lib, arch)
+    for folder in lib.iterdir():
+        prune(folder)
+    strip(lib, arch)
+    link_what_is_the_same(lib)
     install_ours(package.ours, lib / "app")
+    settle_modes(lib)
 
 
 def version_of_this() -> str:
@@ -169,6 +185,11 @@ def epoch() -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def mtime() -> str:
+    """Return `epoch` as nfpm reads it."""
+    return datetime.fromtimestamp(int(epoch()), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _told(
     package: Package, arch: str, version: str, tree: Path, scripts: Mapping[str, str]
 ) -> dict[str, object]:
@@ -179,7 +200,6 @@ def _told(
         "platform": "linux",
         "version": version,
         "version_schema": "none",
-        "release": RELEASE,
         "section": "misc",
         "priority": "optional",
         "maintainer": MAINTAINER,
@@ -187,9 +207,17 @@ def _told(
         "description": f"{package.summary}\n{(SCRIPTS / f'{package.name}.txt').read_text()}",
         "depends": list(package.depends),
         "recommends": list(package.recommends),
-        "contents": [{"src": f"{tree}/", "dst": "/", "type": "tree"}],
+        "contents": [
+            {"src": f"{tree}/", "dst": "/", "type": "tree"},
+            *(
+                {"src": str(source), "dst": place, "type": "config", "file_info": {"mode": 0o644}}
+                for place, source in package.conffiles.items()
+            ),
+        ],
         "scripts": dict(scripts),
-        "deb": {"compression": "xz"},
+        "mtime": mtime(),
+        # `packing` compresses it.
+        "deb": {"compression": "none"},
     }
 
 
@@ -212,7 +240,7 @@ def _filled(text: str, package: Package, version: str) -> str:
         "VERSION": version,
         "PACKAGES": " ".join(("wherry-agent", *RUNTIMES)),
         "MODULE": "wherry_agent",
-        **{word: ":" for word in ("ACCOUNTS", "START", "STOP", "PURGE")},
+        **dict.fromkeys(("ACCOUNTS", "START", "STOP", "PURGE"), ":"),
         **package.words,
     }
     for word, value in words.items():
@@ -222,6 +250,16 @@ def _filled(text: str, package: Package, version: str) -> str:
 
 def _document(package: Package, tree: Path, version: str) -> None:
     """Write what Debian's policy wants of every package: its licence and what changed."""
+    if package.manual:
+        pages = tree / "usr/share/man/man1"
+        pages.mkdir(parents=True)
+        page = gzip.compress(package.manual.read_bytes(), 9, mtime=0)
+        (pages / f"{package.manual.name}.gz").write_bytes(page)
+    overrides = SCRIPTS / f"{package.name}.overrides"
+    if overrides.exists():
+        folder = tree / "usr/share/lintian/overrides"
+        folder.mkdir(parents=True)
+        (folder / package.name).write_text(_filled(overrides.read_text(), package, version))
     folder = tree / "usr/share/doc" / package.name
     folder.mkdir(parents=True)
     (folder / "copyright").write_text((SCRIPTS / "copyright").read_text())
@@ -229,10 +267,10 @@ def _document(package: Package, tree: Path, version: str) -> None:
         ["date", "-R", "-u", "-d", f"@{epoch()}"], check=True, capture_output=True, text=True
     ).stdout.strip()
     text = (
-        f"{package.name} ({version}-{RELEASE}) stable; urgency=medium\n\n"
+        f"{package.name} ({version}) stable; urgency=medium\n\n"
         f"  * What changed stands in CHANGELOG.md of the project.\n\n -- {MAINTAINER}  {date}\n"
     )
-    (folder / "changelog.Debian.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+    (folder / "changelog.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
 def _lines(name: str) -> str:

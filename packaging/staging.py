@@ -4,12 +4,15 @@
     LIB/cp311, …     what was compiled for one
 
 Wheels are taken for another processor as they are, so that nothing of it runs here. Nothing that
-changes from one build to the next stays: no bytecode, no record of the installation.
+changes from one build to the next stays: no bytecode, no record of the installation. What the
+folders of several Pythons share stands in one of them, and the others link to it.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -19,13 +22,64 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 OLD_PYTHON = "3.10"
-GLIBC = tuple(f"manylinux_2_{minor}" for minor in (5, 12, 17, 24, 26, 27, 28, 31, 34)) + (
+GLIBC = (
     "manylinux2014",
+    *(f"manylinux_2_{minor}" for minor in (5, 12, 17, 24, 26, 27, 28, 31, 34)),
 )
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "armhf": "armv7l"}
-# What pip writes about itself, and what it puts beside packages for somebody to run.
-LEFTOVERS = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
-TESTS = ("tests", "test", "testing")
+STRIP = {
+    "amd64": "x86_64-linux-gnu-strip",
+    "arm64": "aarch64-linux-gnu-strip",
+    "armhf": "arm-linux-gnueabihf-strip",
+}
+# Libraries that patchelf has moved into wheels: strip breaks some of them.
+NEVER_STRIPPED = "*.libs/*"
+# What no device asks for: what pip writes about itself, programs, sources, tests.
+UNNEEDED = (
+    "*.dist-info/RECORD",
+    "*.dist-info/INSTALLER",
+    "*.dist-info/REQUESTED",
+    "*.dist-info/direct_url.json",
+    "*.dist-info/sboms/*",
+    "bin/*",
+    "*.c",
+    "*.h",
+    "*.hpp",
+    "*.a",
+    "*.pxd",
+    "*.pxi",
+    "*.pyi",
+    "*.pyx",
+    "*/__pycache__/*",
+    "*/tests/*",
+    "*/test_data/*",
+    "*/.gitignore",
+    "*/test-*.sh",
+    # cryptography needs the compiled half of cffi alone.
+    "cffi/*",
+    # zstandard brings its other half for PyPy.
+    "zstandard/_cffi.*",
+    "zstandard/backend_cffi.py",
+    # For programs in C; Python's module has all of it inside.
+    "onnxruntime/capi/libonnxruntime.so*",
+    # For building models.
+    "onnxruntime/datasets/*",
+    "onnxruntime/quantization/*",
+    "onnxruntime/tools/*",
+    "onnxruntime/transformers/*",
+    "numpy/f2py/*",
+    "numpy/distutils/*",
+    "numpy/_core/_simd.*",
+    "numpy/_core/_*_tests.*",
+    "numpy/random/lib/*",
+    "ai_edge_litert/aot/*",
+    "ai_edge_litert/tools/*",
+    "ai_edge_litert/vendors/*",
+    "ai_edge_litert/libLiteRtWebGpuAccelerator.so",
+)
+LINK_FROM_BYTES = 1024
+# At the oldest Python's version everywhere, so that its OpenBLAS stands in a package once.
+ONE_VERSION = ("numpy",)
 
 
 def folder_of(python: str) -> str:
@@ -33,19 +87,20 @@ def folder_of(python: str) -> str:
     return "cp" + python.replace(".", "")
 
 
-def install(names: Iterable[str], target: Path, *, python: str, arch: str) -> None:
-    """Install distributions, each at the version that the constraints pin, without what they need."""
-    versions = pinned(
-        ROOT / ("constraints-py310.txt" if python == OLD_PYTHON else "constraints.txt")
-    )
-    wanted = [f"{name}=={versions[name]}" for name in names]
-    platforms = [f"--platform={glibc}_{MACHINES[arch]}" for glibc in GLIBC]
-    _pip(
-        *("--target", str(target), "--no-deps", "--only-binary=:all:", "--no-compile"),
-        *("--implementation", "cp", "--python-version", python),
-        *platforms,
-        *wanted,
-    )
+def install_common(names: Iterable[str], target: Path, arch: str) -> None:
+    """Install distributions whose one wheel serves every Python: pure, or of the stable ABI."""
+    versions = pinned(ROOT / "constraints.txt")
+    _install([f"{name}=={versions[name]}" for name in names], target, OLD_PYTHON, arch)
+
+
+def install_compiled(names: Iterable[str], lib: Path, arch: str) -> None:
+    """Install distributions that have a wheel for each Python."""
+    oldest, newest = (pinned(ROOT / name) for name in ("constraints-py310.txt", "constraints.txt"))
+    newest |= {name: oldest[name] for name in ONE_VERSION}
+    for python in PYTHONS:
+        versions = oldest if python == OLD_PYTHON else newest
+        wanted = [f"{name}=={versions[name]}" for name in names]
+        _install(wanted, lib / folder_of(python), python, arch)
 
 
 def install_ours(names: Sequence[str], target: Path) -> None:
@@ -62,41 +117,59 @@ def pinned(constraints: Path) -> dict[str, str]:
     return dict(line.split("==") for line in lines if "==" in line)
 
 
-def clean(folder: Path) -> None:
+def prune(folder: Path) -> None:
     """Delete what no device needs and what is not the same in two builds."""
-    for leftover in [*folder.rglob("__pycache__"), folder / "bin"]:
-        shutil.rmtree(leftover, ignore_errors=True)
-    for place in folder.rglob("*"):
-        if place.name in LEFTOVERS and place.parent.suffix == ".dist-info":
+    for place in sorted(folder.rglob("*"), reverse=True):
+        name = str(place.relative_to(folder))
+        if place.is_dir():
+            if not any(place.iterdir()):
+                place.rmdir()
+        elif any(fnmatch.fnmatch(name, pattern) for pattern in UNNEEDED):
             place.unlink()
-        elif place.is_dir() and place.name in TESTS and place.parent.parent == folder:
-            shutil.rmtree(place)
 
 
-def share(folders: Sequence[Path], common: Path) -> None:
-    """Move what is the same in all folders to `common`."""
-    common.mkdir(parents=True, exist_ok=True)
-    shared = set.intersection(*({each.name for each in folder.iterdir()} for folder in folders))
-    for name in sorted(shared):
-        places = [folder / name for folder in folders]
-        if len({digest_of(place) for place in places}) == 1:
-            places[0].rename(common / name)
-            for place in places[1:]:
-                shutil.rmtree(place) if place.is_dir() else place.unlink()
+def strip(folder: Path, arch: str) -> None:
+    """Take from compiled modules what only debuggers read."""
+    modules = [
+        str(place)
+        for place in sorted(folder.rglob("*.so"))
+        if not fnmatch.fnmatch(str(place), f"*/{NEVER_STRIPPED}")
+    ]
+    if modules:
+        subprocess.run([STRIP[arch], "--strip-unneeded", *modules], check=True)
+
+
+def link_what_is_the_same(lib: Path) -> None:
+    """Replace files that stand in the folder of an earlier Python too by links to them."""
+    first: dict[tuple[str, str], Path] = {}
+    for folder in (lib / folder_of(python) for python in reversed(PYTHONS)):
+        for place in sorted(folder.rglob("*")):
+            if place.is_symlink() or not place.is_file():
+                continue
+            if place.stat().st_size < LINK_FROM_BYTES:
+                continue
+            known = first.setdefault((str(place.relative_to(folder)), digest_of(place)), place)
+            if known != place:
+                place.unlink()
+                place.symlink_to(os.path.relpath(known, place.parent))
+
+
+def settle_modes(folder: Path) -> None:
+    """Give every file the rights that its kind has, whatever a wheel or a umask said."""
+    for place in folder.rglob("*"):
+        if not place.is_symlink():
+            place.chmod(0o755 if place.is_dir() else 0o644)
 
 
 def digest_of(place: Path) -> str:
-    """Return the digest of a file, or of a folder's names and files."""
-    if place.is_file():
-        return hashlib.sha256(place.read_bytes()).hexdigest()
-    inside = (
-        f"{each.relative_to(place)} {digest_of(each)}"
-        for each in sorted(place.rglob("*"))
-        if each.is_file()
-    )
-    return hashlib.sha256("\n".join(inside).encode()).hexdigest()
+    return hashlib.sha256(place.read_bytes()).hexdigest()
 
 
-def _pip(*words: str) -> None:
-    command = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *words]
-    subprocess.run(command, check=True)
+def _install(wanted: Sequence[str], target: Path, python: str, arch: str) -> None:
+    if not wanted:
+        return
+    platforms = [f"--platform={glibc}_{MACHINES[arch]}" for glibc in GLIBC]
+    command = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    what = ["--target", str(target), "--no-deps", "--only-binary=:all:", "--no-compile"]
+    which = ["--implementation", "cp", "--python-version", python, *platforms]
+    subprocess.run([*command, *what, *which, *wanted], check=True)

@@ -94,7 +94,10 @@ def _enrol(options: argparse.Namespace) -> int:
             telemetry=TelemetrySettings(window_s=options.window_s),
         ),
     )
-    identity = enrolling.enrol(options.home, wish, _say, sleep=time.sleep)
+    try:
+        identity = enrolling.enrol(options.home, wish, _say, sleep=time.sleep)
+    finally:
+        enrolling.hand_over(options.home)
     ends = time.strftime("%Y-%m-%d", time.gmtime(identity.not_after))
     _say(f"the certificate lasts until {ends}; the agent renews it by itself.")
     home = "" if options.home == default_home() else f" --home {options.home}"
