@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from wherry_sim.demo.traffic import CONNECTIONS, LARGEST_ARREARS_S, STEADY_RATE, next_due
+from wherry_sim.demo.plan import STEADY_RATE
+from wherry_sim.demo.traffic import CONNECTIONS, LARGEST_ARREARS_S, next_due
 
 PACE_S = CONNECTIONS / STEADY_RATE
 
