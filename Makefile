@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages conformance conformance-packages fuzz wheels test-py310 clean
+.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages systemd machine-packages conformance conformance-packages fuzz wheels test-py310 powercut smalldevice powercut-packages badnet badnet-packages deb deb-packages test-deb test-deb-packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -143,6 +143,14 @@ test-clients: bench-agent-packages ## ask the local API with KServe's SDK and ml
 bench-agent-packages:
 	@$(call debian,mosquitto=mosquitto /usr/bin/python3=python3)
 
+# It boots Debian in a container below build/machines, so it wants root.
+systemd: machine-packages ## boot Debian in a container: does systemd start, watch and confine our services?
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m tests.machines.systemd
+
+machine-packages:
+	@$(call debian,systemd-nspawn=systemd-container mmdebstrap=mmdebstrap mosquitto=mosquitto)
+
 # The fuzzer goes into a folder beside .venv: it is for compilers that wheels exist for.
 FUZZ := build/fuzz
 FUZZ_S ?= 20
@@ -155,11 +163,41 @@ fuzz: venv ## fuzz each parser of outside bytes for FUZZ_S seconds; what crashes
 	    -max_total_time=$(FUZZ_S) -artifact_prefix=$(FUZZ)/crash-$$name- || exit 1; \
 	done
 
+# Namespaces and the link between them are root's to make.
+badnet: badnet-packages ## roll out to 20 agents over a slow, lossy, torn link that goes down; needs root
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m tests.machines.badnet
+
+badnet-packages:
+	@$(call debian,mosquitto=mosquitto ip=iproute2 nft=nftables nsenter=util-linux)
+
+# nfpm packs; what debuggers read is taken out of compiled modules, also of other processors.
+PACKAGING := build/packaging
+DEB_ARCHES ?= amd64 arm64
+deb: deb-packages ## fill dist/ with Debian packages of the agent and its runtimes, for DEB_ARCHES
+	@$(MAKE) --no-print-directory venv $(PACKAGING)/.installed
+	@export PATH=$$PWD/$(PACKAGING)/bin:$$PATH; \
+	for arch in $(DEB_ARCHES); do $(BIN)/python packaging/debs.py $$arch || exit 1; done
+
+$(PACKAGING)/.installed: pyproject.toml constraints.txt
+	@$(PIP_INSTALL) -c constraints.txt --upgrade --target $(PACKAGING) --group packaging
+	@touch $@
+
+deb-packages:
+	@$(call debian,x86_64-linux-gnu-strip=binutils aarch64-linux-gnu-strip=binutils-aarch64-linux-gnu)
+
+# Roots of Debian 12 and 13 are made and deleted again; no program in them has a network.
+test-deb: deb test-deb-packages ## install, serve, upgrade, cut off CUTS times and purge our packages in Debian 12 and 13
+	@export PATH=$$PWD/$(PACKAGING)/bin:$$PATH; $(BIN)/python -m tests.machines.debs
+
+test-deb-packages:
+	@$(call debian,mmdebstrap=mmdebstrap lintian=lintian mosquitto=mosquitto unshare=util-linux)
+
 wheels: venv ## fill dist/ with the three wheels
-	@rm -rf dist
+	@rm -f dist/*.whl
 	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation \
 	  --wheel-dir dist ./shared ./agent ./controller
-	@ls dist
+	@ls dist/*.whl
 
 # A shim named python3.10 may exist and fail, so each candidate is asked to run.
 test-py310: ## run the tests of shared/ and agent/ on Python 3.10, where one is found
@@ -178,6 +216,21 @@ $(STAMP310): pyproject.toml constraints-py310.txt $(PROJECTS) $(VERSIONED)
 	@$(VENV310)/bin/python -m pip install -qq -c constraints-py310.txt --no-build-isolation \
 	  --group test -e shared -e 'agent[onnx,litert,host]'
 	@touch $@
+
+# CUTS and SEED say how often and which; PLANT=files plants a bug, which is to be found.
+CUTS ?= 60
+SEED ?= 1
+powercut: powercut-packages ## kill an emulated device CUTS times, its disk loses what was not flushed; it must serve
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m tests.machines.power --cuts $(CUTS) --seed $(SEED) $(if $(PLANT),--plant $(PLANT))
+
+smalldevice: powercut-packages ## swap a LiteRT model on an emulated device of 512 MB; `resource` unloads first
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m tests.machines.vm_small
+
+powercut-packages:
+	@$(call debian,mosquitto=mosquitto qemu-system-x86_64=qemu-system-x86 \
+	  mmdebstrap=mmdebstrap debugfs=e2fsprogs)
 
 clean: ## remove what was built and installed here
 	@rm -rf $(VENV) $(VENV310) build dist .mypy_cache .pytest_cache .ruff_cache \

@@ -25,17 +25,20 @@ from wherry.measures import Traffic
 from wherry.messages import Flip, Wants
 from wherry.names import AliasName, Digest
 from wherry.reasons import Reason
+from wherry.systemd import Notifier
 from wherry.trust.keeping import CERTIFICATE, now_of, proved_by_certificates
 from wherry_agent import engine, probing, sources
 from wherry_agent.announcing import Announcer
 from wherry_agent.core import acceptance, download, install, receipts, session, trial
 from wherry_agent.core import agent as machine
 from wherry_agent.core.renewal import Renewed
+from wherry_agent.core.standing import slots_of
 from wherry_agent.delivery import Rebuilt
 from wherry_agent.inbox import News, Refused
 from wherry_agent.lines import BrokerShown, ControlDown, ControlUp, FetchLink, Message, Puback
 from wherry_agent.parts import Item, Stop, put_together
 from wherry_agent.performing import perform_trial
+from wherry_agent.serving import UNBOUND, Bound
 from wherry_agent.settings import Settings
 
 TICK_S, IDLE_TICK_S = 0.25, 1.0
@@ -47,10 +50,16 @@ log = logging.getLogger("wherry_agent")
 class App:
     """One agent on one home; made, run once, stopped from any thread."""
 
-    def __init__(self, home: Path, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        home: Path,
+        settings: Settings,
+        notifier: Notifier | None = None,
+        bound: Bound = UNBOUND,
+    ) -> None:
+        self._settings, self._notifier = settings, notifier or Notifier({})
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        self._parts = put_together(home, settings, self._queue.put)
+        self._parts = put_together(home, settings, self._queue.put, bound)
         self._announcer = Announcer(settings.id, self._parts, self._parts.control.publish)
         self._wants: list[tuple[float, tuple[Digest, ...]]] = []
         self._ticked_s = 0.0
@@ -64,6 +73,7 @@ class App:
             self._wake()
             gc.freeze()  # What is here now stays: a request need not wait while it is searched.
             self._parts.api.start()  # From its first answer on it knows every alias.
+            self._notifier.ready(self._status())
             while self._turn():
                 pass
         finally:
@@ -92,6 +102,7 @@ class App:
     def _turn(self) -> bool:
         """Take what came, or a tick; say whether to go on."""
         pace_s = self._pace_s()
+        self._notifier.live()
         try:
             item = self._queue.get(timeout=pace_s)
         except queue.Empty:
@@ -320,6 +331,7 @@ class App:
         extra = {"bundle": flip.bundle, "replaced": flip.replaced, "in_flight": flip.in_flight}
         log.info("bundle.flipped", extra=extra)
         self._parts.installer.note_flip(flipped)
+        self._notifier.show(self._status())
         noted = self._parts.memory.note(
             self._parts.teller.flip(flipped.alias, flip, at=time.time())
         )
@@ -348,9 +360,19 @@ class App:
     def _traffic(self) -> Traffic:
         return self._parts.control.traffic() + self._parts.delivery.traffic()
 
+    def _status(self) -> str:
+        """Return one line on what serves."""
+        served = [
+            f"{alias} {bundle[:12]}"
+            for alias, state in sorted(self._agent.aliases.items())
+            if (bundle := slots_of(state).active)
+        ]
+        return f"serves {', '.join(served)}" if served else "serves nothing yet"
+
     # The end
 
     def _close(self) -> None:
+        self._notifier.stop()
         self._parts.control.leave()
         self._parts.delivery.close()
         drain_s = self._settings.serving.drain_timeout_s

@@ -17,11 +17,12 @@ from typing import TypedDict
 import msgspec
 from msgspec.structs import replace
 
-from wherry import __version__
+from wherry import __version__, journal
 from wherry.enrolment import parse_fingerprint, parse_token
 from wherry.errors import REFUSALS, Malformed
-from wherry.logs import JsonFormatter, log_to_stderr
+from wherry.logs import JsonFormatter, log_to, log_to_stderr
 from wherry.names import Digest, parse_alias_name, parse_device_id, parse_profile_name
+from wherry.systemd import Notifier, take_sockets
 from wherry.trust.keeping import report_of
 from wherry_agent import detect, host
 from wherry_agent.client import Client, Input, NotReachable
@@ -93,7 +94,10 @@ def _enrol(options: argparse.Namespace) -> int:
             telemetry=TelemetrySettings(window_s=options.window_s),
         ),
     )
-    identity = enrolling.enrol(options.home, wish, _say, sleep=time.sleep)
+    try:
+        identity = enrolling.enrol(options.home, wish, _say, sleep=time.sleep)
+    finally:
+        enrolling.hand_over(options.home)
     ends = time.strftime("%Y-%m-%d", time.gmtime(identity.not_after))
     _say(f"the certificate lasts until {ends}; the agent renews it by itself.")
     home = "" if options.home == default_home() else f" --home {options.home}"
@@ -123,10 +127,16 @@ def _admission(options: argparse.Namespace) -> _Admission:
 
 def _run(options: argparse.Namespace) -> int:
     from wherry_agent.app import App  # The other commands start without the loop's libraries.
+    from wherry_agent.serving import Bound
 
     settings = read_settings(options.home)
-    log_to_stderr(formatter=JsonFormatter() if settings.log is LogFormat.JSON else None)
-    app = App(options.home, settings)
+    if journal.is_listening():
+        log_to(journal.JournalHandler("wherry-agent"))
+    else:
+        log_to_stderr(formatter=JsonFormatter() if settings.log is LogFormat.JSON else None)
+    sockets = take_sockets()
+    bound = Bound(local=sockets.get("api"), http=sockets.get("http"))
+    app = App(options.home, settings, Notifier(), bound)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: app.stop())
     app.run()

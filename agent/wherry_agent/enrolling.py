@@ -8,6 +8,7 @@ a token serves no other, and the settings, which make the home an agent's, are w
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,6 +109,20 @@ def enrol(home: Path, wish: Wish, say: Say, *, sleep: Callable[[float], None]) -
     forget_asked(home)
     _tell_of_the_clock(answer, say)
     return identity
+
+
+def hand_over(home: Path) -> None:
+    """Give what root wrote in `home` to the home's owner, whom the agent runs as.
+
+    A package's service has a user of its own, and only root may enrol a device.
+    """
+    owner = home.stat() if home.is_dir() else None
+    if os.geteuid() != 0 or owner is None:
+        return
+    # By folders that are held open: the owner may not lead root elsewhere by a link.
+    for _, folders, files, descriptor in os.fwalk(home, follow_symlinks=False):
+        for name in (*folders, *files):
+            os.chown(name, owner.st_uid, owner.st_gid, dir_fd=descriptor, follow_symlinks=False)
 
 
 def _ask_until_approved(

@@ -23,7 +23,7 @@ from wherry_agent.memory import Enrolment, Memory
 from wherry_agent.outbox import Outbox
 from wherry_agent.performing import Installer
 from wherry_agent.renewer import Upkeep
-from wherry_agent.serving import Server, listen_settings
+from wherry_agent.serving import UNBOUND, Bound, Server, listen_settings
 from wherry_agent.settings import Settings, read_identity, read_root
 from wherry_agent.shelf import Shelf
 from wherry_agent.sources import source_context
@@ -78,7 +78,7 @@ class Parts:
     delivery: Delivery
 
 
-def put_together(home: Path, settings: Settings, put: Put) -> Parts:
+def put_together(home: Path, settings: Settings, put: Put, bound: Bound = UNBOUND) -> Parts:
     """Return the parts of the agent of `home`; none of them has begun to do anything."""
     enrolment = _enrolment_of(home, settings)
     store = Store(home / "state")
@@ -109,7 +109,7 @@ def put_together(home: Path, settings: Settings, put: Put) -> Parts:
         verifier=verifier,
         host=host.Host(store.folder),
         engine=serving,
-        api=_api_of(settings, home, serving, recorder, windows),
+        api=_api_of(settings, home, bound, serving, recorder, windows),
         gauge=Gauge(put),
         shelf=shelf,
         inbox=Inbox(store, shelf),
@@ -162,10 +162,15 @@ def _engine_of(settings: Settings, home: Path, recorder: Recorder, put: Put) -> 
 
 
 def _api_of(
-    settings: Settings, home: Path, serving: engine.Engine, recorder: Recorder, windows: Windows
+    settings: Settings,
+    home: Path,
+    bound: Bound,
+    serving: engine.Engine,
+    recorder: Recorder,
+    windows: Windows,
 ) -> Server:
     """Return the local API; as Prometheus text it shows, by setting, what was counted."""
-    listening = listen_settings(home, settings)
+    listening = listen_settings(home, settings, bound)
     if not settings.api.metrics:
         return Server(serving, recorder, listening)
     looks = host.Host(home / "state")

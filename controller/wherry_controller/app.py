@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from wherry.files import make_folder
 from wherry.names import DeviceId
+from wherry.systemd import Notifier
 from wherry.topics import (
     EventsTopic,
     PresenceTopic,
@@ -80,6 +81,7 @@ class Controller:
         trust: Trust,
         *,
         clock: Callable[[], float],
+        notifier: Notifier,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -95,7 +97,7 @@ class Controller:
         self._making = ThreadPoolExecutor(1, thread_name_prefix="delta")
         self._deltas = self._open_deltas() if settings.delivery.deltas else None
         desk = self._desk()
-        self._decider = Decider(self._inbox, desk, store, settings, clock=clock)
+        self._decider = Decider(self._inbox, desk, store, settings, clock=clock, notifier=notifier)
         self.builds = self._open_builds()
         self._broker: EmbeddedBroker | None = None
 
@@ -198,7 +200,12 @@ class Controller:
         return self._link.traffic()
 
 
-def open_controller(settings: Settings, *, clock: Callable[[], float] = time.time) -> Controller:
+def open_controller(
+    settings: Settings,
+    *,
+    clock: Callable[[], float] = time.time,
+    notifier: Notifier | None = None,
+) -> Controller:
     """Open the controller's database, keys and folders; nothing runs before `start`.
 
     Raises `NoKeys`, `BadKey`, `NoDatabase`, `NewerDatabase`, `BadSetting`, and what `open_trust`
@@ -207,7 +214,9 @@ def open_controller(settings: Settings, *, clock: Callable[[], float] = time.tim
     keys = read_keys(settings)
     store = open_store(settings.database_url)
     declare_shipped(store)
-    return Controller(settings, store, keys, open_trust(settings, store, clock()), clock=clock)
+    trust = open_trust(settings, store, clock())
+    notifier = notifier or Notifier({})
+    return Controller(settings, store, keys, trust, clock=clock, notifier=notifier)
 
 
 def _pace(settings: Settings) -> Pace:

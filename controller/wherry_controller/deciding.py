@@ -19,6 +19,7 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 from wherry.errors import REFUSALS, Unavailable
+from wherry.systemd import Notifier
 from wherry.topics import BundleTopic, DesiredTopic, MetadataTopic, TimestampTopic
 from wherry_controller.core.rights import ANSWERS
 from wherry_controller.mqtt import (
@@ -115,8 +116,10 @@ class Decider:
         settings: Settings,
         *,
         clock: Callable[[], float],
+        notifier: Notifier,
     ) -> None:
         self._inbox = inbox
+        self._notifier = notifier
         self._desk = desk
         self._store = store
         self._clock = clock
@@ -158,6 +161,7 @@ class Decider:
         is_over = False
         while not is_over:
             batch = self._next_batch()
+            self._notifier.live()
             is_over = any(isinstance(one, Stop) for one in batch)
             self._guarded(partial(self._handle, batch))
             self._guarded(self._tick)

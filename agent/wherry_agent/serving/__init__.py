@@ -32,6 +32,7 @@ from wherry_agent.telemetry import Recorder
 
 SWEEP_S = 5.0
 UNWELCOME_S = 1.0
+FIRST_REQUEST_S = 0.5  # Who has just connected could not know that the server ends.
 
 
 class CannotListen(Unavailable):
@@ -63,11 +64,23 @@ class NoGrpc(Unsuitable):
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """Sockets that were bound before the start, by systemd, and go on when this process ends."""
+
+    local: socket.socket | None = None
+    http: socket.socket | None = None
+
+
+UNBOUND = Bound()
+
+
+@dataclass(frozen=True, slots=True)
 class ListenSettings:
     """Where to listen: a Unix socket, and ports on loopback where they are set (0: any free one).
 
     The file mode and `group` say who may connect to the socket, `users` who of them is answered
-    (none given: everybody), on both. The agent's own user always is.
+    (none given: everybody), on both. The agent's own user always is. What stands in `bound` is
+    listened on as it is.
     """
 
     socket_path: Path
@@ -82,10 +95,11 @@ class ListenSettings:
     http: HttpLimits = field(default_factory=HttpLimits)
     shared_memory: bool = True
     shared_folder: Path = SHARED_MEMORY
+    bound: Bound = UNBOUND
     stale_state: StaleState = StaleState.REFUSE
 
 
-def listen_settings(home: Path, settings: Settings) -> ListenSettings:
+def listen_settings(home: Path, settings: Settings, bound: Bound = UNBOUND) -> ListenSettings:
     """Return where and how the agent of `home` listens."""
     api = settings.api
     return ListenSettings(
@@ -98,6 +112,7 @@ def listen_settings(home: Path, settings: Settings) -> ListenSettings:
         connections=api.connections,
         http=HttpLimits(body_bytes=api.body_bytes),
         shared_memory=api.shared_memory,
+        bound=bound,
         stale_state=settings.serving.stale_state,
     )
 
@@ -170,22 +185,25 @@ class Server:
             if self._settings.users:
                 users = {os.geteuid(), *map(user_id_of, self._settings.users)}
                 self._handle = partial(answer_only, users, self._handle)
-            local = _bind(path, self._settings)
+            local = self._settings.bound.local or _bind(path, self._settings)
             accept = partial(self._accept, self._handle)
             self._servers.append(await self._engine.loop.create_unix_server(accept, sock=local))
         except (OSError, UnknownUser) as error:
             raise CannotListen(str(path), str(error)) from error
-        if self._settings.port is not None:
+        if self._settings.port is not None or self._settings.bound.http is not None:
             await self._listen_on_loopback(self._settings.port)
         if self._settings.grpc_port is not None:
             await self._listen_for_grpc(self._settings.grpc_port)
         self._engine.loop.call_later(SWEEP_S, self._sweep)
 
-    async def _listen_on_loopback(self, port: int) -> None:
-        host = self._settings.host
+    async def _listen_on_loopback(self, port: int | None) -> None:
+        host, bound = self._settings.host, self._settings.bound.http
         accept = partial(self._accept, partial(answer_programs, self._handle))
         try:
-            server = await self._engine.loop.create_server(accept, host, port)
+            if bound is not None:
+                server = await self._engine.loop.create_server(accept, sock=bound)
+            else:
+                server = await self._engine.loop.create_server(accept, host, port)
         except OSError as error:
             raise CannotListen(f"{host}:{port}", str(error)) from error
         self._servers.append(server)
@@ -226,12 +244,15 @@ class Server:
             self._engine.loop.call_later(SWEEP_S, self._sweep)
 
     async def _close(self, drain_s: float) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
-        self._settings.socket_path.unlink(missing_ok=True)
+        await self._stop_accepting()
+        if self._settings.bound.local is None:
+            self._settings.socket_path.unlink(missing_ok=True)
         for connection in tuple(self._connections):
-            connection.finish()
+            if connection.has_asked:
+                connection.finish()
+            else:
+                connection.finish_after_one()
+                self._engine.loop.call_later(FIRST_REQUEST_S, connection.finish)
         if self._end_grpc is not None:
             await self._end_grpc(drain_s)
         if self._connections and drain_s:
@@ -240,6 +261,17 @@ class Server:
         for connection in tuple(self._connections):
             connection.abort()
         self._regions.close()
+
+    async def _stop_accepting(self) -> None:
+        """Leave who connects from now on to the process that listens next, where sockets go on."""
+        for listener in (one for server in self._servers for one in server.sockets):
+            self._engine.loop.remove_reader(listener.fileno())
+        # Those that were accepted just now have their transports before their server is closed.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
 
     def _leave(self, connection: Connection) -> None:
         self._connections.discard(connection)

@@ -99,6 +99,8 @@ class Connection(asyncio.BufferedProtocol):
         self._exchanges: deque[_Exchange] = deque()
         self._transport: asyncio.Transport | None = None
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self.has_asked = False
+        self._asks_once = False  # The first request is the last one.
         self._closing = False  # No further request is read; what is owed is answered.
         self._has_ended = False  # The client sends no more.
         self._quiet_since_s = self._loop.time()
@@ -122,6 +124,10 @@ class Connection(asyncio.BufferedProtocol):
         self._forget_arriving()
         if self._transport is not None and not self._exchanges:
             self._transport.close()
+
+    def finish_after_one(self) -> None:
+        """Read the first request and no further one, and close once it is answered."""
+        self._asks_once = True
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -220,6 +226,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_message_complete(self) -> None:
         arrived, self._arriving = self._arriving, Arriving(Taken(self._room))
+        self.has_asked, self._closing = True, self._closing or self._asks_once
         method = self._parser.get_method().decode("ascii", "replace")
         then = _Then.KEEP_ALIVE if self._parser.should_keep_alive() else _Then.CLOSE
         coding = asked_for(arrived.headers.get("accept-encoding", ""))

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from wherry.logs import log_to_stderr
+from wherry import journal
+from wherry.logs import log_to, log_to_stderr
 from wherry.trust import documents
 from wherry_controller import foundation, key_files
 from wherry_controller.cli import passphrases, show
@@ -94,5 +95,8 @@ def serve(folder: Folder = Path("wherry-controller")) -> None:
     from wherry_controller.cli.serving import serve_forever
 
     settings = read_settings(folder, os.environ)
-    log_to_stderr()
+    if journal.is_listening():
+        log_to(journal.JournalHandler("wherry-controller"))
+    else:
+        log_to_stderr()
     serve_forever(settings)

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from wherry.systemd import Notifier
 from wherry_controller.api.application import make_api
 from wherry_controller.api.context import Context
 from wherry_controller.app import Controller, open_controller
@@ -34,10 +35,11 @@ def serve_forever(settings: Settings) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     token_sha256 = read_token_digest(settings)
     with listen(settings.http.host, settings.http.port) as listener:
-        controller = open_controller(settings)
+        notifier = Notifier()
+        controller = open_controller(settings, notifier=notifier)
         controller.start()
         doors = open_doors(controller)
-        lifespan = _closing(controller, doors)
+        lifespan = _serving(controller, doors, notifier)
         api = make_api(context_of(controller), token_sha256=token_sha256, lifespan=lifespan)
         config = uvicorn.Config(api, log_config=None, access_log=False, lifespan="on")
         log.info("controller.serves", extra={"http": address_of(listener)})
@@ -97,14 +99,16 @@ def listen(host: str, port: int) -> socket.socket:
         raise Ended(Exit.UNAVAILABLE, f"{problem}: {step}.") from error
 
 
-def _closing(
-    controller: Controller, doors: Doors
+def _serving(
+    controller: Controller, doors: Doors, notifier: Notifier
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Return the lifespan that closes the controller: a signal ends the process right after it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        notifier.ready(f"serves {controller.settings.http.host}:{controller.settings.http.port}")
         yield
+        notifier.stop()
         doors.close()
         controller.close()
 

@@ -344,6 +344,20 @@ def test_a_connection_that_finishes_answers_what_it_owes() -> None:
     on_a_loop(story)
 
 
+def test_who_has_asked_nothing_yet_may_ask_once_when_the_server_ends() -> None:
+    def story() -> None:
+        peer = Peer(answers=False)
+        assert not peer.connection.has_asked
+        peer.connection.finish_after_one()
+        peer.send(a_get("/"))
+        assert (peer.connection.has_asked, peer.pipe.open) == (True, True)
+        peer.send(a_get("/"))
+        peer.answer(0)
+        assert (peer.statuses, len(peer.asked), peer.pipe.open) == ([200], 1, False)
+
+    on_a_loop(story)
+
+
 def test_tensors_follow_the_json_whose_length_is_told() -> None:
     def story() -> None:
         for tensor in (b"raw", bytes(100_000)):

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -323,6 +324,26 @@ def test_what_was_asked_is_answered_before_the_server_ends(tmp_path: Path) -> No
             assert wire.recv(4096).startswith(b"HTTP/1.1 200 ")
             assert wire.recv(4096) == b""
             assert idle.recv(1) == b""
+
+
+def test_who_connected_before_the_server_ends_is_answered_though_it_asks_after(
+    tmp_path: Path,
+) -> None:
+    with a_bench(tmp_path) as bench:
+        path = tmp_path / "other"
+        server = Server(bench.engine, bench.recorder, ListenSettings(socket_path=path))
+        server.start()
+        with socket.socket(socket.AF_UNIX) as wire:
+            wire.settimeout(PATIENCE_S)
+            wire.connect(str(path))
+            Caller(path).get("/v2/health/live")  # What came before it has been accepted.
+            ending = threading.Thread(target=server.close, args=(PATIENCE_S,))
+            ending.start()
+            while path.exists():
+                pass  # The socket goes before connections are told to finish.
+            wire.sendall(a_get("/v2/health/live"))
+            assert wire.recv(4096).startswith(b"HTTP/1.1 200 ")
+            ending.join()
 
 
 def test_a_server_that_does_not_wait_ends_at_once(tmp_path: Path) -> None:

@@ -1,0 +1,204 @@
+"""What a virtual machine boots: Debian's kernel, an initrd, a root with our agent.
+
+    build/machines/power/kernel   Debian's kernel without its compression: it boots seconds sooner
+    build/machines/power/initrd   busybox and the modules of a virtual disk and network
+    build/machines/power/root.img Debian 12 with Python and the agent, mounted read-only
+
+The root is small and its only service is the agent: what is tested is the agent on a disk that
+loses what was not flushed. Which bug is planted, if any, the kernel's command line says.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.machines.vm_cpio import archive
+from wherry.errors import Unavailable
+
+REPOSITORY = Path(__file__).parents[2]
+FOLDER = REPOSITORY / "build/machines/power"
+KERNEL, INITRD, ROOT_IMAGE = FOLDER / "kernel", FOLDER / "initrd", FOLDER / "root.img"
+LIBRARIES = (
+    *("cffi", "cryptography", "httptools", "msgspec", "paho-mqtt", "psutil", "pycparser"),
+    *("securesystemslib", "tuf", "typing_extensions", "urllib3", "zstandard"),
+    *("flatbuffers", "numpy", "onnxruntime", "protobuf"),
+)
+LITERT_LIBRARIES = ("ai-edge-litert", "backports.strenum")
+MODULES = (
+    *("drivers/virtio/virtio_ring", "drivers/virtio/virtio"),
+    *("drivers/virtio/virtio_pci_modern_dev", "drivers/virtio/virtio_pci_legacy_dev"),
+    *("drivers/virtio/virtio_pci", "drivers/block/virtio_blk"),
+    *("net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net"),
+    *("crypto/crc32c_generic", "lib/libcrc32c", "lib/crc16", "fs/mbcache", "fs/jbd2/jbd2"),
+    "fs/ext4/ext4",
+)
+HOME, LIB, PORT = "/var/lib/wherry-agent", "/usr/lib/wherry-agent", 9000
+LITERT = "/usr/lib/wherry-litert"  # Apart: a runtime that is there is probed at each start.
+# Each is a folder on the path of the agent's Python.
+PLANTS = {
+    "files": "import os\n\nos.fsync = lambda _descriptor: None\n",
+    "database": """\
+import sqlite3
+
+real = sqlite3.connect
+
+
+class Hasty(sqlite3.Connection):
+    def execute(self, statement, *rest):
+        return super().execute(statement.replace("synchronous = FULL", "synchronous = OFF"), *rest)
+
+
+sqlite3.connect = lambda *words, **more: real(*words, **{"factory": Hasty, **more})
+""",
+}
+_XZ = b"\xfd7zXZ\x00"
+
+_INITRD_INIT = """\
+#!/bin/busybox sh
+bb=/bin/busybox
+$bb mount -t proc proc /proc
+$bb mount -t devtmpfs dev /dev
+while read -r module; do $bb insmod "/modules/$module"; done < /modules/order
+$bb mount -t ext4 -o ro,noload /dev/vda /root
+$bb mount --move /dev /root/dev
+$bb mount --move /proc /root/proc
+exec $bb switch_root /root /sbin/agent-init
+"""
+_ROOT_INIT = f"""\
+#!/bin/busybox sh
+bb=/bin/busybox
+export PATH=/usr/bin:/bin:/usr/sbin:/sbin
+$bb mount -t sysfs sys /sys
+for each in /run /tmp; do $bb mount -t tmpfs none $each; done
+$bb mkdir -p /dev/shm && $bb mount -t tmpfs none /dev/shm
+$bb ip link set lo up
+$bb ip addr add 10.0.2.15/24 dev eth0
+$bb ip link set eth0 up
+$bb ip route add default via 10.0.2.2
+$bb mount -t ext4 -o noatime /dev/vdb {HOME} || {{ echo vm.nodisk; $bb poweroff -f; }}
+socat TCP-LISTEN:{PORT},fork,reuseaddr UNIX-CONNECT:{HOME}/state/api.sock 2>/dev/null &
+export PYTHONPATH={LIB} PYTHONDONTWRITEBYTECODE=1
+for word in $($bb cat /proc/cmdline); do
+  case $word in
+    plant=*) export PYTHONPATH=/plants/${{word#plant=}}:$PYTHONPATH;;
+    litert) export PYTHONPATH=$PYTHONPATH:{LITERT};;
+    memory) while :; do $bb grep MemAvailable /proc/meminfo; $bb sleep 1; done & ;;
+  esac
+done
+echo vm.up
+while :; do
+  python3 -m wherry_agent run --home {HOME}
+  echo "vm.ended $?"
+  $bb sleep 1
+done
+"""
+
+
+class NotRoot(Unavailable):
+    """A user who may not make the files of a system."""
+
+    def __str__(self) -> str:
+        return "a machine's root is made as root: run `sudo make` with the same target."
+
+
+def make() -> None:
+    """Make what is missing; the root gets the agent of this checkout each time."""
+    if os.geteuid() != 0:
+        raise NotRoot
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    root = FOLDER / "root"
+    if not (root / "usr/bin/python3").exists():
+        _make_root(root)
+    if not KERNEL.exists() or not INITRD.exists():
+        _make_kernel(FOLDER / "debian-kernel", root)
+    _put_agent(root)
+    make_ext4(ROOT_IMAGE, root, mib=700)
+
+
+def make_ext4(image: Path, source: Path, *, mib: int) -> None:
+    """Make a file system that holds a copy of the folder."""
+    new = image.with_suffix(".new")
+    command = ["mke2fs", "-q", "-F", "-t", "ext4", "-d", str(source), str(new), f"{mib}M"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    new.replace(image)
+
+
+def _make_kernel(folder: Path, root: Path) -> None:
+    """Take Debian's kernel from its archive and keep what a virtual machine needs of it."""
+    folder.mkdir(exist_ok=True)
+    _run("apt-get", "-oAPT::Sandbox::User=root", "download", "-qq", _kernel_package(), at=folder)
+    (package,) = folder.glob("*.deb")
+    _run("dpkg-deb", "-x", package.name, ".", at=folder)
+    (packed,) = (folder / "boot").glob("vmlinuz-*")
+    data = packed.read_bytes()
+    KERNEL.write_bytes(lzma.LZMADecompressor().decompress(data[data.index(_XZ) :]))
+    (modules,) = (folder / "lib/modules").iterdir()
+    INITRD.write_bytes(_initrd(modules / "kernel", root / "bin/busybox"))
+    shutil.rmtree(folder)
+
+
+def _kernel_package() -> str:
+    said = subprocess.run(
+        ["apt-cache", "depends", "linux-image-amd64"], check=True, capture_output=True, text=True
+    )
+    return next(row.split()[-1] for row in said.stdout.splitlines() if "Depends:" in row)
+
+
+def _initrd(modules: Path, busybox: Path) -> bytes:
+    names = [f"{each.rpartition('/')[2]}.ko" for each in MODULES]
+    files = {
+        "init": _INITRD_INIT.encode(),
+        "bin/busybox": busybox.read_bytes(),
+        "modules/order": "".join(f"{name}\n" for name in names).encode(),
+    }
+    for each, name in zip(MODULES, names, strict=True):
+        files[f"modules/{name}"] = (modules / f"{each}.ko").read_bytes()
+    folders = ("bin", "modules", "proc", "dev", "root")
+    return gzip.compress(archive(folders, files), 1)
+
+
+def _make_root(root: Path) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    less = [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in ("doc", "man", "locale")]
+    more = "--include=python3,busybox-static,socat"
+    _run("mmdebstrap", "--quiet", "--variant=minbase", more, *less, "bookworm", str(root))
+
+
+def _put_agent(root: Path) -> None:
+    """Put the agent, what it needs and the bugs to plant into the root."""
+    library = root / LIB[1:]
+    _install(library, LIBRARIES)
+    _install(root / LITERT[1:], LITERT_LIBRARIES)
+    for ours in ("shared/wherry", "agent/wherry_agent"):
+        there = library / Path(ours).name
+        shutil.rmtree(there, ignore_errors=True)
+        shutil.copytree(REPOSITORY / ours, there, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in PLANTS.items():
+        plant = root / "plants" / name
+        plant.mkdir(parents=True, exist_ok=True)
+        (plant / "sitecustomize.py").write_text(text)
+    init = root / "sbin/agent-init"
+    init.write_text(_ROOT_INIT)
+    init.chmod(0o755)
+    (root / HOME[1:]).mkdir(parents=True, exist_ok=True)
+    compiled = (LIB, LITERT, "/usr/lib/python3.11")
+    _run("chroot", str(root), "python3", "-m", "compileall", "-q", "-j0", *compiled)
+
+
+def _install(library: Path, names: Iterable[str]) -> None:
+    """Install distributions where there are none yet."""
+    if not library.exists():
+        pip = ("-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps")
+        target = ("--target", str(library), "--only-binary=:all:", "--python-version", "3.11")
+        _run(sys.executable, *pip, *target, "-c", str(REPOSITORY / "constraints.txt"), *names)
+
+
+def _run(*command: str, at: Path | None = None) -> None:
+    subprocess.run(command, check=True, cwd=at)
