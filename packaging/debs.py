@@ -36,7 +36,6 @@ from staging import (
 
 SCRIPTS = Path(__file__).parent / "debian"
 OUTPUT, SCRATCH = ROOT / "dist", ROOT / "build" / "deb"
-HOMEPAGE = "https://github.com/wherry-project/wherry"
 MAINTAINER = "The Wherry developers <wherry-project@users.noreply.github.com>"
 # What the wheels were linked against.
 LIBC = "libc6 (>= 2.28)"
@@ -203,7 +202,6 @@ def _told(
         "section": "misc",
         "priority": "optional",
         "maintainer": MAINTAINER,
-        "homepage": HOMEPAGE,
         "description": f"{package.summary}\n{(SCRIPTS / f'{package.name}.txt').read_text()}",
         "depends": list(package.depends),
         "recommends": list(package.recommends),
