@@ -15,13 +15,13 @@ from tests.threats.test_orders import an_order_for, desired, stamp
 from tests.trusted import a_repository
 from tests.vectors.cases import Case, read
 from wherry.codec import decode
+from wherry.measures import Feedback
 from wherry.messages import EventKind, Receipt, Shadow, Split
 from wherry.names import Digest
 from wherry.reasons import Reason, Status
 from wherry_agent.core import agent as machine
 from wherry_agent.core import install, trial
 from wherry_agent.core.acceptance import DesiredCame, Vouched
-from wherry_agent.core.labels import Labels
 from wherry_agent.memory import MOST_BEFORE_REFUSALS
 from wherry_agent.outbox import Outbox
 from wherry_agent.store import Store, look
@@ -207,7 +207,7 @@ def test_a_kept_store_goes_on_to_shadow_and_to_sign_what_it_claims(tmp_path: Pat
         assert [claim.deployment for claim in agent.receipts.claims] == ["d-2"]
         receipt = decode(Receipt, bytes(agent.receipts.signed[an_alias()].signed))
         assert receipt.deployment == "d-1"
-        assert agent.watching.labels[an_alias()] == Labels(20, 19)
+        assert agent.watching.labels[an_alias()] == Feedback(20, 19)
         state = agent.aliases[an_alias()]
         # The vector keeps no files: what is to shadow is loaded again, and is gone.
         assert isinstance(state, install.Idle) and state.settled is not None

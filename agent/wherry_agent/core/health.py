@@ -23,7 +23,13 @@ from wherry.latency import LatencyRule, compare, compare_beside
 from wherry.measures import Feedback, ShadowCounts
 from wherry.messages import Shadow
 from wherry.reasons import Reason
-from wherry_agent.core.labels import Labels, labels_of, stray_of_accuracies, stray_of_errors
+from wherry_agent.core.labels import (
+    accuracy,
+    labels_of,
+    mean_error,
+    stray_of_accuracies,
+    stray_of_errors,
+)
 
 NOT_FINITE = "not_finite"
 
@@ -68,7 +74,7 @@ class Incumbent(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured of the bundle before, while it alone served."""
 
     compute: Histogram = Histogram()
-    labels: Labels = Labels()
+    labels: Feedback = Feedback()
     temperature_c: float | None = None
 
 
@@ -88,7 +94,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     beside: tuple[tuple[Histogram, Histogram], ...] = ()
     requests: int = 0
     errors: dict[str, int] = {}
-    labels: Labels = Labels()
+    labels: Feedback = Feedback()
     base_bytes: int | None = None
     worker: tuple[int, ...] = ()
     temperatures: tuple[float, ...] = ()
@@ -202,12 +208,12 @@ def _find_inaccuracy(watch: Watch, bounds: Bounds) -> Sickness | None:
     ours, theirs = watch.labels, watch.incumbent.labels
     if min(ours.labelled, theirs.labelled) < bounds.min_labels:
         return None
-    drop = theirs.accuracy - ours.accuracy
+    drop = accuracy(theirs) - accuracy(ours)
     if drop <= bounds.largest_accuracy_drop or drop <= CHANCE * stray_of_accuracies(ours, theirs):
         return None
     said = (
-        f"{ours.right} of {ours.labelled} labelled answers are right ({ours.accuracy:.1%}), "
-        f"the incumbent's {theirs.right} of {theirs.labelled} ({theirs.accuracy:.1%})"
+        f"{ours.right} of {ours.labelled} labelled answers are right ({accuracy(ours):.1%}), "
+        f"the incumbent's {theirs.right} of {theirs.labelled} ({accuracy(theirs):.1%})"
     )
     return Sickness(Reason.INACCURATE, said)
 
@@ -216,13 +222,13 @@ def _find_error(watch: Watch, bounds: Bounds) -> Sickness | None:
     ours, theirs = watch.labels, watch.incumbent.labels
     if min(ours.answers, theirs.answers) < bounds.min_labels:
         return None
-    growth = ours.mean_error - theirs.mean_error
-    is_allowed = growth <= bounds.largest_error_growth * theirs.mean_error
+    growth = mean_error(ours) - mean_error(theirs)
+    is_allowed = growth <= bounds.largest_error_growth * mean_error(theirs)
     if is_allowed or growth <= CHANCE * stray_of_errors(ours, theirs):
         return None
     said = (
-        f"{ours.answers} labelled answers are off by {ours.mean_error:.4g} on average, "
-        f"the incumbent's {theirs.answers} by {theirs.mean_error:.4g}"
+        f"{ours.answers} labelled answers are off by {mean_error(ours):.4g} on average, "
+        f"the incumbent's {theirs.answers} by {mean_error(theirs):.4g}"
     )
     return Sickness(Reason.INACCURATE, said)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from wherry.histogram import Histogram
+from wherry.measures import Feedback
 from wherry.messages import SignedReceipt
 from wherry.names import AliasName, DeploymentId, Digest
 from wherry_agent.core import download, install, session, trial
-from wherry_agent.core.labels import Labels
 from wherry_agent.core.receipts import Claim, Receipts
 from wherry_agent.core.sources import Sources
 from wherry_agent.core.watching import Watching
@@ -24,7 +24,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="
 
     aliases: dict[AliasName, install.State] = {}
     recent: dict[AliasName, tuple[Histogram, ...]] = {}
-    labels: dict[AliasName, Labels] = {}
+    labels: dict[AliasName, Feedback] = {}
     releases: dict[AliasName, dict[Digest, int]] = {}
     trials: trial.State = trial.State()
     claims: tuple[Claim, ...] = ()

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from wherry.histogram import Histogram, merge
-from wherry.measures import ShadowCounts
+from wherry.measures import Feedback, ShadowCounts
 from wherry.names import AliasName, Digest
 from wherry_agent.core import install
 from wherry_agent.core.health import (
@@ -28,7 +28,7 @@ from wherry_agent.core.health import (
     observe,
     observe_beside,
 )
-from wherry_agent.core.labels import Labels, labels_of
+from wherry_agent.core.labels import halved, labels_of
 from wherry_agent.core.standing import Idle, Probation, Shadowing, State, fallback_of, slots_of
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class Watching(msgspec.Struct, frozen=True, kw_only=True):
     """`recent` and `labels` are the incumbents', `watches` and `shadows` the candidates'."""
 
     recent: dict[AliasName, tuple[Histogram, ...]] = {}
-    labels: dict[AliasName, Labels] = {}
+    labels: dict[AliasName, Feedback] = {}
     watches: dict[AliasName, Watch] = {}
     shadows: dict[AliasName, ShadowCounts] = {}
     temperature_c: float | None = None
@@ -114,7 +114,7 @@ def _sickened(state: install.InFlight, sickness: Sickness | None) -> install.Sic
 def _begin(watching: Watching, alias: AliasName, probation: Probation) -> Watch:
     incumbent = Incumbent(
         compute=merge(watching.recent.get(alias, ())),
-        labels=watching.labels.get(alias, Labels()),
+        labels=watching.labels.get(alias, Feedback()),
         temperature_c=watching.temperature_c,
     )
     base_bytes = probation.shown.memory_bytes if probation.shown else 0
@@ -135,10 +135,10 @@ def _follow_incumbent(
 
 
 def _note_labels(watching: Watching, alias: AliasName, window: Window) -> Watching:
-    labels = watching.labels.get(alias, Labels()) + labels_of(window.feedback)
+    labels = watching.labels.get(alias, Feedback()) + labels_of(window.feedback)
     if max(labels.labelled, labels.answers) > LABELS_KEPT:
-        labels = labels.halved()
-    if labels == Labels():
+        labels = halved(labels)
+    if labels == Feedback():
         return watching
     return replace(watching, labels={**watching.labels, alias: labels})
 

@@ -25,7 +25,7 @@ from wherry_agent.core.health import (
     observe,
     observe_beside,
 )
-from wherry_agent.core.labels import Labels, labels_of
+from wherry_agent.core.labels import labels_of
 
 A_WINDOW = PROBATION_LATENCY.window_requests
 BOUNDS = Bounds()
@@ -152,13 +152,13 @@ def test_late_windows_of_the_incumbent_do_not_hide_a_slow_candidate_that_serves_
     assert reason_of(watch) is Reason.SLOW
 
 
-# Labels
+# Feedback
 
 
-GOOD = Labels(1000, 950)
+GOOD = Feedback(1000, 950)
 
 
-def labelled(right: int, *, of: int = 100, incumbent: Labels = GOOD) -> Watch:
+def labelled(right: int, *, of: int = 100, incumbent: Feedback = GOOD) -> Watch:
     watch = Watch(incumbent=Incumbent(labels=incumbent))
     return observe(watch, Window(feedback=Feedback(labelled=of, right=right)))
 
@@ -176,8 +176,8 @@ def test_a_candidate_whose_labels_say_that_it_is_worse_is_sick_and_both_are_name
     [
         labelled(86),  # Within the drop that is allowed.
         labelled(0, of=49),  # Too few labels of the candidate,
-        labelled(0, incumbent=Labels(49, 49)),  # of the incumbent.
-        labelled(41, of=50, incumbent=Labels(50, 47)),  # A drop of 12 % that chance explains.
+        labelled(0, incumbent=Feedback(49, 49)),  # of the incumbent.
+        labelled(41, of=50, incumbent=Feedback(50, 47)),  # A drop of 12 % that chance explains.
     ],
 )
 def test_what_the_labels_do_not_prove_is_no_sickness(watch: Watch) -> None:
@@ -185,7 +185,7 @@ def test_what_the_labels_do_not_prove_is_no_sickness(watch: Watch) -> None:
 
 
 def test_labels_that_come_late_for_the_incumbent_count_for_it() -> None:
-    watch = labelled(70, incumbent=Labels())
+    watch = labelled(70, incumbent=Feedback())
     watch = observe_beside(watch, Window(feedback=Feedback(labelled=100, right=95)))
     assert reason_of(watch) is Reason.INACCURATE
 

@@ -14,7 +14,7 @@ from wherry.reasons import Reason
 from wherry_agent.core import install
 from wherry_agent.core.health import PROBATION_LATENCY, WINDOWS_KEPT, Window
 from wherry_agent.core.install import Idle, Loading, Probation, Shadowing, Shown, State
-from wherry_agent.core.labels import Labels, labels_of
+from wherry_agent.core.labels import labels_of
 from wherry_agent.core.watching import LABELS_KEPT, Watching, follow, weigh
 
 DEFAULT = an_alias()
@@ -77,7 +77,7 @@ def test_the_incumbents_last_windows_and_labels_are_kept() -> None:
     windows = [a_window(labelled=10, right=9)] * (WINDOWS_KEPT + 3)
     watching = measured(Watching(), SERVING, OLD, *windows)
     assert len(watching.recent[DEFAULT]) == WINDOWS_KEPT
-    assert watching.labels[DEFAULT] == Labels(10 * len(windows), 9 * len(windows))
+    assert watching.labels[DEFAULT] == Feedback(10 * len(windows), 9 * len(windows))
 
 
 def test_a_window_without_requests_or_labels_leaves_nothing() -> None:
@@ -87,7 +87,7 @@ def test_a_window_without_requests_or_labels_leaves_nothing() -> None:
 def test_what_was_long_ago_fades_from_the_labels() -> None:
     watching = measured(Watching(), SERVING, OLD, a_window(labelled=LABELS_KEPT, right=LABELS_KEPT))
     watching = measured(watching, SERVING, OLD, a_window(labelled=2, right=0))
-    assert watching.labels[DEFAULT] == Labels(LABELS_KEPT // 2 + 1, LABELS_KEPT // 2)
+    assert watching.labels[DEFAULT] == Feedback(LABELS_KEPT // 2 + 1, LABELS_KEPT // 2)
 
 
 def test_windows_of_a_bundle_that_is_neither_side_count_for_none() -> None:
@@ -151,7 +151,7 @@ def test_a_probation_begins_with_what_the_incumbent_had_and_the_candidate_showed
     )
     watch = went(watching, SERVING, LOADING, PROBATION).watches[DEFAULT]
     assert watch.incumbent.compute == a_histogram(*[2.0] * ENOUGH)
-    assert watch.incumbent.labels == Labels(20, 19)
+    assert watch.incumbent.labels == Feedback(20, 19)
     assert watch.incumbent.temperature_c == 50.0
     assert (watch.base_bytes, watch.shares) == (SHOWN.memory_bytes, False)
 
@@ -179,7 +179,7 @@ def test_a_slow_candidate_is_told_of_after_successive_windows() -> None:
 def test_labels_of_the_incumbents_last_answers_count_for_it_in_the_probation() -> None:
     watching = went(Watching(), LOADING, PROBATION)
     watching = measured(watching, PROBATION, OLD, a_window(labelled=10, right=9))
-    assert watching.watches[DEFAULT].incumbent.labels == Labels(10, 9)
+    assert watching.watches[DEFAULT].incumbent.labels == Feedback(10, 9)
     assert watching.watches[DEFAULT].requests == 0
     assert DEFAULT not in watching.recent  # It answers no more: those are no times to go by.
 
@@ -211,7 +211,7 @@ def test_what_was_measured_of_a_confirmed_candidate_is_the_incumbents_now() -> N
     watching = went(watching, PROBATION, CONFIRMED)
     assert watching.watches == {}
     assert watching.recent[DEFAULT] == (a_histogram(*[1.2] * ENOUGH),)
-    assert watching.labels[DEFAULT] == Labels(20, 18)
+    assert watching.labels[DEFAULT] == Feedback(20, 18)
 
 
 def test_numbers_of_the_incumbent_are_kept_and_fade_as_labels_do() -> None:
@@ -222,7 +222,7 @@ def test_numbers_of_the_incumbent_are_kept_and_fade_as_labels_do() -> None:
     assert watching.labels[DEFAULT] == labels_of(numbers)
     one = Feedback(values=3, absolute_error=1.0, squared_error=2.0, answers=1)
     watching = measured(watching, SERVING, OLD, Window(feedback=one))
-    assert watching.labels[DEFAULT] == Labels(
+    assert watching.labels[DEFAULT] == Feedback(
         answers=LABELS_KEPT // 2,
         values=3 * LABELS_KEPT // 2 + 1,
         absolute_error=3.5,
