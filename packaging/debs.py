@@ -145,6 +145,7 @@ def fill(package: Package, lib: Path, arch: str) -> None:
     strip(lib, arch)
     link_what_is_the_same(lib)
     install_ours(package.ours, lib / "app")
+    shutil.copy(SCRIPTS / "compile.py", lib)
     settle_modes(lib)
 
 
@@ -221,10 +222,20 @@ def _filled(text: str, package: Package, version: str) -> str:
         "NEWEST": PYTHONS[-1],
         **dict.fromkeys(("ACCOUNTS", "START", "STOP", "PURGE"), ":"),
         **package.words,
+        "RUNTIMES": " ".join(RUNTIMES),
     }
     for word, value in words.items():
-        text = text.replace(f"@{word}@", value)
+        text = _put_in(text, f"@{word}@", value)
     return text
+
+
+def _put_in(text: str, word: str, value: str) -> str:
+    """Put a value, each line of it indented as the word was, where the word stands."""
+    lines = []
+    for line in text.splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        lines.append(line.replace(word, value.replace("\n", f"\n{indent}")))
+    return "\n".join([*lines, ""])
 
 
 def _document(package: Package, tree: Path, version: str) -> None:

@@ -38,6 +38,5 @@ class Package:
 
 
 def part(name: str) -> str:
-    """Return a part of a script, indented as where it goes."""
-    lines = (SCRIPTS / name).read_text().splitlines()
-    return "\n        ".join(line for line in lines if not line.startswith("#"))
+    """Return a part of a script."""
+    return (SCRIPTS / name).read_text().rstrip("\n")
