@@ -18,12 +18,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from controllers import controller
+from package import CPP, LIBC, SCRIPTS, Package, part
 from packing import repack
 from staging import (
+    PYTHONS,
     ROOT,
     install_common,
     install_compiled,
@@ -34,12 +36,8 @@ from staging import (
     strip,
 )
 
-SCRIPTS = Path(__file__).parent / "debian"
 OUTPUT, SCRATCH = ROOT / "dist", ROOT / "build" / "deb"
 MAINTAINER = "The Wherry developers <wherry-project@users.noreply.github.com>"
-# What the wheels were linked against.
-LIBC = "libc6 (>= 2.28)"
-CPP = ("libgcc-s1", "libstdc++6 (>= 8)")
 PYTHON3 = ("python3 (>= 3.10~)", "python3 (<< 3.14~)")
 ARCHES = ("amd64", "arm64")
 # One wheel of each serves every Python: it is pure, or keeps to the stable ABI.
@@ -61,34 +59,13 @@ RUNTIMES = {
 USER = "wherry-agent"
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
-    """What one package has.
-
-    `compiled` libraries have a wheel for each Python, `common` ones have one for all. `files` are
-    ours that stand at a place of their own; `words` fill the scripts.
-    """
-
-    name: str
-    summary: str
-    compiled: tuple[str, ...]
-    depends: tuple[str, ...]
-    common: tuple[str, ...] = ()
-    ours: tuple[str, ...] = ()
-    files: Mapping[str, Path] = field(default_factory=dict)
-    conffiles: Mapping[str, Path] = field(default_factory=dict)
-    manual: Path | None = None
-    words: Mapping[str, str] = field(default_factory=dict)
-    recommends: tuple[str, ...] = ()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="packaging/debs.py")
     parser.add_argument("arch", choices=ARCHES)
     parser.add_argument("packages", nargs="*", help="all, where none is named")
     asked = parser.parse_args()
     OUTPUT.mkdir(exist_ok=True)
-    for package in (agent(), *map(runtime, RUNTIMES)):
+    for package in (agent(), *map(runtime, RUNTIMES), controller()):
         if not asked.packages or package.name in asked.packages:
             sys.stdout.write(f"{build(package, asked.arch)}\n")
     return 0
@@ -112,10 +89,10 @@ def agent() -> Package:
         conffiles={"/etc/default/wherry-agent": SCRIPTS / "wherry-agent.default"},
         manual=SCRIPTS / "wherry-agent.1",
         words={
-            "ACCOUNTS": _lines("agent.accounts"),
-            "START": _lines("agent.start"),
-            "STOP": _lines("agent.stop"),
-            "PURGE": _lines("agent.purge"),
+            "ACCOUNTS": part("agent.accounts"),
+            "START": part("agent.start"),
+            "STOP": part("agent.stop"),
+            "PURGE": part("agent.purge"),
         },
     )
 
@@ -127,7 +104,7 @@ def runtime(name: str) -> Package:
         summary=f"runs {what} models for wherry-agent",
         compiled=RUNTIMES[name],
         depends=(*PYTHON3, LIBC, *CPP, "wherry-agent"),
-        words={"START": _lines("runtime.start")},
+        words={"START": part("runtime.start")},
     )
 
 
@@ -161,13 +138,14 @@ def build(package: Package, arch: str) -> Path:
 
 def fill(package: Package, lib: Path, arch: str) -> None:
     """Fill the folder of the version with libraries and ours."""
-    install_common(package.common, lib / "app", arch)
-    install_compiled(package.compiled, lib, arch)
+    install_common(package.common, lib / "app", arch, package.pythons)
+    install_compiled(package.compiled, lib, arch, package.pythons)
     for folder in lib.iterdir():
         prune(folder)
     strip(lib, arch)
     link_what_is_the_same(lib)
     install_ours(package.ours, lib / "app")
+    shutil.copy(SCRIPTS / "compile.py", lib)
     settle_modes(lib)
 
 
@@ -205,6 +183,7 @@ def _told(
         "description": f"{package.summary}\n{(SCRIPTS / f'{package.name}.txt').read_text()}",
         "depends": list(package.depends),
         "recommends": list(package.recommends),
+        "suggests": list(package.suggests),
         "contents": [
             {"src": f"{tree}/", "dst": "/", "type": "tree"},
             *(
@@ -237,13 +216,26 @@ def _filled(text: str, package: Package, version: str) -> str:
         "PACKAGE": package.name,
         "VERSION": version,
         "PACKAGES": " ".join(("wherry-agent", *RUNTIMES)),
+        "PROGRAM": "wherry-agent",
         "MODULE": "wherry_agent",
+        "OLDEST": PYTHONS[0],
+        "NEWEST": PYTHONS[-1],
         **dict.fromkeys(("ACCOUNTS", "START", "STOP", "PURGE"), ":"),
         **package.words,
+        "RUNTIMES": " ".join(RUNTIMES),
     }
     for word, value in words.items():
-        text = text.replace(f"@{word}@", value)
+        text = _put_in(text, f"@{word}@", value)
     return text
+
+
+def _put_in(text: str, word: str, value: str) -> str:
+    """Put a value, each line of it indented as the word was, where the word stands."""
+    lines = []
+    for line in text.splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        lines.append(line.replace(word, value.replace("\n", f"\n{indent}")))
+    return "\n".join([*lines, ""])
 
 
 def _document(package: Package, tree: Path, version: str) -> None:
@@ -269,12 +261,6 @@ def _document(package: Package, tree: Path, version: str) -> None:
         f"  * What changed stands in CHANGELOG.md of the project.\n\n -- {MAINTAINER}  {date}\n"
     )
     (folder / "changelog.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
-
-
-def _lines(name: str) -> str:
-    """Return a part of a script, indented as where it goes."""
-    lines = (SCRIPTS / name).read_text().splitlines()
-    return "\n        ".join(line for line in lines if not line.startswith("#"))
 
 
 if __name__ == "__main__":

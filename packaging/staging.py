@@ -87,17 +87,21 @@ def folder_of(python: str) -> str:
     return "cp" + python.replace(".", "")
 
 
-def install_common(names: Iterable[str], target: Path, arch: str) -> None:
+def install_common(
+    names: Iterable[str], target: Path, arch: str, pythons: Sequence[str] = PYTHONS
+) -> None:
     """Install distributions whose one wheel serves every Python: pure, or of the stable ABI."""
     versions = pinned(ROOT / "constraints.txt")
-    _install([f"{name}=={versions[name]}" for name in names], target, OLD_PYTHON, arch)
+    _install([f"{name}=={versions[name]}" for name in names], target, pythons[0], arch)
 
 
-def install_compiled(names: Iterable[str], lib: Path, arch: str) -> None:
+def install_compiled(
+    names: Iterable[str], lib: Path, arch: str, pythons: Sequence[str] = PYTHONS
+) -> None:
     """Install distributions that have a wheel for each Python."""
     oldest, newest = (pinned(ROOT / name) for name in ("constraints-py310.txt", "constraints.txt"))
     newest |= {name: oldest[name] for name in ONE_VERSION}
-    for python in PYTHONS:
+    for python in pythons:
         versions = oldest if python == OLD_PYTHON else newest
         wanted = [f"{name}=={versions[name]}" for name in names]
         _install(wanted, lib / folder_of(python), python, arch)

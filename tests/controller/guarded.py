@@ -70,6 +70,7 @@ class Guarded:
     def layout(self) -> Layout:
         return Layout(
             folder=str(self.folder),
+            home=str(self.folder.parent),
             user=getpass.getuser(),
             plugin=str(mosquitto.find_plugin()),
             address="127.0.0.1",

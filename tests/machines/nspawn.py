@@ -17,8 +17,12 @@ from pathlib import Path
 
 FOLDER = Path("build/machines").absolute()
 PATIENCE_S = 60.0
-PACKAGES = ("adduser", "ca-certificates", "dbus", "mosquitto", "python3", "systemd-sysv")
-PATH = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+PACKAGES = ("adduser", "ca-certificates", "dbus", "mosquitto", "python3", "sudo", "systemd-sysv")
+PATH = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "HOME": "/root",
+}
 # Nothing of it asks the host's systemd, which need not be running.
 _NSPAWN = (
     *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network"),

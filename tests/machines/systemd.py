@@ -1,4 +1,4 @@
-"""Boots Debian in a container and looks at what systemd makes of our units: `make systemd`.
+"""Boots Debian with our packages in a container, and looks at what becomes of them: `make systemd`.
 
     python -m tests.machines.systemd
 
@@ -8,17 +8,25 @@ Each line says what was seen; it ends with 1 where something is not as it shall 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 
-from tests.machines import systemd_fleet, systemd_sandbox, systemd_service, systemd_units
+from tests.machines import (
+    systemd_fleet,
+    systemd_install,
+    systemd_sandbox,
+    systemd_service,
+    systemd_units,
+)
+from tests.machines.deb_builds import built_next
 from tests.machines.homes import give_home
-from tests.machines.nspawn import a_root, booted, check_all, say
-from tests.machines.staged import install_agent, install_controller
+from tests.machines.installed import AGENT, lay_out
+from tests.machines.nspawn import FOLDER, Wrong, a_root, booted, check_all, say
 
-CHECKS = (
-    systemd_units.units_are_sound,
-    systemd_units.exposure_is_low,
+FIRST_BOOT = (
+    systemd_install.the_first_answer_comes_soon,
+    systemd_install.the_next_start_is_not_slower,
     systemd_service.starts_and_answers,
     systemd_service.active_when_it_says_so,
     systemd_service.status_says_what_serves,
@@ -31,9 +39,24 @@ CHECKS = (
     systemd_sandbox.only_members_may_ask,
     systemd_sandbox.the_sandbox_holds,
     systemd_sandbox.memory_is_limited,
-    systemd_sandbox.builds_are_confined,
-    systemd_fleet.controller_and_agent_show_certificates,
+    systemd_install.an_upgrade_refuses_nobody,
+    systemd_install.a_broken_upgrade_serves,
 )
+SECOND_BOOT = (
+    systemd_install.boot_repairs_it,
+    systemd_install.purging_leaves_nothing,
+    systemd_fleet.controller_serves_as_its_own_user,
+    systemd_sandbox.builds_are_confined,
+    systemd_fleet.broker_sees_its_own_folder_alone,
+    systemd_fleet.agent_enrols_by_one_line,
+    systemd_units.units_are_sound,
+    systemd_units.exposure_is_low,
+    systemd_fleet.controller_and_agent_show_certificates,
+    systemd_fleet.page_upgrades,
+    systemd_fleet.device_is_cut_off_once_revoked,
+    systemd_fleet.page_removes_all,
+)
+SCRATCH = FOLDER / "systemd-debs"
 
 
 def main() -> int:
@@ -41,14 +64,28 @@ def main() -> int:
         say("Booting a container takes root: sudo make systemd")
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # So that nothing stays behind then.
+    try:
+        wrong = _check()
+    except Wrong as error:
+        say(f"WRONG  {error}")
+        return 1
+    finally:
+        shutil.rmtree(SCRATCH, ignore_errors=True)
+    count = len(FIRST_BOOT) + len(SECOND_BOOT)
+    say(f"{wrong} of {count} are wrong" if wrong else f"all {count} hold")
+    return 1 if wrong else 0
+
+
+def _check() -> int:
+    """Return how many checks see what shall not be, on one machine that is booted twice."""
+    upgrade = built_next(SCRATCH, AGENT)
     with a_root("systemd") as root:
-        install_agent(root)
-        install_controller(root)
+        lay_out(root, upgrade)
         give_home(root)
         with booted(root) as machine:
-            wrong = check_all(CHECKS, machine)
-    say(f"{wrong} of {len(CHECKS)} are wrong" if wrong else f"all {len(CHECKS)} hold")
-    return 1 if wrong else 0
+            wrong = check_all(FIRST_BOOT, machine)
+        with booted(root) as machine:
+            return wrong + check_all(SECOND_BOOT, machine)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A controller, its broker and an agent as services of one machine, who all show certificates.
 
-Everything is done as an operator does it: root founds, enrols and starts, and the services' users
-own what comes of it.
+Everything is done as docs/install.md says, by its own commands; a check fails where one of them is
+never run. The services' users own what comes of it.
 """
 
 from __future__ import annotations
@@ -9,105 +9,158 @@ from __future__ import annotations
 import json
 
 from tests.brokers import Mosquitto
+from tests.machines import pages
 from tests.machines.homes import HOME, SOCKET
+from tests.machines.installed import AGENT, NEXT_PLACE, PLACE, status_of
 from tests.machines.nspawn import Machine, Wrong, until
-from tests.machines.systemd_service import SERVICE, SOCKET_UNIT
+from tests.machines.systemd_install import nothing_is_left
+from tests.machines.systemd_service import SERVICE, main_process
 from tests.system.sites import Controller, Site
-from tests.system.tiny import add_version
+from tests.system.tiny import IMAGE, add_version
 from wherry.bundle import Bundle
 from wherry_controller.core.rights import CONTROLLER as NAME
 
 CONTROLLER, BROKER = "wherry-controller.service", "wherry-broker.service"
 FOLDER, USER = "/var/lib/wherry-controller", "wherry-controller"
 BROKER_URL = "mqtts://localhost:8883"
-API, DOOR = "http://127.0.0.1:8321", "https://localhost:8322"
-DEVICE = "one"
-SETTINGS = '\n[door]\nnames = ["localhost"]\n'
+API = "http://127.0.0.1:8321"
+DEVICE, CLERK = "one", "clerk"
+NAMES = {
+    "HOST": "localhost",
+    "DEVICE": DEVICE,
+    "PROFILE": "test",
+    "USER": CLERK,
+    "ALIAS": "default",
+    # What a device tells is told each second, so that a rollout takes seconds.
+    SOCKET: f"{SOCKET} --window-s 1",
+}
 GATE = "min_labels = 0\nsoak_s = 0\ndeadline_s = 60\n\n[latency]\nwindow_requests = 0\n"
+# What one check leaves for the next ones.
+TOKEN, BUNDLE = "/root/token", "/root/bundle"
+
+
+def controller_serves_as_its_own_user(machine: Machine) -> str:
+    """Install, found and start a controller and its broker; its home is closed to others."""
+    machine.run("adduser", "--quiet", "--disabled-password", "--gecos", "", CLERK)
+    pages.run(machine, "wherry-controller_*.deb", NAMES, folder=PLACE)
+    if machine.show(CONTROLLER, "ActiveState") != "inactive":
+        raise Wrong("a controller that was never founded does not stay inactive")
+    said = pages.run(machine, "wherry init", NAMES, folder=PLACE)
+    machine.place(TOKEN).write_text(said.splitlines()[1].strip() + "\n")
+    machine.place(BUNDLE).write_text(_add_version(machine).digest)
+    pages.run(machine, "systemctl enable --now", NAMES, folder=PLACE)
+    health = _health(machine)
+    mode = machine.run("stat", "--format=%A %U", FOLDER)
+    nosy = machine.tried("runuser", "-u", CLERK, "--", "ls", FOLDER)
+    if mode != f"drwx------ {USER}" or "Permission denied" not in nosy.stderr:
+        raise Wrong(f"{FOLDER} is {mode}, and another user sees {nosy.stdout or nosy.stderr}")
+    strangers = machine.run("find", FOLDER, "!", "-user", USER)
+    if strangers:
+        raise Wrong(f"not the service's own: {strangers.splitlines()[0]}")
+    return f"the controller serves ({health}); its home is {mode}"
+
+
+def broker_sees_its_own_folder_alone(machine: Machine) -> str:
+    """Look with the broker's eyes: of the controller's folder there is `broker`, and no key."""
+    broker = machine.show(BROKER, "MainPID")
+    there = machine.run("nsenter", "--target", broker, "--mount", "ls", "--almost-all", FOLDER)
+    if there.split() != ["broker"]:
+        raise Wrong(f"the broker sees {', '.join(there.split())} of {FOLDER}")
+    around = f"/proc/{machine.show(CONTROLLER, 'MainPID')}/root{FOLDER}/wherry.toml"
+    user = (
+        "setpriv",
+        f"--reuid={USER}",
+        f"--regid={USER}",
+        "--clear-groups",
+        "--bounding-set=-all",
+    )
+    entering = ("nsenter", "--target", broker, "--mount", "--user", "--preserve-credentials")
+    said = machine.tried(*user, *entering, "cat", around)
+    if not said.returncode:
+        raise Wrong("the broker reads the controller's files through its process")
+    return f"of {FOLDER} the broker sees the folder broker alone"
+
+
+def agent_enrols_by_one_line(machine: Machine) -> str:
+    """Install and enrol as root by the page's one line; the service's user then serves."""
+    token = machine.place(TOKEN).read_text()
+    said = pages.run(machine, "wherry login", NAMES, folder=PLACE, text=token)
+    given = said.rpartition("--token ")[2].split()[0]
+    pages.run(machine, "wherry-agent enrol", NAMES, folder=PLACE, text=f"{given}\n")
+    strangers = machine.run("find", HOME, "!", "-user", AGENT)
+    if strangers:
+        raise Wrong(f"after enrolment not the service's own: {strangers.splitlines()[0]}")
+    owner = machine.run("stat", "--format=%U", f"/proc/{main_process(machine)}")
+    return f"root enrolled in one line of {pages.PAGE.name}; the agent runs as {owner}"
 
 
 def controller_and_agent_show_certificates(machine: Machine) -> str:
-    """Found, enrol and roll out, each part in its own unit."""
-    token = _found(machine)
-    bundle = _add_version(machine)
-    _start_controller(machine)
-    _enrol(machine, token)
-    _roll_out(machine, token)
-    _has_served(machine, bundle)
-    _showed_certificates(machine)
-    _is_cut_off_once_revoked(machine, token)
-    return f"by TLS and certificates {bundle.digest[:12]} was rolled out, the device then revoked"
+    """Roll out what the controller has; a member of the group asks for it."""
+    digest = machine.place(BUNDLE).read_text()[:12]
+    _roll_out(machine)
+    until(
+        lambda: digest in machine.run("systemctl", "status", "--no-pager", SERVICE),
+        "the agent does not say that it serves the version",
+    )
+    for name in (NAME, DEVICE, f"CN={DEVICE}"):
+        if f"u'{name}'" not in _log_of_broker(machine):
+            raise Wrong(f"the broker never knew {name} by its certificate")
+    machine.place(f"{PLACE}/rows.json").write_text(json.dumps({"image": IMAGE.tolist()}))
+    said = pages.run(machine, "usermod", NAMES, folder=PLACE)
+    return f"by TLS and certificates {digest} was rolled out; a member asked: {said[:40]}…"
 
 
-def _found(machine: Machine) -> str:
-    """Found the controller and its broker; return the operator's token."""
-    said = machine.run("wherry", "init", FOLDER, "--broker", BROKER_URL).splitlines()
-    settings = machine.place(f"{FOLDER}/wherry.toml")
-    settings.write_text(settings.read_text() + SETTINGS)
-    options = ("--host", "localhost", "--listen", "127.0.0.1", "--user", USER)
-    machine.run("wherry", "broker", "config", "mosquitto", FOLDER, *options)
-    return said[1].strip()
+def page_upgrades(machine: Machine) -> str:
+    """Upgrade by the page's commands."""
+    pages.run(machine, "./wherry-agent_*.deb\n", NAMES, folder=NEXT_PLACE)
+    pages.run(machine, "journalctl", NAMES, folder=PLACE)
+    return f"upgraded as the page says: {status_of(machine, AGENT)}"
+
+
+def device_is_cut_off_once_revoked(machine: Machine) -> str:
+    """Let the confined controller have the broker read whom it no longer knows."""
+    machine.run("wherry", "device", "revoke", DEVICE)
+    until(
+        lambda: "certificate verify failed" in _log_of_broker(machine),
+        "the broker still lets in a device whose certificate was revoked",
+    )
+    return "a device that was revoked is let in no more"
+
+
+def page_removes_all(machine: Machine) -> str:
+    """Purge by the page's commands: nothing of ours stays."""
+    pages.run(machine, "purge -y '^wherry-agent'", NAMES, folder=PLACE)
+    pages.run(machine, "purge -y wherry-controller", NAMES, folder=PLACE)
+    return nothing_is_left(machine)
 
 
 def _add_version(machine: Machine) -> Bundle:
     """Give the controller a version, as a build leaves it."""
     folder = machine.root / FOLDER.lstrip("/")
     nobody = Mosquitto(machine.root / "tmp")
-    return add_version(Site(folder, nobody, Controller(folder, BROKER_URL)), "v1", shift=1.0)
-
-
-def _start_controller(machine: Machine) -> None:
+    bundle = add_version(Site(folder, nobody, Controller(folder, BROKER_URL)), "v1", shift=1.0)
     machine.run("chown", "--recursive", f"{USER}:{USER}", FOLDER)
-    machine.run("systemctl", "enable", "--now", f"{FOLDER}/broker/{BROKER}")
-    machine.run("systemctl", "start", CONTROLLER)
+    return bundle
 
 
-def _enrol(machine: Machine, token: str) -> None:
-    """Enrol the machine as a device, as root; then its service runs."""
-    machine.run("systemctl", "stop", SERVICE, SOCKET_UNIT)
-    machine.run("mv", HOME, f"{HOME}.before")
-    given = _wherry(machine, token, "token", "create", DEVICE, "--profile", "test", "--json")
-    options = ("--controller", DOOR, "--token", "-", "--socket", SOCKET, "--window-s", "1")
-    machine.run("wherry-agent", "enrol", *options, text=json.loads(given)["token"] + "\n")
-    machine.run("systemctl", "start", SOCKET_UNIT, SERVICE)
-    strangers = machine.run("find", HOME, "!", "-user", "wherry-agent")
-    if strangers:
-        raise Wrong(f"after the start not the service's own: {strangers.splitlines()[0]}")
+def _health(machine: Machine) -> str:
+    """Ask the controller, in the machine's own network, until it says how it is."""
+    asking = f"import urllib.request as u; print(u.urlopen('{API}/health').read().decode())"
+    until(
+        lambda: not machine.tried("python3", "-c", asking).returncode,
+        "the controller does not answer",
+    )
+    health = json.loads(machine.run("python3", "-c", asking))
+    return ", ".join(f"{name} {value}" for name, value in health.items())[:80]
 
 
-def _roll_out(machine: Machine, token: str) -> None:
+def _roll_out(machine: Machine) -> None:
     machine.place("/tmp/gate.toml").write_text(GATE)
-    _wherry(machine, token, "group", "set", "all", DEVICE)
+    machine.run("wherry", "group", "set", "all", DEVICE)
     options = ("--stage", "all", "--gate", "/tmp/gate.toml", "--probation-s", "0.5", "--start")
-    _wherry(machine, token, "rollout", "create", "r1", "tiny:v1", *options)
-    _wherry(machine, token, "rollout", "watch", "r1")
+    machine.run("wherry", "rollout", "create", "r1", "tiny:v1", *options)
+    machine.run("wherry", "rollout", "watch", "r1")
 
 
-def _has_served(machine: Machine, bundle: Bundle) -> None:
-    until(
-        lambda: bundle.digest[:12] in machine.run("systemctl", "status", "--no-pager", SERVICE),
-        "the agent does not say that it serves the version",
-    )
-
-
-def _showed_certificates(machine: Machine) -> None:
-    """Find in the broker's log whom it knew by their certificates."""
-    said = machine.run("journalctl", "--boot", "--unit", BROKER, "--output=cat")
-    for name in (NAME, DEVICE, f"CN={DEVICE}"):
-        if f"u'{name}'" not in said:
-            raise Wrong(f"the broker never knew {name} by its certificate")
-
-
-def _is_cut_off_once_revoked(machine: Machine, token: str) -> None:
-    """Let the confined controller have the broker read whom it no longer knows."""
-    _wherry(machine, token, "device", "revoke", DEVICE)
-    options = ("--boot", "--unit", BROKER, "--output=cat", "--grep=certificate verify failed")
-    until(
-        lambda: bool(machine.tried("journalctl", *options).stdout),
-        "the broker still lets in a device whose certificate was revoked",
-    )
-
-
-def _wherry(machine: Machine, token: str, *words: str) -> str:
-    login = (f"WHERRY_URL={API}", f"WHERRY_TOKEN={token}")
-    return machine.run("env", *login, "wherry", *words)
+def _log_of_broker(machine: Machine) -> str:
+    return machine.run("journalctl", "--boot", "--unit", BROKER, "--output=cat")

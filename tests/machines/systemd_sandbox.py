@@ -103,7 +103,7 @@ def builds_are_confined(machine: Machine) -> str:
     """Let the controller confine what builds a version's code, which no filter may keep it from."""
     program = machine.place(CONFINING)
     program.write_text(_CONFINING)
-    more = f"Environment=PYTHONPATH={CONTROLLER_LIB}/app"
+    more = f"Environment=PYTHONPATH={CONTROLLER_LIB}/app:{CONTROLLER_LIB}/cp311"
     said = run_in_place_of(machine, CONTROLLER, f"/usr/bin/python3 {CONFINING}", more)
     if said != "confined":
         raise Wrong(f"a build confines itself and then {said}")

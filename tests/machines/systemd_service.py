@@ -27,8 +27,7 @@ REQUEST = json_request(rows_of(NET))
 
 def starts_and_answers(machine: Machine) -> str:
     """Be active only when the API answers, and that soon."""
-    machine.run("systemctl", "enable", SERVICE)
-    machine.run("systemctl", "start", SOCKET_UNIT)
+    machine.run("systemctl", "stop", SERVICE)
     began_s = time.monotonic()
     machine.run("systemctl", "start", SERVICE)
     active_s = time.monotonic() - began_s
@@ -62,7 +61,7 @@ def restart_refuses_nobody(machine: Machine) -> str:
         for _ in range(RESTARTS):
             answers = seen.answers
             machine.run("systemctl", "restart", SERVICE)
-            _wait_for_answers(seen, answers + 2)
+            wait_for_answers(seen, answers + 2)
     if seen.errors:
         raise Wrong(f"{len(seen.errors)} of {seen.answers + len(seen.errors)}: {seen.errors[0]}")
     if machine.place(SOCKET).stat().st_ino != before:
@@ -187,6 +186,11 @@ def asking(machine: Machine) -> Iterator[Seen]:
         asker.join()
 
 
+def wait_for_answers(seen: Seen, count: int) -> None:
+    """Wait until a client was answered so often, or failed."""
+    until(lambda: seen.answers >= count or bool(seen.errors), "no answer after a restart")
+
+
 def _ask_until(over: threading.Event, seen: Seen, machine: Machine) -> None:
     while not over.wait(0.005):
         began_s = time.monotonic()
@@ -206,11 +210,6 @@ def _entries(machine: Machine, match: str) -> list[dict[str, str]]:
     options = ("--boot", f"--unit={SERVICE}", "--identifier=wherry-agent", "--output=json")
     said = machine.run("journalctl", *options, match)
     return [json.loads(line) for line in said.splitlines()]
-
-
-def _wait_for_answers(seen: Seen, count: int) -> None:
-    """Wait until a client was answered so often, or failed."""
-    until(lambda: seen.answers >= count or bool(seen.errors), "no answer after a restart")
 
 
 def _wait_for_another(machine: Machine, pid: int, problem: str) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from tests.machines.nspawn import Machine, Wrong
 
-UNITS = ("wherry-agent.service", "wherry-agent.socket", "wherry-controller.service")
+UNITS = (
+    *("wherry-agent.service", "wherry-agent.socket", "wherry-agent-repair.service"),
+    "wherry-controller.service",
+)
 SERVICES = ("wherry-agent.service", "wherry-controller.service")
 FOLDER = "/lib/systemd/system"
 THRESHOLD = 20  # Tenths: an exposure of 2.0.

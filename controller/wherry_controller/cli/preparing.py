@@ -65,6 +65,7 @@ def _layout(settings: Settings, wish: Wish) -> Layout:
     control_port = wish.control_port or _control_port(settings)
     return Layout(
         folder=str((wish.folder or settings.broker_folder).resolve()),
+        home=settings.folder,
         user=wish.user or _user(),
         plugin=str(wish.plugin or mosquitto.find_plugin()),
         address=wish.listen,

@@ -107,7 +107,13 @@ NoNewPrivileges=yes
 PrivateTmp=yes
 PrivateDevices=yes
 ProtectSystem=strict
-ReadWritePaths={folder}/{state}
+# It runs as the controller's own user, who tells it to read its files again, and sees no more of
+# the controller's folder than its own part; in a space of users of its own it looks into none of
+# that user's other processes.
+TemporaryFileSystem={home}:ro
+BindReadOnlyPaths={folder}
+BindPaths={folder}/{state}
+PrivateUsers=yes
 
 [Install]
 WantedBy=multi-user.target
@@ -117,12 +123,13 @@ QUEUED_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where the broker finds its files and listens.
+    """Where the broker finds its files and listens; `home` is the controller's folder.
 
     It has room for `devices`, and for `budget_bytes` of chunks that are retained.
     """
 
     folder: str
+    home: str
     user: str
     plugin: str
     program: str = "/usr/sbin/mosquitto"
@@ -157,6 +164,7 @@ def unit(layout: Layout) -> str:
         program=layout.program,
         user=layout.user,
         folder=layout.folder,
+        home=layout.home,
         configuration=CONFIGURATION,
         state=STATE,
         devices=layout.devices,

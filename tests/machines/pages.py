@@ -1,0 +1,38 @@
+"""The commands of `docs/install.md`, run on a machine as they stand there.
+
+Words in capitals are names that a reader puts in, and so does `run`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from tests.machines.deb_builds import ROOT
+from tests.machines.nspawn import Machine, Wrong
+
+PAGE = ROOT / "docs/install.md"
+_BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def run(
+    machine: Machine, part: str, names: Mapping[str, str], *, folder: str, text: str = ""
+) -> str:
+    """Return what the one block of the page says in which `part` stands; `text` is its input."""
+    found = [block for block in blocks() if part in block]
+    if len(found) != 1:
+        raise Wrong(f"{len(found)} blocks of {PAGE.name} have `{part}`, not one")
+    commands = _put_in(found[0], names)
+    if left := re.findall(r"\b[A-Z]{4,}\b", commands):
+        raise Wrong(f"{PAGE.name} has names that nobody puts in: {', '.join(left)}")
+    return machine.run("sh", "-ec", f"cd {folder}\n{commands}", text=text)
+
+
+def blocks() -> list[str]:
+    return _BLOCK.findall(PAGE.read_text())
+
+
+def _put_in(block: str, names: Mapping[str, str]) -> str:
+    for name, value in names.items():
+        block = re.sub(rf"\b{name}\b", value, block)
+    return block
