@@ -173,7 +173,7 @@ badnet-packages:
 
 # nfpm packs; what debuggers read is taken out of compiled modules, also of other processors.
 PACKAGING := build/packaging
-DEB_ARCHES ?= amd64 arm64
+DEB_ARCHES ?= amd64 arm64 armhf
 deb: deb-packages ## fill dist/ with Debian packages of the agent and its runtimes, for DEB_ARCHES
 	@$(MAKE) --no-print-directory venv $(PACKAGING)/.installed
 	@export PATH=$$PWD/$(PACKAGING)/bin:$$PATH; \
@@ -183,8 +183,11 @@ $(PACKAGING)/.installed: pyproject.toml constraints.txt
 	@$(PIP_INSTALL) -c constraints.txt --upgrade --target $(PACKAGING) --group packaging
 	@touch $@
 
+# For 32-bit ARM some wheels are built first, once, in an emulated root.
 deb-packages:
-	@$(call debian,x86_64-linux-gnu-strip=binutils aarch64-linux-gnu-strip=binutils-aarch64-linux-gnu)
+	@$(call debian,x86_64-linux-gnu-strip=binutils aarch64-linux-gnu-strip=binutils-aarch64-linux-gnu \
+	  $(if $(filter armhf,$(DEB_ARCHES)),arm-linux-gnueabihf-strip=binutils-arm-linux-gnueabihf \
+	    qemu-arm-static=qemu-user-static mmdebstrap=mmdebstrap))
 
 # Roots of Debian 12 and 13 are made and deleted again; no program in them has a network.
 test-deb: deb test-deb-packages ## install, serve, upgrade, cut off CUTS times and purge our packages in Debian 12 and 13

@@ -18,10 +18,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import armhf
 from packing import repack
 from staging import (
     ROOT,
@@ -41,7 +42,7 @@ MAINTAINER = "The Wherry developers <wherry-project@users.noreply.github.com>"
 LIBC = "libc6 (>= 2.28)"
 CPP = ("libgcc-s1", "libstdc++6 (>= 8)")
 PYTHON3 = ("python3 (>= 3.10~)", "python3 (<< 3.14~)")
-ARCHES = ("amd64", "arm64")
+ARCHES = ("amd64", "arm64", armhf.ARCH)
 # One wheel of each serves every Python: it is pure, or keeps to the stable ABI.
 COMMON = (
     "cryptography",
@@ -57,6 +58,7 @@ COMPILED = ("cffi", "httptools", "msgspec", "zstandard")
 RUNTIMES = {
     "wherry-agent-onnx": ("numpy", "onnxruntime"),
     "wherry-agent-litert": ("ai-edge-litert", "numpy"),
+    "wherry-agent-tflite": ("tflite-runtime",),
 }
 USER = "wherry-agent"
 
@@ -88,10 +90,25 @@ def main() -> int:
     parser.add_argument("packages", nargs="*", help="all, where none is named")
     asked = parser.parse_args()
     OUTPUT.mkdir(exist_ok=True)
-    for package in (agent(), *map(runtime, RUNTIMES)):
+    for package in packages_for(asked.arch):
         if not asked.packages or package.name in asked.packages:
             sys.stdout.write(f"{build(package, asked.arch)}\n")
     return 0
+
+
+def packages_for(arch: str) -> tuple[Package, ...]:
+    if arch == armhf.ARCH:
+        return tuple(map(_for_armhf, (agent(), runtime("wherry-agent-tflite"))))
+    return (agent(), runtime("wherry-agent-onnx"), runtime("wherry-agent-litert"))
+
+
+def _for_armhf(package: Package) -> Package:
+    return replace(
+        package,
+        depends=armhf.depends_of(package.name, package.depends),
+        recommends=armhf.RECOMMENDS if package.recommends else (),
+        words={**package.words, "PYTHONS": armhf.PYTHON},
+    )
 
 
 def agent() -> Package:
@@ -121,7 +138,11 @@ def agent() -> Package:
 
 
 def runtime(name: str) -> Package:
-    what = {"wherry-agent-onnx": "ONNX", "wherry-agent-litert": "LiteRT (TensorFlow Lite)"}[name]
+    what = {
+        "wherry-agent-onnx": "ONNX",
+        "wherry-agent-litert": "LiteRT (TensorFlow Lite)",
+        "wherry-agent-tflite": "TensorFlow Lite",
+    }[name]
     return Package(
         name=name,
         summary=f"runs {what} models for wherry-agent",
@@ -161,8 +182,11 @@ def build(package: Package, arch: str) -> Path:
 
 def fill(package: Package, lib: Path, arch: str) -> None:
     """Fill the folder of the version with libraries and ours."""
-    install_common(package.common, lib / "app", arch)
-    install_compiled(package.compiled, lib, arch)
+    if arch == armhf.ARCH:
+        armhf.install_for_armhf(package.common, package.compiled, lib)
+    else:
+        install_common(package.common, lib / "app", arch)
+        install_compiled(package.compiled, lib, arch)
     for folder in lib.iterdir():
         prune(folder)
     strip(lib, arch)
@@ -238,6 +262,7 @@ def _filled(text: str, package: Package, version: str) -> str:
         "VERSION": version,
         "PACKAGES": " ".join(("wherry-agent", *RUNTIMES)),
         "MODULE": "wherry_agent",
+        "PYTHONS": "3.10 to 3.13",
         **dict.fromkeys(("ACCOUNTS", "START", "STOP", "PURGE"), ":"),
         **package.words,
     }

@@ -28,12 +28,12 @@ def built_again(scratch: Path, package: str) -> Path:
     return _built(_copied(scratch / "again"), package, version_of_this())
 
 
-def built_next(scratch: Path, package: str) -> Path:
+def built_next(scratch: Path, package: str, arch: str = "amd64") -> Path:
     """Return a package of the same sources under the next version."""
     checkout = _copied(scratch / "next")
     place = checkout / VERSIONED
     place.write_text(place.read_text().replace(version_of_this(), next_version()))
-    return _built(checkout, package, next_version())
+    return _built(checkout, package, next_version(), arch)
 
 
 def _copied(target: Path) -> Path:
@@ -49,16 +49,16 @@ def _copied(target: Path) -> Path:
     return target
 
 
-def _built(checkout: Path, package: str, version: str) -> Path:
+def _built(checkout: Path, package: str, version: str, arch: str = "amd64") -> Path:
     subprocess.run(
-        [sys.executable, "packaging/debs.py", "amd64", package],
+        [sys.executable, "packaging/debs.py", arch, package],
         cwd=checkout,
         env={**os.environ, "SOURCE_DATE_EPOCH": _epoch()},
         check=True,
         stdout=subprocess.DEVNULL,
         timeout=LONGEST_S,
     )
-    return checkout / "dist" / f"{package}_{version}_amd64.deb"
+    return checkout / "dist" / f"{package}_{version}_{arch}.deb"
 
 
 def _epoch() -> str:
