@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import armhf
+from built import is_built, mark_built
 from packing import repack
 from staging import (
     ROOT,
@@ -88,10 +89,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="packaging/debs.py")
     parser.add_argument("arch", choices=ARCHES)
     parser.add_argument("packages", nargs="*", help="all, where none is named")
+    parser.add_argument("--missing", action="store_true", help="but those of this commit")
     asked = parser.parse_args()
     OUTPUT.mkdir(exist_ok=True)
     for package in packages_for(asked.arch):
-        if not asked.packages or package.name in asked.packages:
+        if asked.packages and package.name not in asked.packages:
+            continue
+        if not (asked.missing and is_built(*_places(package, asked.arch))):
             sys.stdout.write(f"{build(package, asked.arch)}\n")
     return 0
 
@@ -177,7 +181,15 @@ def build(package: Package, arch: str) -> Path:
         stdout=subprocess.DEVNULL,
     )
     repack(target, folder / "packed", int(epoch()))
-    return target.replace(OUTPUT / target.name)
+    built = target.replace(OUTPUT / target.name)
+    mark_built(built, folder)
+    return built
+
+
+def _places(package: Package, arch: str) -> tuple[Path, Path]:
+    """Return where a package goes, and the folder of what it is made from."""
+    deb = OUTPUT / f"{package.name}_{version_of_this()}_{arch}.deb"
+    return deb, SCRATCH / arch / package.name
 
 
 def fill(package: Package, lib: Path, arch: str) -> None:

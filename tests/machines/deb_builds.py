@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("shared", "agent", "packaging", "systemd", "constraints.txt", "constraints-py310.txt")
+# Made once, in minutes of emulation.
+ARMHF_WHEELS = "build/armhf/wheels"
 VERSIONED = "shared/wherry/__init__.py"
 LONGEST_S = 590
 
@@ -46,6 +48,8 @@ def _copied(target: Path) -> Path:
             shutil.copytree(source, target / name, ignore=ignored)
         else:
             shutil.copy(source, target / name)
+    if (ROOT / ARMHF_WHEELS).is_dir():
+        shutil.copytree(ROOT / ARMHF_WHEELS, target / ARMHF_WHEELS)
     return target
 
 
