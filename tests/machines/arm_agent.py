@@ -14,10 +14,12 @@ from pathlib import Path
 
 from tests.machines.deb_roots import Root
 from tests.machines.nspawn import Wrong, until
+from wherry.names import Digest
+from wherry_agent.client import Client, NotReachable, NotServing, RequestRefused
 
 UNIT = "usr/lib/systemd/system/wherry-agent.service"
 LOG = "tmp/agent.log"
-NOTIFY = "run/notify"
+NOTIFY, SOCKET = "run/notify", "run/wherry-agent/api.sock"
 PATIENCE_S = 240.0
 KIB = 1 << 10
 # Each line as systemd does it for the unit's words of the same meaning.
@@ -34,10 +36,11 @@ exec setpriv --reuid "$user" --regid "$group" --clear-groups --no-new-privs -- "
 
 @dataclass(slots=True)
 class EmulatedAgent:
-    """A running agent, and how long it took until it said that it was ready."""
+    """A running agent, when it was started, and how long it took until it said READY=1."""
 
     root: Root
     process: subprocess.Popen[bytes]
+    begun_s: float
     ready_s: float = 0.0
 
     @property
@@ -46,6 +49,18 @@ class EmulatedAgent:
         (shell,) = _children_of(self.process.pid)
         (agent,) = _children_of(shell)
         return agent
+
+    def wait_for_answer(self, bundle: Digest) -> float:
+        """Wait until it serves a bundle; return how many seconds after its start."""
+        until(lambda: self._serves(bundle), f"it does not serve {bundle[:12]}", PATIENCE_S)
+        return time.monotonic() - self.begun_s
+
+    def _serves(self, bundle: Digest) -> bool:
+        with _opened(self.root.folder / SOCKET) as place, Client(place) as client:
+            try:
+                return client.metadata("default").get("versions") == [bundle]
+            except (NotReachable, NotServing, RequestRefused):
+                return False
 
     def memory_mib(self) -> list[float]:
         """Return what each process has in memory, QEMU and its translations included."""
@@ -60,7 +75,8 @@ def a_running_agent(root: Root) -> Iterator[EmulatedAgent]:
     """Run the agent until the end of the block; raise `Wrong` where it does not get ready."""
     with _a_notify_socket(root) as told:
         begun_s = time.monotonic()
-        agent = EmulatedAgent(root, subprocess.Popen(_command(root), env=root.environment))
+        process = subprocess.Popen(_command(root), env=root.environment)
+        agent = EmulatedAgent(root, process, begun_s)
         try:
             until(lambda: _is_ready(agent, told), "the agent does not say READY=1", PATIENCE_S)
             agent.ready_s = time.monotonic() - begun_s
@@ -83,19 +99,27 @@ def read_unit(root: Root) -> dict[str, str]:
 
 @contextmanager
 def _a_notify_socket(root: Root) -> Iterator[socket.socket]:
-    """Bind what NOTIFY_SOCKET names; by the folder's number, for a path may be too long."""
+    """Bind what NOTIFY_SOCKET names."""
     place = root.folder / NOTIFY
     place.unlink(missing_ok=True)
-    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+    with _opened(place) as short, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(short))
+        place.chmod(0o777)
+        told.setblocking(False)
         try:
-            told.bind(f"/proc/self/fd/{folder}/{place.name}")
-            place.chmod(0o777)
-            told.setblocking(False)
             yield told
         finally:
-            os.close(folder)
             place.unlink(missing_ok=True)
+
+
+@contextmanager
+def _opened(place: Path) -> Iterator[Path]:
+    """Return a short name of a socket by its folder's number: unix(7) allows 107 bytes."""
+    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield Path(f"/proc/self/fd/{folder}/{place.name}")
+    finally:
+        os.close(folder)
 
 
 def _is_ready(agent: EmulatedAgent, told: socket.socket) -> bool:

@@ -71,7 +71,6 @@ class Attested:
     outputs: str
     runtime: str
     runtime_version: str
-    p50_ms: float | None
 
 
 class _Device(msgspec.Struct):
@@ -185,16 +184,17 @@ def question_of(bundle: Bundle) -> str:
     return json.dumps({tensor.name: rows.tolist()})
 
 
-def check_answer(bundle: Bundle, said: str) -> float:
-    """Return how far an answer is from this machine's; raise `Wrong` where it is too far."""
+def check_answer(bundle: Bundle, said: str) -> str:
+    """Say how far an answer is from this machine's; raise `Wrong` where it is too far."""
     (tensor,) = bundle.manifest.golden.outputs
     wanted = _values(bundle, tensor.blob.digest)
     (line,) = [line for line in said.splitlines() if line.startswith("{")][-1:]
     given = np.asarray(json.loads(line)["outputs"][0]["data"], np.float32).ravel()
     off = float(np.abs(given - wanted).max())
-    if off > tolerance_of(bundle.manifest.golden, tensor.name):
-        raise Wrong(f"the answers stray by {off:.3g} from those of the machine that built it")
-    return off
+    allowed = tolerance_of(bundle.manifest.golden, tensor.name)
+    if off > allowed:
+        raise Wrong(f"the answers stray by {off:.3g} from the builder's, {allowed:.3g} is allowed")
+    return f"{off:.2g} off at most, {allowed:.2g} is allowed"
 
 
 def outputs_digest(manifest: Manifest) -> Digest:
