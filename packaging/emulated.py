@@ -8,6 +8,7 @@ in the command's environment names the processor; QEMU's default is much slower.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,11 @@ def main() -> int:
     if os.geteuid() != 0:
         sys.exit("Only root tells the kernel how to start programs of ARM: sudo make …")
     with arm_programs():
-        return subprocess.run(sys.argv[1:], check=False).returncode
+        process = subprocess.Popen(sys.argv[1:])
+        # The command is told to end, and has the time to clean up.
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        signal.signal(signal.SIGINT, lambda *_: None)
+        return process.wait()
 
 
 @contextmanager

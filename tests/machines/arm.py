@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.machines import deb_builds
+from tests.machines.arm_agent import children_of
 from tests.machines.arm_roots import ARM64, ARMHF, Board
 from tests.machines.arm_site import (
     LITERT,
@@ -47,6 +49,8 @@ LONGEST_S = {ARM64.arch: 15 * 60.0, ARMHF.arch: 15 * 60.0}
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, _end)
     shutil.rmtree(SCRATCH, ignore_errors=True)
     SCRATCH.mkdir(parents=True)
     try:
@@ -59,6 +63,15 @@ def main() -> int:
     finally:
         shutil.rmtree(SCRATCH, ignore_errors=True)
     return 0
+
+
+def _end(*_: object) -> None:
+    """End what runs in the roots, so that the stories end by themselves and delete them."""
+    for pid in children_of(os.getpid()):
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+        # It waits for its child, whatever it is told; the child dies with it.
+        os.kill(pid, signal.SIGKILL if name == "unshare" else signal.SIGTERM)
+    sys.exit(1)
 
 
 def _check_arch(site: Site, board: Board) -> None:

@@ -46,8 +46,8 @@ class EmulatedAgent:
     @property
     def pid(self) -> int:
         """Return this host's number of the agent's own process: unshare's shell's child."""
-        (shell,) = _children_of(self.process.pid)
-        (agent,) = _children_of(shell)
+        (shell,) = children_of(self.process.pid)
+        (agent,) = children_of(shell)
         return agent
 
     def wait_for_answer(self, bundle: Digest) -> float:
@@ -145,10 +145,10 @@ def _end(agent: EmulatedAgent) -> None:
 
 
 def _family_of(pid: int) -> list[int]:
-    return [pid, *(each for child in _children_of(pid) for each in _family_of(child))]
+    return [pid, *(each for child in children_of(pid) for each in _family_of(child))]
 
 
-def _children_of(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
     threads = Path(f"/proc/{pid}/task").iterdir()
     return [int(each) for thread in threads for each in (thread / "children").read_text().split()]
 
