@@ -111,7 +111,7 @@ def _for_armhf(package: Package) -> Package:
         package,
         depends=armhf.depends_of(package.name, package.depends),
         recommends=armhf.RECOMMENDS if package.recommends else (),
-        words={**package.words, "PYTHONS": armhf.PYTHON},
+        words={**package.words, "OLDEST": armhf.PYTHON, "NEWEST": armhf.PYTHON},
     )
 
 
@@ -274,7 +274,6 @@ def _filled(text: str, package: Package, version: str) -> str:
         "VERSION": version,
         "PACKAGES": " ".join(("wherry-agent", *RUNTIMES)),
         "MODULE": "wherry_agent",
-        "PYTHONS": "3.10 to 3.13",
         **dict.fromkeys(("ACCOUNTS", "START", "STOP", "PURGE"), ":"),
         **package.words,
     }

@@ -40,6 +40,8 @@ from tests.system.sites import Site
 SCRATCH = FOLDER / "arm"
 DIST = deb_builds.ROOT / "dist"
 AGENT = "wherry-agent"
+MIB = 1 << 20
+LARGEST_MIB, LARGEST_RUNTIME_MIB = {AGENT: 6}, 30
 ARCHES = os.environ.get("ARCHES", "arm64 armhf").split()
 SUITES = {ARM64.arch: ("bookworm", "trixie"), ARMHF.arch: ("bookworm",)}
 KINDS = {ARM64.arch: (ONNX, LITERT), ARMHF.arch: (TFLITE,)}
@@ -112,6 +114,10 @@ def _deb(package: str, board: Board) -> Path:
     deb = DIST / f"{package}_{deb_builds.version_of_this()}_{board.arch}.deb"
     if not deb.exists():
         raise Wrong(f"{deb.name} is not in dist/: run make deb DEB_ARCHES={board.arch} first")
+    size_mib, largest_mib = deb.stat().st_size / MIB, LARGEST_MIB.get(package, LARGEST_RUNTIME_MIB)
+    say(f"{board.arch}: {deb.name}: {size_mib:.1f} MiB, at most {largest_mib}")
+    if size_mib > largest_mib:
+        raise Wrong(f"{deb.name} is too large: see packaging/staging.py for what is left out")
     return deb
 
 

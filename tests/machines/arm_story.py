@@ -65,7 +65,8 @@ def live_through(fleet: Fleet, supply: Supply) -> None:
         deb_checks.install(root, supply.packages)
         for name in names:
             deb_checks.check_installed(root, name, version_of_this())
-        fleet.tell(f"installed {', '.join(names)} without a network")
+            deb_checks.check_imports(root, name)
+        fleet.tell(f"installed {', '.join(names)} without a network; every library is found")
         for kind in supply.bundles:
             _serve(fleet, root, kind, supply)
         _upgrade(fleet, root, list(supply.bundles)[-1], supply)
