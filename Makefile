@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv tflite test-packages emulation-packages test test-arm arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages systemd machine-packages conformance conformance-packages fuzz wheels test-py310 powercut smalldevice powercut-packages badnet badnet-packages deb deb-packages test-deb test-deb-packages clean
+.PHONY: help venv tflite test-packages emulation-packages test test-arm arm arm-packages arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages systemd machine-packages conformance conformance-packages fuzz wheels test-py310 powercut smalldevice powercut-packages badnet badnet-packages deb deb-packages test-deb test-deb-packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -173,18 +173,21 @@ badnet-packages:
 
 # nfpm packs; what debuggers read is taken out of compiled modules, also of other processors.
 PACKAGING := build/packaging
-DEB_ARCHES ?= amd64 arm64
+DEB_ARCHES ?= amd64 arm64 armhf
 deb: deb-packages ## fill dist/ with Debian packages of the agent and its runtimes, for DEB_ARCHES
 	@$(MAKE) --no-print-directory venv $(PACKAGING)/.installed
 	@export PATH=$$PWD/$(PACKAGING)/bin:$$PATH; \
-	for arch in $(DEB_ARCHES); do $(BIN)/python packaging/debs.py $$arch || exit 1; done
+	for arch in $(DEB_ARCHES); do $(BIN)/python packaging/debs.py $$arch $(DEB_OPTIONS) || exit 1; done
 
 $(PACKAGING)/.installed: pyproject.toml constraints.txt
 	@$(PIP_INSTALL) -c constraints.txt --upgrade --target $(PACKAGING) --group packaging
 	@touch $@
 
+# For 32-bit ARM some wheels are built first, once, in an emulated root.
 deb-packages:
-	@$(call debian,x86_64-linux-gnu-strip=binutils aarch64-linux-gnu-strip=binutils-aarch64-linux-gnu)
+	@$(call debian,x86_64-linux-gnu-strip=binutils aarch64-linux-gnu-strip=binutils-aarch64-linux-gnu \
+	  $(if $(filter armhf,$(DEB_ARCHES)),arm-linux-gnueabihf-strip=binutils-arm-linux-gnueabihf \
+	    qemu-arm-static=qemu-user-static mmdebstrap=mmdebstrap))
 
 # Roots of Debian 12 and 13 are made and deleted again; no program in them has a network.
 test-deb: deb test-deb-packages ## install, serve, upgrade, cut off CUTS times and purge our packages in Debian 12 and 13
@@ -192,6 +195,17 @@ test-deb: deb test-deb-packages ## install, serve, upgrade, cut off CUTS times a
 
 test-deb-packages:
 	@$(call debian,mmdebstrap=mmdebstrap lintian=lintian mosquitto=mosquitto unshare=util-linux)
+
+# The kernel is told how to start programs of ARM, and roots are made and deleted again.
+ARCHES ?= arm64 armhf
+arm: arm-packages ## try our packages on emulated ARM (ARCHES), with bundles that are built here; needs root
+	@$(MAKE) --no-print-directory deb DEB_ARCHES="$(ARCHES)" DEB_OPTIONS=--missing
+	@export PATH=$$PWD/$(PACKAGING)/bin:$$PATH ARCHES="$(ARCHES)"; \
+	$(BIN)/python packaging/emulated.py $(BIN)/python -m tests.machines.arm
+
+arm-packages:
+	@$(call debian,qemu-aarch64-static=qemu-user-static arch-test=arch-test mmdebstrap=mmdebstrap \
+	  mosquitto=mosquitto unshare=util-linux)
 
 wheels: venv ## fill dist/ with the three wheels
 	@rm -f dist/*.whl

@@ -71,7 +71,6 @@ def controller() -> Package:
             "PROGRAM": "wherry",
             "MODULE": "wherry_controller",
             "PACKAGES": NAME,
-            "OLDEST": PYTHONS[0],
             **{
                 name.upper(): part(f"controller.{name}")
                 for name in ("accounts", "start", "stop", "purge")

@@ -18,14 +18,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import armhf
+from built import is_built, mark_built
 from controllers import controller
 from package import CPP, LIBC, SCRIPTS, Package, part
 from packing import repack
 from staging import (
-    PYTHONS,
     ROOT,
     install_common,
     install_compiled,
@@ -39,7 +41,7 @@ from staging import (
 OUTPUT, SCRATCH = ROOT / "dist", ROOT / "build" / "deb"
 MAINTAINER = "The Wherry developers <wherry-project@users.noreply.github.com>"
 PYTHON3 = ("python3 (>= 3.10~)", "python3 (<< 3.14~)")
-ARCHES = ("amd64", "arm64")
+ARCHES = ("amd64", "arm64", armhf.ARCH)
 # One wheel of each serves every Python: it is pure, or keeps to the stable ABI.
 COMMON = (
     "cryptography",
@@ -55,6 +57,7 @@ COMPILED = ("cffi", "httptools", "msgspec", "zstandard")
 RUNTIMES = {
     "wherry-agent-onnx": ("numpy", "onnxruntime"),
     "wherry-agent-litert": ("ai-edge-litert", "numpy"),
+    "wherry-agent-tflite": ("tflite-runtime",),
 }
 USER = "wherry-agent"
 
@@ -63,12 +66,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="packaging/debs.py")
     parser.add_argument("arch", choices=ARCHES)
     parser.add_argument("packages", nargs="*", help="all, where none is named")
+    parser.add_argument("--missing", action="store_true", help="but those of this commit")
     asked = parser.parse_args()
     OUTPUT.mkdir(exist_ok=True)
-    for package in (agent(), *map(runtime, RUNTIMES), controller()):
-        if not asked.packages or package.name in asked.packages:
+    for package in packages_for(asked.arch):
+        if asked.packages and package.name not in asked.packages:
+            continue
+        if not (asked.missing and is_built(*_places(package, asked.arch))):
             sys.stdout.write(f"{build(package, asked.arch)}\n")
     return 0
+
+
+def packages_for(arch: str) -> tuple[Package, ...]:
+    if arch == armhf.ARCH:
+        return tuple(map(_for_armhf, (agent(), runtime("wherry-agent-tflite"))))
+    names = ("wherry-agent-onnx", "wherry-agent-litert")
+    return (agent(), *map(runtime, names), controller())
+
+
+def _for_armhf(package: Package) -> Package:
+    return replace(
+        package,
+        depends=armhf.depends_of(package.name, package.depends),
+        recommends=armhf.RECOMMENDS if package.recommends else (),
+        pythons=(armhf.PYTHON,),
+    )
 
 
 def agent() -> Package:
@@ -98,7 +120,11 @@ def agent() -> Package:
 
 
 def runtime(name: str) -> Package:
-    what = {"wherry-agent-onnx": "ONNX", "wherry-agent-litert": "LiteRT (TensorFlow Lite)"}[name]
+    what = {
+        "wherry-agent-onnx": "ONNX",
+        "wherry-agent-litert": "LiteRT (TensorFlow Lite)",
+        "wherry-agent-tflite": "TensorFlow Lite",
+    }[name]
     return Package(
         name=name,
         summary=f"runs {what} models for wherry-agent",
@@ -133,13 +159,24 @@ def build(package: Package, arch: str) -> Path:
         stdout=subprocess.DEVNULL,
     )
     repack(target, folder / "packed", int(epoch()))
-    return target.replace(OUTPUT / target.name)
+    built = target.replace(OUTPUT / target.name)
+    mark_built(built, folder)
+    return built
+
+
+def _places(package: Package, arch: str) -> tuple[Path, Path]:
+    """Return where a package goes, and the folder of what it is made from."""
+    deb = OUTPUT / f"{package.name}_{version_of_this()}_{arch}.deb"
+    return deb, SCRATCH / arch / package.name
 
 
 def fill(package: Package, lib: Path, arch: str) -> None:
     """Fill the folder of the version with libraries and ours."""
-    install_common(package.common, lib / "app", arch, package.pythons)
-    install_compiled(package.compiled, lib, arch, package.pythons)
+    if arch == armhf.ARCH:
+        armhf.install_for_armhf(package.common, package.compiled, lib)
+    else:
+        install_common(package.common, lib / "app", arch, package.pythons)
+        install_compiled(package.compiled, lib, arch, package.pythons)
     for folder in lib.iterdir():
         prune(folder)
     strip(lib, arch)
@@ -218,8 +255,8 @@ def _filled(text: str, package: Package, version: str) -> str:
         "PACKAGES": " ".join(("wherry-agent", *RUNTIMES)),
         "PROGRAM": "wherry-agent",
         "MODULE": "wherry_agent",
-        "OLDEST": PYTHONS[0],
-        "NEWEST": PYTHONS[-1],
+        "OLDEST": package.pythons[0],
+        "NEWEST": package.pythons[-1],
         **dict.fromkeys(("ACCOUNTS", "START", "STOP", "PURGE"), ":"),
         **package.words,
         "RUNTIMES": " ".join(RUNTIMES),

@@ -92,7 +92,7 @@ def install_common(
 ) -> None:
     """Install distributions whose one wheel serves every Python: pure, or of the stable ABI."""
     versions = pinned(ROOT / "constraints.txt")
-    _install([f"{name}=={versions[name]}" for name in names], target, pythons[0], arch)
+    install([f"{name}=={versions[name]}" for name in names], target, pythons[0], arch)
 
 
 def install_compiled(
@@ -104,7 +104,20 @@ def install_compiled(
     for python in pythons:
         versions = oldest if python == OLD_PYTHON else newest
         wanted = [f"{name}=={versions[name]}" for name in names]
-        _install(wanted, lib / folder_of(python), python, arch)
+        install(wanted, lib / folder_of(python), python, arch)
+
+
+def install(
+    wanted: Sequence[str], target: Path, python: str, arch: str, options: Sequence[str] = ()
+) -> None:
+    """Install exact distributions from wheels for a Python on another machine, by pip's words."""
+    if not wanted:
+        return
+    platforms = [f"--platform={glibc}_{MACHINES[arch]}" for glibc in GLIBC]
+    command = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    what = ["--target", str(target), "--no-deps", "--only-binary=:all:", "--no-compile"]
+    which = ["--implementation", "cp", "--python-version", python, *platforms]
+    subprocess.run([*command, *what, *which, *options, *wanted], check=True)
 
 
 def install_ours(names: Sequence[str], target: Path) -> None:
@@ -167,13 +180,3 @@ def settle_modes(folder: Path) -> None:
 
 def digest_of(place: Path) -> str:
     return hashlib.sha256(place.read_bytes()).hexdigest()
-
-
-def _install(wanted: Sequence[str], target: Path, python: str, arch: str) -> None:
-    if not wanted:
-        return
-    platforms = [f"--platform={glibc}_{MACHINES[arch]}" for glibc in GLIBC]
-    command = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    what = ["--target", str(target), "--no-deps", "--only-binary=:all:", "--no-compile"]
-    which = ["--implementation", "cp", "--python-version", python, *platforms]
-    subprocess.run([*command, *what, *which, *wanted], check=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("shared", "agent", "packaging", "systemd", "constraints.txt", "constraints-py310.txt")
+# Made once, in minutes of emulation.
+ARMHF_WHEELS = "build/armhf/wheels"
 VERSIONED = "shared/wherry/__init__.py"
 LONGEST_S = 590
 
@@ -28,12 +30,12 @@ def built_again(scratch: Path, package: str) -> Path:
     return _built(_copied(scratch / "again"), package, version_of_this())
 
 
-def built_next(scratch: Path, package: str) -> Path:
+def built_next(scratch: Path, package: str, arch: str = "amd64") -> Path:
     """Return a package of the same sources under the next version."""
     checkout = _copied(scratch / "next")
     place = checkout / VERSIONED
     place.write_text(place.read_text().replace(version_of_this(), next_version()))
-    return _built(checkout, package, next_version())
+    return _built(checkout, package, next_version(), arch)
 
 
 def _copied(target: Path) -> Path:
@@ -46,19 +48,21 @@ def _copied(target: Path) -> Path:
             shutil.copytree(source, target / name, ignore=ignored)
         else:
             shutil.copy(source, target / name)
+    if (ROOT / ARMHF_WHEELS).is_dir():
+        shutil.copytree(ROOT / ARMHF_WHEELS, target / ARMHF_WHEELS)
     return target
 
 
-def _built(checkout: Path, package: str, version: str) -> Path:
+def _built(checkout: Path, package: str, version: str, arch: str = "amd64") -> Path:
     subprocess.run(
-        [sys.executable, "packaging/debs.py", "amd64", package],
+        [sys.executable, "packaging/debs.py", arch, package],
         cwd=checkout,
         env={**os.environ, "SOURCE_DATE_EPOCH": _epoch()},
         check=True,
         stdout=subprocess.DEVNULL,
         timeout=LONGEST_S,
     )
-    return checkout / "dist" / f"{package}_{version}_amd64.deb"
+    return checkout / "dist" / f"{package}_{version}_{arch}.deb"
 
 
 def _epoch() -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SUITES = {"bookworm": "Debian 12", "trixie": "Debian 13"}
@@ -23,6 +23,7 @@ OWN = (
     *("var/lib/dpkg/", "var/log/", "var/cache/", "tmp/", "run/", "dev/", "proc/"),
     "var/lib/systemd/deb-systemd-helper-enabled/.state",
 )
+ALONE = ("--mount", "--pid", "--net")
 _ENTER = (
     "mount -t tmpfs tmpfs $0/dev/shm && mount -t tmpfs tmpfs $0/run && ip link set lo up && "
     'exec chroot "$@"'
@@ -31,16 +32,34 @@ _ENTER = (
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A Debian that nothing has booted."""
+    """A Debian that nothing has booted.
+
+    A program in it has `namespaces` of its own and is entered by a line of shell, with `variables`
+    beside the usual ones.
+    """
 
     folder: Path
+    namespaces: tuple[str, ...] = ALONE
+    entering: str = _ENTER
+    variables: Mapping[str, str] = field(default_factory=dict)
+    longest_s: float = LONGEST_S
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "DEBIAN_FRONTEND": "noninteractive",
+            "LC_ALL": "C.UTF-8",
+            "HOME": "/root",
+            **self.variables,
+        }
 
     def command(self, *words: str) -> list[str]:
         """Return how words are run in it, apart from everything else on this machine."""
-        apart = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child"]
+        apart = ["unshare", *self.namespaces, "--fork", "--kill-child"]
         proc = f"--mount-proc={self.folder}/proc"
         where = str(self.folder)
-        return [*apart, proc, "sh", "-c", _ENTER, where, where, *words]
+        return [*apart, proc, "sh", "-c", self.entering, where, where, *words]
 
     def said(self, *words: str) -> str:
         """Return what a program printed; raise `Failed` where it did."""
@@ -55,14 +74,9 @@ class Root:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=LONGEST_S,
+            timeout=self.longest_s,
             check=False,
-            env={
-                "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                "DEBIAN_FRONTEND": "noninteractive",
-                "LC_ALL": "C.UTF-8",
-                "HOME": "/root",
-            },
+            env=self.environment,
         )
 
     def files(self) -> set[str]:
