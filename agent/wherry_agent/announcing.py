@@ -118,6 +118,7 @@ class Announcer:
             yield fault
         if parts.installer.bad_runtimes:
             yield Reason.BAD_RUNTIME
+        yield from sorted(set(parts.installer.missed.values()), key=lambda reason: reason.value)
         if clock.has_jumped(self._clock):
             yield Reason.CLOCK_JUMPED
         if fault := parts.store.fault or parts.memory.fault or parts.windows.fault:

@@ -16,7 +16,7 @@ from wherry.signature import states_of
 from wherry_agent import engine
 from wherry_agent.asking import BundlePlace
 from wherry_agent.core import agent as machine
-from wherry_agent.core import install, trial
+from wherry_agent.core import install, restarts, trial
 from wherry_agent.gauge import Gauge
 from wherry_agent.probing import RuntimesProbed
 from wherry_agent.shelf import Shelf
@@ -58,7 +58,7 @@ class Installer:
     """Orders the engine what the install machines want, and reads its news; deciding thread only.
 
     Nothing is loaded before the runtimes were probed. `bad_runtimes` says what is wrong with those
-    that do not run here.
+    that do not run here, `missed` why what shall answer does not come up.
     """
 
     def __init__(self, serving: Orders, shelf: Places) -> None:
@@ -68,6 +68,7 @@ class Installer:
         self._answers: dict[AliasName, Digest] = {}  # What answers alone, as the engine has told.
         self._flips: dict[AliasName, tuple[Digest, float]] = {}
         self.bad_runtimes: Mapping[str, str] = {}
+        self.missed: dict[AliasName, Reason] = {}
 
     def perform(
         self, effect: install.EngineEffect, alias: AliasName, now_s: float
@@ -100,6 +101,7 @@ class Installer:
     def note_flip(self, flip: engine.Flipped) -> None:
         if flip.share == 1.0:
             self._answers[flip.alias] = flip.bundle
+            self.missed.pop(flip.alias, None)
         if self._flips.get(flip.alias, (None,))[0] == flip.bundle:
             del self._flips[flip.alias]
 
@@ -121,8 +123,11 @@ class Installer:
             case engine.Unservable(alias, bundle, reason, why):
                 log.error("bundle.unservable", extra={"bundle": bundle, "reason": reason.value})
                 self._flips.pop(alias, None)
+                if self._answers.get(alias) != bundle:
+                    self.missed[alias] = reason
                 yield from _sickened(item, state, reason)
-                yield machine.Installed(alias, install.Unservable(bundle))
+                may_pass = reason in restarts.MAY_PASS
+                yield machine.Installed(alias, install.Unservable(bundle, may_pass))
             case engine.WorkerDied(_, bundle, why):
                 log.warning("worker.died", extra={"bundle": bundle, "why": why})
                 yield from _sickened(item, state, Reason.WORKER_DIED)
@@ -173,6 +178,7 @@ class Installer:
     ) -> Iterator[machine.Event]:
         place = self._shelf.place(bundle) if bundle else None
         self._flips.pop(alias, None)
+        self.missed.pop(alias, None)
         if bundle and place is None:
             yield machine.Installed(alias, install.Unservable(bundle))
             return

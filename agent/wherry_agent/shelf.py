@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
+from wherry.blobs import WrongBytes
 from wherry.errors import REFUSALS, Untrusted
 from wherry.manifest import Manifest, open_manifest
 from wherry.messages import detail
@@ -90,8 +91,11 @@ class Shelf:
             return download.Awaits(plan.awaits_until_s, now_s)
         try:
             self._store.assemble(manifest)
-        except Untrusted as error:
-            return BundleRefused(bundle, Reason.MALFORMED_MANIFEST, detail(str(error)))
+        except WrongBytes as error:
+            self._store.drop_rotten_chunks(manifest)
+            if missing := self._ways.plan(bundle, manifest, now_s).missing:
+                return download.StillMissing(missing, now_s)
+            return BundleRefused(bundle, Reason.WRONG_BYTES, detail(str(error)))
         except DiskFull as error:
             return BundleRefused(bundle, Reason.DISK_FULL, str(error))
         return Assembled(bundle)

@@ -27,7 +27,7 @@ from pathlib import Path
 import msgspec
 
 from wherry import codec
-from wherry.blobs import Blob, WrongBytes, check_digest, checked, chunk_sizes
+from wherry.blobs import Blob, WrongBytes, check_digest, checked, chunk_sizes, digest_of
 from wherry.errors import Malformed, Unavailable
 from wherry.files import make_folder, sweep, sync_folder, write_parts
 from wherry.manifest import Manifest, blobs_of
@@ -197,6 +197,14 @@ class Store:
                 # Part by part: a model may be larger than the memory that serving leaves.
                 _write(self.blobs / blob.digest, checked(chunks, blob))
         _remove(self._chunks, lambda name: any(name in blob.chunks for blob in blobs))
+
+    def drop_rotten_chunks(self, manifest: Manifest) -> None:
+        """Delete the chunks of a bundle whose bytes the disk has changed."""
+        names = {chunk for blob in blobs_of(manifest) for chunk in blob.chunks}
+        _remove(self._chunks, lambda name: name in names and not self._is_sound(Digest(name)))
+
+    def _is_sound(self, chunk: Digest) -> bool:
+        return digest_of((self._chunks / chunk).read_bytes()) == chunk
 
     def join(self, blob: Blob, to: Path) -> None:
         """Write what a blob's chunks on disk make; raise `WrongBytes` or `DiskFull`.

@@ -11,7 +11,7 @@ import pytest
 
 from tests.agent.stores import a_full_disk
 from tests.agent.test_performing import NEW, a_flip, an_installer, perform
-from tests.builders import A_TIME, a_device_id
+from tests.builders import A_TIME, a_device_id, an_alias
 from tests.enrolled import an_enrolled_home
 from tests.trusted import a_repository
 from wherry import codec
@@ -122,6 +122,12 @@ def test_what_becomes_wrong_is_said_once_and_so_is_that_it_is_over(bench: Bench)
         bench.announcer.tick(time.monotonic())
     told = [one.degraded for one in bench.line.reported()]
     assert told == [(), (Reason.CLOCK_AHEAD,), ()]
+
+
+def test_a_bundle_that_shall_answer_and_does_not_come_up_is_said(bench: Bench) -> None:
+    bench.installer.missed[an_alias()] = Reason.LOAD_TIMEOUT
+    bench.announcer.announce()
+    assert [one.degraded for one in bench.line.reported()] == [(Reason.LOAD_TIMEOUT,)]
 
 
 def test_a_report_that_finds_no_number_is_owed(bench: Bench) -> None:

@@ -162,6 +162,30 @@ def test_shadows_shares_and_ends_reach_the_engine() -> None:
     assert [told[0] for told in orders.told] == ["shadow", "share", "serve", "retire"]
 
 
+def test_why_what_shall_answer_does_not_come_up_is_known_until_it_answers() -> None:
+    installer, _ = an_installer()
+    perform(installer, install.Serve(OLD))
+    lost = engine.Unservable(ALIAS, OLD, Reason.LOAD_TIMEOUT, "it was not ready within 60 s")
+    told = list(installer.read(lost, install.Idle((OLD,)), 0.0))
+    assert told == [Installed(ALIAS, install.Unservable(OLD, may_pass=True))]
+    assert installer.missed == {ALIAS: Reason.LOAD_TIMEOUT}
+    installer.note_flip(a_flip(OLD))
+    assert installer.missed == {}
+    loop = engine.Unservable(ALIAS, OLD, Reason.CRASH_LOOP, "it died 5 times within 120 s")
+    list(installer.read(loop, install.Idle((OLD,)), 0.0))
+    assert installer.missed == {}  # It answers between its deaths.
+
+
+def test_why_something_is_missed_is_forgotten_once_another_one_shall_answer() -> None:
+    installer, _ = an_installer()
+    perform(installer, install.Serve(OLD))
+    lost = engine.Unservable(ALIAS, OLD, Reason.WRONG_BYTES, "the model is not what was signed")
+    told = list(installer.read(lost, install.Idle((OLD, NEW)), 0.0))
+    assert told == [Installed(ALIAS, install.Unservable(OLD))]
+    perform(installer, install.Serve(NEW))
+    assert installer.missed == {}
+
+
 def test_a_flip_is_on_its_way_until_the_engine_tells_of_it_or_takes_too_long() -> None:
     installer, _ = an_installer()
     perform(installer, install.Serve(OLD))

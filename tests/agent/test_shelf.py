@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.agent.machines import some_facts
 from tests.agent.stores import a_full_disk, chunks_of
 from tests.builders import a_bundle_of, a_key, a_profile
+from wherry.blobs import digest_of
 from wherry.bundle import Bundle, seal
-from wherry.manifest import blobs_of
+from wherry.manifest import MODEL_FILE, blobs_of
 from wherry.names import ProfileName
 from wherry.profile import Arch, Runtime
 from wherry.reasons import Reason
 from wherry_agent.core.agent import Assembled, BundleRefused, ManifestAccepted
+from wherry_agent.core.chunks import StillMissing
 from wherry_agent.core.suitability import Machine
 from wherry_agent.shelf import Shelf
 from wherry_agent.store import Store
@@ -159,14 +162,34 @@ def test_an_assembled_bundle_has_a_place_with_every_blob(store: Store, shelf: Sh
         assert (place.blobs_folder / blob.digest).read_bytes() == bundle.blobs[blob.digest]
 
 
-def test_chunks_that_do_not_make_the_blob_are_refused(store: Store, shelf: Shelf) -> None:
+def test_chunks_that_the_disk_has_torn_are_fetched_again(store: Store, shelf: Shelf) -> None:
     bundle = a_fitting()
     shelf.accept(bundle.digest, bundle.envelope)
     for chunk, data in chunks_of(bundle).items():
         store.put_chunk(chunk, data)
-    torn = store.folder / "chunks" / next(iter(chunks_of(bundle)))
-    torn.write_bytes(b"torn by the disk")
-    assert isinstance(shelf.assemble(bundle.digest), BundleRefused)
+    chunk, data = next(iter(chunks_of(bundle).items()))
+    (store.folder / "chunks" / chunk).write_bytes(b"torn by the disk")
+    step = shelf.assemble(bundle.digest)
+    assert isinstance(step, StillMissing)
+    assert step.missing == {chunk: len(data)}
+    store.put_chunk(chunk, data)
+    assert shelf.assemble(bundle.digest) == Assembled(bundle.digest)
+
+
+def test_sound_chunks_that_do_not_make_the_blob_are_refused(store: Store, shelf: Shelf) -> None:
+    bundle, other = a_fitting(), bytes(1024)
+    manifest = bundle.manifest
+    blob = manifest.files[MODEL_FILE]
+    false = replace(blob, chunks=(digest_of(other), *blob.chunks[1:]))
+    lie = seal(
+        replace(manifest, files={**manifest.files, MODEL_FILE: false}), bundle.blobs, a_key()
+    )
+    assert isinstance(shelf.accept(lie.digest, lie.envelope), ManifestAccepted)
+    for chunk, data in {**chunks_of(bundle), digest_of(other): other}.items():
+        store.put_chunk(chunk, data)
+    refused = shelf.assemble(lie.digest)
+    assert isinstance(refused, BundleRefused)
+    assert refused.reason is Reason.WRONG_BYTES
 
 
 def test_a_manifest_that_was_altered_on_disk_is_no_longer_there(store: Store, shelf: Shelf) -> None:

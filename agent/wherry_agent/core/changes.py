@@ -73,9 +73,13 @@ class Sickened(msgspec.Struct, frozen=True):
 
 
 class Unservable(msgspec.Struct, frozen=True):
-    """A bundle that was to answer or to shadow cannot: its files are gone, or it does not run."""
+    """A bundle that was to answer or to shadow cannot: its files are gone, or it does not run.
+
+    Where the reason `may_pass`, the engine goes on trying until another one is to serve.
+    """
 
     bundle: Digest
+    may_pass: bool = False
 
 
 class Tick(msgspec.Struct, frozen=True):

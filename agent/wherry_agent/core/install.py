@@ -133,7 +133,9 @@ def step(state: State, event: Event) -> tuple[State, Effects]:
             return _withdraw(state, revoked)
         case Restarted(at_s):
             return _restart(state, at_s)
-        case Unservable(bundle):
+        case Unservable(bundle, may_pass):
+            if may_pass and state.confirmed == (bundle,):
+                return state, ()  # There is no other one: it is better tried again than forgotten.
             return _serve_another(state, bundle)
         case Tick(at_s):
             return _watch(state, at_s)

@@ -3,11 +3,27 @@
 The first restart after a steady time comes at once, each that follows after a pause twice as long.
 A bundle that fails to come up `failures` times in a row is said to be unservable once; one that
 comes up and dies `deaths` times within `within_s` is, too, and begins to be counted anew.
+
+A device that starts after a power cut may be busy for minutes. So what can be the device's doing
+is tried again, and given twice the time of the try before.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+
+from wherry.reasons import Reason
+
+MAY_PASS = frozenset(
+    {
+        Reason.LOAD_FAILED,
+        Reason.LOAD_TIMEOUT,
+        Reason.OVER_CPU,
+        Reason.OVER_MEMORY,
+        Reason.CRASH_LOOP,
+    }
+)
+MOST_PATIENCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +62,11 @@ def die(restarts: Restarts, bounds: Bounds, *, now_s: float, lived_s: float) -> 
 def fail(restarts: Restarts) -> Restarts:
     """Count a worker that did not come up."""
     return replace(restarts, failures=restarts.failures + 1)
+
+
+def patience(restarts: Restarts) -> int:
+    """Return how many times as long as usual the next worker may take to come up."""
+    return min(1 << restarts.failures, MOST_PATIENCE)
 
 
 def is_looping(restarts: Restarts, bounds: Bounds) -> bool:

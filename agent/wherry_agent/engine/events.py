@@ -56,7 +56,8 @@ class Flipped:
 class Unservable:
     """A bundle that was to serve does not come up, or does not stay up (`crash_loop`).
 
-    What served before goes on; where this one serves already, it is started again all the same.
+    What served before goes on. This one is tried again all the same where it serves already, and
+    where it was to serve and the reason may pass.
     """
 
     alias: AliasName

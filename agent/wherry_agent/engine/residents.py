@@ -198,8 +198,9 @@ class Residents:
 
     def _bringing(self, slots: Slots, place: BundlePlace) -> Bringing:
         settings = self._settings
+        tried = slots.restarts.get(place.digest, Restarts())
         return Bringing(
-            load_timeout_s=settings.load_timeout_s,
+            load_timeout_s=settings.load_timeout_s * restarts.patience(tried),
             silence_s=settings.request_timeout_s,
             niceness=0 if slots.waits_for(place.digest) else LOADING_NICENESS,
             is_proved=place.digest in slots.proved,
@@ -362,7 +363,8 @@ class Residents:
         self._tell_load_failed(slots, bundle, reason, detail)
         if slots.swapping == bundle:
             slots.swapping = None
-        if slots.is_in_use(bundle):
+        may_pass = slots.wants(bundle) and reason in restarts.MAY_PASS
+        if slots.is_in_use(bundle) or may_pass:
             self._count_failure(slots, place, reason, detail)
         elif slots.wants(bundle):
             slots.wish = Wish(slots.serving) if slots.serving else None
@@ -391,6 +393,7 @@ class Residents:
         slots.pauses.pop(place.digest, None)
         if slots.swapping or self._requests.is_closing:
             return
-        if slots.is_in_use(place.digest) and place.digest not in slots.runners:
+        is_owed = slots.is_in_use(place.digest) or slots.wants(place.digest)
+        if is_owed and place.digest not in slots.runners:
             self._recorder.restarted(slots.alias, place.digest)
             self._bring_up(slots, place)

@@ -669,6 +669,14 @@ def test_a_confirmed_bundle_that_cannot_come_up_gives_way_to_the_one_before() ->
     assert end_of([Unservable(OLD)]).effects == (Serve(None),)
 
 
+def test_the_only_confirmed_bundle_is_kept_where_it_may_come_up_later() -> None:
+    slow = Unservable(OLD, may_pass=True)
+    turn = end_of([slow])
+    assert (turn.effects, turn.after.confirmed) == ((), (OLD,))
+    assert end_of([slow], Idle((OLD, OTHER))).effects == (Serve(OTHER),)
+    assert end_of([*TO_PROBATION, slow]).after.confirmed == (OLD,)
+
+
 def test_a_lost_fallback_does_not_disturb_the_bundle_on_probation() -> None:
     turn = end_of([*TO_PROBATION, Unservable(OLD)])
     assert turn.effects == ()

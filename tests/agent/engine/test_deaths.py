@@ -112,3 +112,41 @@ def test_a_candidate_that_dies_is_not_started_again() -> None:
     stage.clock.pass_time(60.0)
     assert residents(stage) == ["A"]
     assert stage.take_events() == []
+
+
+def test_what_shall_serve_is_tried_again_each_time_for_longer_where_the_reason_may_pass() -> None:
+    stage = Stage(EngineSettings(load_timeout_s=60.0, restarts=Bounds(failures=3)))
+    stage.residents.serve(ALIAS, A)
+    allowed_s = []
+    for _ in range(5):
+        runner = stage.runner(A)
+        allowed_s.append(runner.bringing.load_timeout_s)
+        runner.fail(Reason.LOAD_TIMEOUT)
+        stage.bury()
+        stage.clock.pass_time(30.0)
+    assert allowed_s == [60.0, 120.0, 240.0, 480.0, 480.0]
+    assert [type(event) for event in stage.take_events()] == [Unservable]  # At the third.
+    stage.runner(A).come_up()
+    assert stage.slots[ALIAS].serves(A.digest)
+
+
+def test_what_shall_serve_is_not_tried_again_where_it_would_fail_again() -> None:
+    stage = Stage()
+    stage.residents.serve(ALIAS, A)
+    stage.runner(A).fail(Reason.GOLDEN_MISMATCH)
+    assert stage.take_events() == [Unservable(ALIAS, A.digest, Reason.GOLDEN_MISMATCH, "off by 1")]
+    stage.bury()
+    stage.clock.pass_time(60.0)
+    assert residents(stage) == []
+
+
+def test_what_shall_serve_is_not_tried_again_once_another_one_shall() -> None:
+    stage = Stage()
+    stage.residents.serve(ALIAS, A)
+    for _ in range(2):
+        stage.clock.pass_time(0.0)
+        stage.runner(A).fail(Reason.LOAD_TIMEOUT)
+        stage.bury()
+    stage.serve(B)
+    stage.clock.pass_time(60.0)
+    assert residents(stage) == ["B"]
