@@ -20,7 +20,7 @@ class Part(Enum):
     CONFIRM = ("bundle.flipped", 1, 2.5, 40)
     COLLECT = ("receipt.signed", 1, 2.0, 40)
     RENEWAL = ("certificate.renews", 1, 12.0, 60)
-    PACKAGE = (vm_package.BEGUN, 1, 12.0, 400)
+    PACKAGE = (vm_package.BEGUN, 1, 16.0, 1400)
 
 
 class Way(Enum):
@@ -38,7 +38,7 @@ def parts_of(names: str, plant: str | None) -> list[Part]:
     match plant:
         case None:
             return list(Part)
-        case "package":
+        case vm_package.PLANT:
             return [Part.PACKAGE]
         case _:  # The package's agent is planted nothing.
             return [part for part in Part if part is not Part.PACKAGE]

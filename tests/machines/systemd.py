@@ -11,7 +11,13 @@ import os
 import signal
 import sys
 
-from tests.machines import systemd_fleet, systemd_sandbox, systemd_service, systemd_units
+from tests.machines import (
+    systemd_fleet,
+    systemd_loop,
+    systemd_sandbox,
+    systemd_service,
+    systemd_units,
+)
 from tests.machines.homes import give_home
 from tests.machines.nspawn import a_root, booted, check_all, say
 from tests.machines.staged import install_agent, install_controller
@@ -26,6 +32,7 @@ CHECKS = (
     systemd_service.restart_refuses_nobody,
     systemd_service.a_killed_agent_comes_back,
     systemd_service.watchdog_restarts_a_hung_agent,
+    systemd_loop.watchdog_restarts_a_hung_loop,
     systemd_sandbox.the_home_is_the_service_s,
     systemd_sandbox.the_agent_is_confined,
     systemd_sandbox.only_members_may_ask,

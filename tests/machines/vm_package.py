@@ -3,7 +3,8 @@
 It is `vm_image`'s root with two versions of our package, of which the older is installed. It is
 written to, so its disk is a lossy one too. A connection to a port begins an upgrade to whichever
 version is not installed; at each boot the package's own repair runs, as its unit runs it, and then
-the console says what dpkg thinks of the package.
+the console says what dpkg thinks of the package. Where a bug is planted in it, dpkg and our scripts
+flush nothing of the files before they are run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ IMAGE, IMAGE_MIB = FOLDER / "package.img", 640
 AGENT = "wherry-agent"
 RUNTIME = "usr/lib/wherry-agent-onnx"
 PACKAGES, ARCHIVES = "/packages", "/var/cache/apt/archives"
+PLANT = "package"
 BEGUN, SEEN = "upgrade.begun", "package.seen"
 
 _INIT = f"""\
@@ -41,12 +43,16 @@ echo "{{\\"event\\": \\"{SEEN}\\", \\"repaired\\": $repaired, \\"audit\\": \\"$a
 _UPGRADE = f"""\
 #!/bin/sh
 exec >/dev/console 2>&1
+if grep -q plant={PLANT} /proc/cmdline; then
+  busybox mount --bind /bin/true /bin/sync
+  hasty=--force-unsafe-io
+fi
 has=$(dpkg-query --show --showformat '${{Version}}' wherry-agent)
 rm -f {ARCHIVES}/*.deb
 cp $(ls {PACKAGES}/*.deb | grep -v "_${{has}}_") {ARCHIVES}
-sync
+busybox sync
 echo '{{"event": "{BEGUN}"}}'
-dpkg --force-confold --install {ARCHIVES}/*.deb >/run/upgrade.log 2>&1
+dpkg $hasty --force-confold --install {ARCHIVES}/*.deb >/run/upgrade.log 2>&1
 ended=$?
 echo "{{\\"event\\": \\"upgrade.ended\\", \\"status\\": $ended}}"
 [ $ended = 0 ] || cat /run/upgrade.log
@@ -72,6 +78,8 @@ def make(scratch: Path) -> None:
     install = ["dpkg", "--install", f"{PACKAGES}/{old.name}"]
     subprocess.run(["chroot", str(root), *install], check=True, stdout=subprocess.DEVNULL)
     make_ext4(IMAGE, root, mib=IMAGE_MIB)
+    for made in (root, scratch):
+        shutil.rmtree(made)
 
 
 def _put_runtime(root: Path) -> None:
