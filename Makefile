@@ -231,12 +231,15 @@ $(STAMP310): pyproject.toml constraints-py310.txt $(PROJECTS) $(VERSIONED)
 	  --group test -e shared -e 'agent[onnx,litert,host]'
 	@touch $@
 
-# CUTS and SEED say how often and which; PLANT=files plants a bug, which is to be found.
+# CUTS and SEED say how often and which, PARTS=package,fetch in what; PLANT=files, database or
+# package plants a bug, which is to be found.
 CUTS ?= 60
 SEED ?= 1
 powercut: powercut-packages ## kill an emulated device CUTS times, its disk loses what was not flushed; it must serve
-	@$(MAKE) --no-print-directory venv
-	@$(BIN)/python -m tests.machines.power --cuts $(CUTS) --seed $(SEED) $(if $(PLANT),--plant $(PLANT))
+	@$(MAKE) --no-print-directory venv $(PACKAGING)/.installed
+	@export PATH=$$PWD/$(PACKAGING)/bin:$$PATH; \
+	$(BIN)/python -m tests.machines.power --cuts $(CUTS) --seed $(SEED) \
+	  $(if $(PARTS),--parts $(PARTS)) $(if $(PLANT),--plant $(PLANT))
 
 smalldevice: powercut-packages ## swap a LiteRT model on an emulated device of 512 MB; `resource` unloads first
 	@$(MAKE) --no-print-directory venv
@@ -244,7 +247,7 @@ smalldevice: powercut-packages ## swap a LiteRT model on an emulated device of 5
 
 powercut-packages:
 	@$(call debian,mosquitto=mosquitto qemu-system-x86_64=qemu-system-x86 \
-	  mmdebstrap=mmdebstrap debugfs=e2fsprogs)
+	  mmdebstrap=mmdebstrap debugfs=e2fsprogs x86_64-linux-gnu-strip=binutils)
 
 clean: ## remove what was built and installed here
 	@rm -rf $(VENV) $(VENV310) build dist .mypy_cache .pytest_cache .ruff_cache \

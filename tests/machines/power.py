@@ -1,6 +1,6 @@
 """Cuts a device's power again and again and looks at what it is afterwards.
 
-    python -m tests.machines.power [--cuts 60] [--seed 1] [--plant files]
+    python -m tests.machines.power [--cuts 60] [--seed 1] [--parts package,fetch] [--plant files]
 
 One virtual machine follows orders for one bundle after the other. At an instant that the seed
 draws in one part of a deployment it is killed, and its disk loses what was not flushed. Then
@@ -10,6 +10,8 @@ draws in one part of a deployment it is killed, and its disk loses what was not 
     the boot      answers within the budget, with the bundle that the disk says is confirmed; once
                   the controller has heard that the new one was confirmed, with that one
     the rest      the cut deployment ends well, and no event is lost or told differently
+    the package   is the old version or the new one, and whole, once its repair has ended: a cut in
+                  its upgrade happens to a root that loses what was not flushed, too
 
 With `--plant` a bug is planted in the machine, and the run is good when a cut finds it.
 """
@@ -21,17 +23,19 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
 from tests.agent.agents import a_controller
 from tests.brokers import a_mosquitto
-from tests.machines import vm_image
-from tests.machines.power_disk import Disk
-from tests.machines.power_script import DEVICE, KIB, Script, a_door, write_home
+from tests.machines import vm_image, vm_package
+from tests.machines.deb_builds import next_version, version_of_this
+from tests.machines.power_disk import Disk, Lost, a_disk
+from tests.machines.power_package import until_repaired
+from tests.machines.power_parts import Part, parts_of, wait_for_the_instant
+from tests.machines.power_script import DEVICE, Script, a_door, write_home
 from tests.machines.power_store import Found, examine
 from tests.machines.vm import Died, Machine, a_machine, end_in_order
 from wherry.errors import Unavailable
@@ -49,25 +53,6 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-class Part(Enum):
-    """A part of a deployment: what begins it, how long it lasts, how many requests of the disk."""
-
-    FETCH = ("chunk.stored", 1, 1.2, 300)
-    INSTALL = ("chunk.stored", KIB - 2, 2.0, 60)
-    SWITCH = ("bundle.flipped", 1, 0.6, 12)
-    CONFIRM = ("bundle.flipped", 1, 2.5, 40)
-    COLLECT = ("receipt.signed", 1, 2.0, 40)
-    RENEWAL = ("certificate.renews", 1, 12.0, 60)
-
-
-class Way(Enum):
-    """How the instant of a cut is drawn: by the clock, or by what the disk was asked."""
-
-    INSTANT = "instant"
-    REQUEST = "request"
-    FLUSH = "flush"
-
-
 @dataclass(slots=True)
 class Trial:
     """One device whose power is cut, and all that was found wrong with it."""
@@ -77,6 +62,8 @@ class Trial:
     disk: Disk
     seed: int
     words: tuple[str, ...]
+    parts: Sequence[Part]
+    root: Disk | None
     faults: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
     confirmed: int = 0
@@ -91,32 +78,40 @@ class Trial:
         if self.script.has_succeeded(wanted):
             self.confirmed = wanted
 
+    def cut_upgrade(self, number: int, machine: Machine) -> None:
+        """Begin an upgrade of the package and take the power away while it is under way."""
+        machine.begin_upgrade()
+        self.cut_in(number, machine, Part.PACKAGE)
+
     def cut_in(self, number: int, machine: Machine, part: Part, had: int = 0) -> None:
         """Take the power away in that part, whose event was logged `had` times before."""
         chance = random.Random(f"{self.seed}/{number}")
-        event, times, window_s, requests = part.value
+        event, times, _, _ = part.value
         machine.until_logged(event, PATIENCE_S, times=had + times)
-        match chance.choice(list(Way)):
-            case Way.INSTANT:
-                time.sleep(chance.random() * window_s)
-            case Way.REQUEST:
-                self.disk.fail_after(chance.randrange(requests))
-            case Way.FLUSH:
-                self.disk.fail_at_flush(chance.randrange(requests // 4))
-        if self.disk.remaining is not None:
-            self.disk.dead.wait(2 * window_s)
+        disk = self.root if part is Part.PACKAGE else self.disk
+        assert disk is not None
+        wait_for_the_instant(part, chance, disk)
         machine.cut()
 
     def lose(self, number: int) -> Found:
         """Lose what was not flushed, and look at the disk as the next boot finds it."""
-        lost = self.disk.cut(random.Random(f"{self.seed}/{number}/disk"))
+        lost = self.lose_unflushed(f"{number}/disk")
         self.cuts += 1
-        self.lost_sectors += lost.unflushed - lost.kept
         found = examine(bytes(self.disk.durable), self.folder / "examined")
         say(f"  {lost.unflushed} sectors not flushed, {lost.kept} of them kept")
         for fault in found.faults:
             self.blame(number, fault)
         return found
+
+    def lose_unflushed(self, draw: str) -> Lost:
+        """Lose what was not flushed, of each disk; return what that was of both."""
+        chance, unflushed, kept = random.Random(f"{self.seed}/{draw}"), 0, 0
+        for disk in (self.disk, self.root):
+            if disk is not None:
+                lost = disk.cut(chance)
+                unflushed, kept = unflushed + lost.unflushed, kept + lost.kept
+        self.lost_sectors += unflushed - kept
+        return Lost(unflushed, kept)
 
     def blame(self, number: int, fault: str) -> None:
         self.faults.append(f"cut {number}: {fault}")
@@ -142,9 +137,19 @@ class Trial:
             self.blame(number, fault)
         say(f"  bundle {served} served after {took_s:.1f} s, then {wanted} was confirmed")
 
+    def see_package(self, number: int, machine: Machine) -> None:
+        """See that the package was repaired to a version that is whole."""
+        repair = until_repaired(machine, PATIENCE_S)
+        for fault in repair.told.faults((version_of_this(), next_version())):
+            self.blame(number, fault)
+        say(
+            f"  found {repair.told.found}; {repair.told.status}, and whole, "
+            f"{repair.after_s:.0f} s after the boot began"
+        )
+
 
 @contextmanager
-def _a_trial(folder: Path, seed: int, plant: str | None) -> Iterator[Trial]:
+def _a_trial(folder: Path, seed: int, plant: str | None, parts: Sequence[Part]) -> Iterator[Trial]:
     """Give a device with an empty store, its broker and its controller."""
     with (
         a_mosquitto(folder) as broker,
@@ -153,42 +158,53 @@ def _a_trial(folder: Path, seed: int, plant: str | None) -> Iterator[Trial]:
     ):
         home = write_home(folder / "home", broker.port, door)
         vm_image.make_ext4(folder / "disk.img", home, mib=DISK_MIB)
-        disk = Disk(bytearray((folder / "disk.img").read_bytes()))
+        disk = a_disk(folder / "disk.img")
+        root = a_disk(vm_package.IMAGE) if Part.PACKAGE in parts else None
         words = (f"plant={plant}",) if plant else ()
-        yield Trial(folder, Script(controller), disk, seed, words)
+        yield Trial(folder, Script(controller), disk, seed, words, parts, root)
 
 
 def run(trial: Trial, cuts: int) -> None:
-    """Cut so many times, in each part of a deployment by turns; with a plant, until it is found."""
+    """Cut so many times, in each of the parts by turns; with a plant, until it is found."""
     found: Found | None = None
+    before = part = trial.parts[0]
     for number in range(1, cuts + 1):
-        part = list(Part)[(number - 1) % len(Part)]
-        with _boot(trial) as machine:
-            _come_up(trial, number - 1, machine, found)
+        before, part = part, trial.parts[(number - 1) % len(trial.parts)]
+        with _boot(trial, before, part) as machine:
+            _come_up(trial, number - 1, machine, found, before)
             if trial.faults and trial.words:
                 return
             say(f"cut {number}, in {part.name.lower()}")
-            if part is not Part.RENEWAL:
-                trial.cut(number, machine, part)
+            match part:
+                case Part.RENEWAL:
+                    pass  # Its machine is another, whose clock is ahead.
+                case Part.PACKAGE:
+                    trial.cut_upgrade(number, machine)
+                case _:
+                    trial.cut(number, machine, part)
         if part is Part.RENEWAL:
-            trial.disk.cut(random.Random(f"{trial.seed}/{number}/idle"))
-            with _boot(trial, later_s=LATER_S) as machine:
+            trial.lose_unflushed(f"{number}/idle")
+            with _boot(trial, part, later_s=LATER_S) as machine:
                 trial.cut_in(number, machine, part)
         found = trial.lose(number)
         if trial.faults and trial.words:
             return
-    with _boot(trial) as machine:
-        _come_up(trial, cuts, machine, found)
+    with _boot(trial, part) as machine:
+        _come_up(trial, cuts, machine, found, part)
 
 
-def _boot(trial: Trial, *, later_s: float = 0.0) -> AbstractContextManager[Machine]:
-    return a_machine(trial.folder, trial.disk, *trial.words, later_s=later_s)
+def _boot(trial: Trial, *parts: Part, later_s: float = 0.0) -> AbstractContextManager[Machine]:
+    """Boot for what is seen or cut of those parts, with the root that the package needs."""
+    root = trial.root if Part.PACKAGE in parts else None
+    return a_machine(trial.folder, trial.disk, *trial.words, root=root, later_s=later_s)
 
 
-def _come_up(trial: Trial, number: int, machine: Machine, found: Found | None) -> None:
-    """Recover from the last cut; a device that is new takes its first bundle."""
+def _come_up(trial: Trial, number: int, machine: Machine, found: Found | None, part: Part) -> None:
+    """Recover from the last cut, in `part`; a device that is new takes its first bundle."""
     if found is not None:
         trial.recover(number, machine, found)
+        if part is Part.PACKAGE:
+            trial.see_package(number, machine)
         return
     first = trial.script.order_next()
     took_s = machine.until(lambda: trial.script.has_succeeded(first), "first bundle", PATIENCE_S)
@@ -201,7 +217,10 @@ def main() -> int:
     end_in_order()
     say("making what the machine boots")
     try:
+        parts = parts_of(options.parts, options.plant)
         vm_image.make()
+        if Part.PACKAGE in parts:
+            vm_package.make(vm_image.FOLDER / "debs")
     except Unavailable as error:
         say(str(error))
         return 1
@@ -209,7 +228,7 @@ def main() -> int:
     began_s = time.monotonic()
     with (
         tempfile.TemporaryDirectory() as folder,
-        _a_trial(Path(folder), options.seed, options.plant) as trial,
+        _a_trial(Path(folder), options.seed, options.plant, parts) as trial,
     ):
         try:
             run(trial, cuts)
@@ -240,7 +259,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Cut a device's power and look at it afterwards.")
     parser.add_argument("--cuts", type=int, default=CUTS, help="how often")
     parser.add_argument("--seed", type=int, default=1, help="the same seed cuts alike")
-    parser.add_argument("--plant", choices=sorted(vm_image.PLANTS), help="a bug to plant")
+    parser.add_argument("--parts", default="", help="in which parts of its work, by turns: all")
+    parser.add_argument(
+        "--plant", choices=sorted((*vm_image.PLANTS, vm_package.PLANT)), help="a bug to plant"
+    )
     return parser.parse_args()
 
 

@@ -114,6 +114,11 @@ class Disk:
         self.durable[sector * SECTOR : (sector + 1) * SECTOR] = data
 
 
+def a_disk(image: Path) -> Disk:
+    """Return a disk that has what the file has, which stays as it is."""
+    return Disk(bytearray(image.read_bytes()))
+
+
 @contextmanager
 def serving(disk: Disk, place: Path) -> Iterator[threading.Thread]:
     """Serve the disk to one client on a Unix socket; the thread ends when the client is gone."""

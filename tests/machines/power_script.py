@@ -17,7 +17,7 @@ from wherry.names import Digest, ProfileName
 from wherry.reasons import Status
 from wherry.topics import AcksTopic, EventsTopic, ReportedTopic
 from wherry_agent.papers import Papers, write_papers
-from wherry_agent.settings import FetchSettings, Identity, ServingSettings, Settings
+from wherry_agent.settings import FetchSettings, Identity, Settings
 from wherry_controller.authority import private_pem
 from wherry_controller.services.admission import Policy
 
@@ -26,7 +26,6 @@ HOST = "10.0.2.2"  # This machine, as the virtual one sees it.
 KIB = 48
 BYTES_PER_S = 48 * 1024
 PROBATION_S = 1.0
-LOAD_S = 600.0  # Ten times what a device has: so much slower is one that is emulated.
 
 
 @contextmanager
@@ -48,7 +47,6 @@ def write_home(folder: Path, port: int, here: Guarded) -> Path:
         broker=broker,
         controller=f"https://{HOST}:{here.doors.port}",
         fetch=FetchSettings(max_bytes_per_s=BYTES_PER_S),
-        serving=ServingSettings(load_timeout_s=LOAD_S),
     )
     papers = Papers(
         key=private_pem(key),

@@ -15,6 +15,7 @@ import sys
 from tests.machines import (
     systemd_fleet,
     systemd_install,
+    systemd_loop,
     systemd_sandbox,
     systemd_service,
     systemd_units,
@@ -34,6 +35,7 @@ FIRST_BOOT = (
     systemd_service.restart_refuses_nobody,
     systemd_service.a_killed_agent_comes_back,
     systemd_service.watchdog_restarts_a_hung_agent,
+    systemd_loop.watchdog_restarts_a_hung_loop,
     systemd_sandbox.the_home_is_the_service_s,
     systemd_sandbox.the_agent_is_confined,
     systemd_sandbox.only_members_may_ask,

@@ -1,7 +1,7 @@
 """A virtual machine that is emulated, never accelerated, and killed as a power cut kills a device.
 
-Its disk is `power_disk`'s, its console is a file that is read while it grows, and a port of
-loopback leads to the local API of the agent in it.
+Its disks are `power_disk`'s, its console is a file that is read while it grows, and a port of
+loopback leads to the local API of the agent in it, another to what upgrades the agent's package.
 """
 
 from __future__ import annotations
@@ -9,24 +9,30 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from tests.brokers import free_port
 from tests.machines.power_disk import Disk, serving
-from tests.machines.vm_image import INITRD, KERNEL, PORT, ROOT_IMAGE
+from tests.machines.vm_image import INITRD, KERNEL, PORT, ROOT_IMAGE, UPGRADE_PORT
 
 MEMORY_MIB = 512
 CPU = "Nehalem,+rdrand"  # Wider vectors are slow to emulate.
 LOOK_S, ASK_S = 0.05, 0.5
 # Without random addresses what was translated for one process serves the next one too.
 _APPEND = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on norandmaps nokaslr"
+_OPTIONS = (
+    *("-accel", "tcg", "-cpu", CPU, "-m", str(MEMORY_MIB), "-smp", "1", "-no-reboot"),
+    *("-nodefaults", "-no-user-config", "-display", "none"),
+    *("-kernel", str(KERNEL), "-initrd", str(INITRD)),
+)
 
 
 class Died(Exception):
@@ -40,6 +46,7 @@ class Machine:
     process: subprocess.Popen[bytes]
     console: Path
     port: int
+    upgrade_port: int
     began_s: float
 
     def lines(self) -> list[str]:
@@ -105,6 +112,10 @@ class Machine:
         finally:
             connection.close()
 
+    def begin_upgrade(self) -> None:
+        """Have the package upgraded, where the root has one."""
+        socket.create_connection(("127.0.0.1", self.upgrade_port)).close()
+
     def cut(self) -> None:
         """Take the power away."""
         self.process.kill()
@@ -117,38 +128,47 @@ def end_in_order() -> None:
 
 
 @contextmanager
-def a_machine(folder: Path, disk: Disk, *words: str, later_s: float = 0.0) -> Iterator[Machine]:
+def a_machine(
+    folder: Path, disk: Disk, *words: str, root: Disk | None = None, later_s: float = 0.0
+) -> Iterator[Machine]:
     """Boot a machine on a disk; cut it at the end.
 
-    `words` go to the kernel's command line; its clock is `later_s` ahead.
+    `words` go to the kernel's command line; its clock is `later_s` ahead. With a `root` that is
+    what it boots and writes to, otherwise a root that nothing can be written to.
     """
     program = shutil.which("qemu-system-x86_64")
     assert program, "power cuts need a machine: apt-get install qemu-system-x86"
-    place, console, port = folder / "disk.sock", folder / "console.log", free_port()
+    console, port, upgrade_port = folder / "console.log", free_port(), free_port()
     console.write_bytes(b"")
-    with serving(disk, place):
+    with ExitStack() as stack:
+        drives = [*_fixed_root()]
+        if root is not None:
+            stack.enter_context(serving(root, folder / "root.sock"))
+            drives = [*_lossy("root", folder / "root.sock")]
+            words = (*words, "package")
+        stack.enter_context(serving(disk, folder / "disk.sock"))
+        drives += _lossy("data", folder / "disk.sock")
         clock = time.strftime("base=%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + later_s))
-        command = [program, *_options(place, console, port), "-rtc", clock]
-        command += ["-append", " ".join([_APPEND, *words])]
-        errors = (folder / "qemu.log").open("ab")
-        with errors:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors)
-        machine = Machine(process, console, port, time.monotonic())
-        try:
-            yield machine
-        finally:
-            machine.cut()
+        command = [program, *_OPTIONS, "-serial", f"file:{console}", *drives, "-rtc", clock]
+        command += ["-netdev", _network({port: PORT, upgrade_port: UPGRADE_PORT})]
+        command += ["-device", "virtio-net-pci,netdev=net", "-append", " ".join([_APPEND, *words])]
+        errors = stack.enter_context((folder / "qemu.log").open("ab"))
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors)
+        machine = Machine(process, console, port, upgrade_port, time.monotonic())
+        stack.callback(machine.cut)
+        yield machine
 
 
-def _options(place: Path, console: Path, port: int) -> list[str]:
-    network = f"user,id=net,restrict=off,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:{PORT}"
-    return [
-        *("-accel", "tcg", "-cpu", CPU, "-m", str(MEMORY_MIB), "-smp", "1", "-no-reboot"),
-        *("-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{console}"),
-        *("-kernel", str(KERNEL), "-initrd", str(INITRD)),
-        *("-drive", f"if=none,id=root,format=raw,readonly=on,file={ROOT_IMAGE}"),
-        *("-device", "virtio-blk-pci,drive=root"),
-        *("-blockdev", f"driver=nbd,node-name=data,server.type=unix,server.path={place}"),
-        *("-device", "virtio-blk-pci,drive=data,write-cache=on"),
-        *("-netdev", network, "-device", "virtio-net-pci,netdev=net"),
-    ]
+def _fixed_root() -> list[str]:
+    drive = f"if=none,id=root,format=raw,readonly=on,file={ROOT_IMAGE}"
+    return ["-drive", drive, "-device", "virtio-blk-pci,drive=root"]
+
+
+def _lossy(name: str, place: Path) -> list[str]:
+    served = f"driver=nbd,node-name={name},server.type=unix,server.path={place}"
+    return ["-blockdev", served, "-device", f"virtio-blk-pci,drive={name},write-cache=on"]
+
+
+def _network(ports: Mapping[int, int]) -> str:
+    forwards = (f"hostfwd=tcp:127.0.0.1:{ours}-10.0.2.15:{its}" for ours, its in ports.items())
+    return ",".join(["user,id=net,restrict=off", *forwards])

@@ -1,11 +1,12 @@
 """What a virtual machine boots: Debian's kernel, an initrd, a root with our agent.
 
-    build/machines/power/kernel   Debian's kernel without its compression: it boots seconds sooner
-    build/machines/power/initrd   busybox and the modules of a virtual disk and network
-    build/machines/power/root.img Debian 12 with Python and the agent, mounted read-only
+    build/machines/power/kernel    Debian's kernel without its compression: it boots seconds sooner
+    build/machines/power/initrd.gz busybox and the modules of a virtual disk and network
+    build/machines/power/root.img  Debian 12 with Python and the agent, mounted read-only
 
 The root is small and its only service is the agent: what is tested is the agent on a disk that
-loses what was not flushed. Which bug is planted, if any, the kernel's command line says.
+loses what was not flushed. Which bug is planted, if any, the kernel's command line says. With the
+word `package` the root is another, written to: `vm_package`'s.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from wherry.errors import Unavailable
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "build/machines/power"
-KERNEL, INITRD, ROOT_IMAGE = FOLDER / "kernel", FOLDER / "initrd", FOLDER / "root.img"
+KERNEL, INITRD, ROOT_IMAGE = FOLDER / "kernel", FOLDER / "initrd.gz", FOLDER / "root.img"
 LIBRARIES = (
     *("cffi", "cryptography", "httptools", "msgspec", "paho-mqtt", "psutil", "pycparser"),
     *("securesystemslib", "tuf", "typing_extensions", "urllib3", "zstandard"),
@@ -39,7 +40,8 @@ MODULES = (
     *("crypto/crc32c_generic", "lib/libcrc32c", "lib/crc16", "fs/mbcache", "fs/jbd2/jbd2"),
     "fs/ext4/ext4",
 )
-HOME, LIB, PORT = "/var/lib/wherry-agent", "/usr/lib/wherry-agent", 9000
+HOME, LIB = "/var/lib/wherry-agent", "/usr/lib/wherry-agent"
+PORT, UPGRADE_PORT = 9000, 9001
 LITERT = "/usr/lib/wherry-litert"  # Apart: a runtime that is there is probed at each start.
 # Each is a folder on the path of the agent's Python.
 PLANTS = {
@@ -66,7 +68,8 @@ bb=/bin/busybox
 $bb mount -t proc proc /proc
 $bb mount -t devtmpfs dev /dev
 while read -r module; do $bb insmod "/modules/$module"; done < /modules/order
-$bb mount -t ext4 -o ro,noload /dev/vda /root
+case " $($bb cat /proc/cmdline) " in *" package "*) way=rw,noatime;; *) way=ro,noload;; esac
+$bb mount -t ext4 -o $way /dev/vda /root
 $bb mount --move /dev /root/dev
 $bb mount --move /proc /root/proc
 exec $bb switch_root /root /sbin/agent-init
@@ -85,16 +88,20 @@ $bb ip route add default via 10.0.2.2
 $bb mount -t ext4 -o noatime /dev/vdb {HOME} || {{ echo vm.nodisk; $bb poweroff -f; }}
 socat TCP-LISTEN:{PORT},fork,reuseaddr UNIX-CONNECT:{HOME}/state/api.sock 2>/dev/null &
 export PYTHONPATH={LIB} PYTHONDONTWRITEBYTECODE=1
+run="python3 -m wherry_agent run --home {HOME}"
 for word in $($bb cat /proc/cmdline); do
   case $word in
     plant=*) export PYTHONPATH=/plants/${{word#plant=}}:$PYTHONPATH;;
     litert) export PYTHONPATH=$PYTHONPATH:{LITERT};;
+    package) run="wherry-agent run"; /sbin/package-init & ;;
     memory) while :; do $bb grep MemAvailable /proc/meminfo; $bb sleep 1; done & ;;
   esac
 done
 echo vm.up
 while :; do
-  python3 -m wherry_agent run --home {HOME}
+  $run &
+  echo $! > /run/agent.pid
+  wait $!
   echo "vm.ended $?"
   $bb sleep 1
 done
