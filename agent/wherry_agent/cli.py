@@ -195,8 +195,15 @@ def _line_of(check: Check) -> str:
     return f"{line}\n{'':<9}{'':<22}-> {check.remedy}" if check.remedy else line
 
 
+def _ready(options: argparse.Namespace) -> int:
+    with Client(_socket_asked(options)) as client:
+        is_ready = client.all_ready()
+    print("ready" if is_ready else "not ready: `wherry-agent status` says what each alias lacks")
+    return 0 if is_ready else 1
+
+
 def _infer(options: argparse.Namespace) -> int:
-    address = options.socket or socket_of(options.home, read_settings(options.home))
+    address = _socket_asked(options)
     rows = _read_rows(options.input)
     alias = parse_alias_name(options.alias)
     with Client(address) as client:
@@ -211,6 +218,11 @@ def _infer(options: argparse.Namespace) -> int:
         answer = client.infer(alias, inputs)
     print(msgspec.json.encode(answer).decode())
     return 0
+
+
+def _socket_asked(options: argparse.Namespace) -> Path:
+    given: Path | None = options.socket
+    return given or socket_of(options.home, read_settings(options.home))
 
 
 def _profile(options: argparse.Namespace) -> int:
@@ -305,6 +317,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="print JSON for scripts")
     sub = command("doctor", "Say what is wrong with this device, and what to do.", _doctor)
     sub.add_argument("--json", action="store_true", help="print JSON for scripts")
+    sub = command("ready", "Say whether every alias is served; exit status 1 if not.", _ready)
+    sub.add_argument("--socket", type=Path, help="ask there, for users who may not read the home")
     sub = homeless("profile", "Propose a profile from what this machine is.", _profile)
     sub.add_argument("--json", action="store_true", help="print JSON for scripts")
     sub = command("infer", "Ask the running agent's model.", _infer)

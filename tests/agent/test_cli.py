@@ -291,10 +291,20 @@ def test_a_socket_outside_of_the_home_is_found_and_is_for_its_group(
     with agents_at(tmp_path, broker.port) as start:
         agent = start(socket=str(place))
         until(lambda: "running     True" in wherry_agent("status", "--home", agent.home).stdout)
+        empty = wherry_agent("ready", "--socket", place)
+        assert (empty.returncode, empty.stdout[:9]) == (1, "not ready")
         assert stat.S_IMODE(place.stat().st_mode) == 0o660
         refused(infer(agent, "{}"), "no model was ever ordered under 'default'")
         ran = wherry_agent("infer", "default", "--socket", place, stdin="{}")
         refused(ran, "no model was ever ordered under 'default'")
+
+
+def test_an_agent_that_serves_is_ready_and_one_that_does_not_run_is_not(
+    serving: Agent, home: Path
+) -> None:
+    ran = wherry_agent("ready", "--home", serving.home)
+    assert (ran.returncode, ran.stdout) == (0, "ready\n")
+    refused(wherry_agent("ready", "--home", home), "no agent answers at")
 
 
 def test_other_things_that_cannot_be_asked_are_refused(serving: Agent) -> None:

@@ -154,6 +154,10 @@ class Client:
         """Say whether a bundle answers under an alias; raises `NotReachable`."""
         return self._wire.exchange("GET", f"/v2/models/{alias}/ready").status < 400
 
+    def all_ready(self) -> bool:
+        """Say whether there is an alias, and a bundle answers under each; raises `NotReachable`."""
+        return self._wire.exchange("GET", "/v2/health/ready").status < 400
+
     @contextmanager
     def region(self, size_bytes: int) -> Iterator[Region]:
         """Share so many bytes with the agent for the length of the block."""

@@ -22,7 +22,7 @@ Cursor = Annotated[str | None, typer.Option("--cursor", help="List what comes af
 
 
 def stderr() -> Console:
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, emoji=False, highlight=False)
 
 
 def bars(*columns: ProgressColumn) -> Progress:
@@ -38,7 +38,7 @@ def raw(body: bytes) -> None:
 
 
 def line(text: str) -> None:
-    Console(highlight=False, soft_wrap=True).print(_harmless(text, keep="\n"), markup=False)
+    Console(emoji=False, highlight=False, soft_wrap=True).print(_harmless(text, keep="\n"), markup=False)
 
 
 def text(body: bytes) -> None:
@@ -58,7 +58,7 @@ def table(columns: Sequence[str], rows: Rows, *, more: str | None = None) -> Non
         drawn.add_column(column, overflow="fold")
     for row in rows:
         drawn.add_row(*(_plain(cell) for cell in row))
-    Console(highlight=False).print(drawn)
+    Console(emoji=False, highlight=False).print(drawn)
     if more is not None:
         stderr().print(f"there are more: --cursor {more}", markup=False)
 
@@ -67,7 +67,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> None:
     """Print names with their values, one a line however long; leave out what has no value."""
     known = [(name, value) for name, value in pairs if value]
     width = max((len(name) for name, _ in known), default=0)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
     for name, value in known:
         console.print(Text.assemble((name.ljust(width), "bold"), "  ", _harmless(value)))
 
