@@ -59,7 +59,7 @@ cat /tmp/refused /tmp/controller.log; exit 1
 """.replace(
     "$ASK",
     "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8321); "
-    "c.request('GET', '/health'); print('HTTP/1', c.getresponse().status)",
+    "c.request('GET', '/api/v1/health'); print('HTTP/1', c.getresponse().status)",
 )
 _HAND_OVER = (
     "from pathlib import Path; from wherry_agent import enrolling; "

@@ -145,7 +145,7 @@ def _add_version(machine: Machine) -> Bundle:
 
 def _health(machine: Machine) -> str:
     """Ask the controller, in the machine's own network, until it says how it is."""
-    asking = f"import urllib.request as u; print(u.urlopen('{API}/health').read().decode())"
+    asking = f"import urllib.request as u; print(u.urlopen('{API}/api/v1/health').read().decode())"
     until(
         lambda: not machine.tried("python3", "-c", asking).returncode,
         "the controller does not answer",
