@@ -1,6 +1,7 @@
 """A controller, its broker and an agent as services of one machine, who all show certificates.
 
-Everything is done as docs/install.md says, by its own commands, of which none is left out. The services' users own what comes of it.
+Everything is done as docs/install.md says, by its own commands, of which none is left out. The
+services' users own what comes of it.
 """
 
 from __future__ import annotations
