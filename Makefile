@@ -144,9 +144,9 @@ bench-agent-packages:
 	@$(call debian,mosquitto=mosquitto /usr/bin/python3=python3)
 
 # It boots Debian in a container below build/machines, so it wants root.
-systemd: machine-packages ## boot Debian in a container: does systemd start, watch and confine our services?
-	@$(MAKE) --no-print-directory venv
-	@$(BIN)/python -m tests.machines.systemd
+systemd: machine-packages ## install our packages in a container that boots: does systemd start, watch and confine them?
+	@$(MAKE) --no-print-directory deb DEB_ARCHES=amd64
+	@export PATH=$$PWD/$(PACKAGING)/bin:$$PATH; $(BIN)/python -m tests.machines.systemd
 
 machine-packages:
 	@$(call debian,systemd-nspawn=systemd-container mmdebstrap=mmdebstrap mosquitto=mosquitto)
@@ -174,7 +174,7 @@ badnet-packages:
 # nfpm packs; what debuggers read is taken out of compiled modules, also of other processors.
 PACKAGING := build/packaging
 DEB_ARCHES ?= amd64 arm64 armhf
-deb: deb-packages ## fill dist/ with Debian packages of the agent and its runtimes, for DEB_ARCHES
+deb: deb-packages ## fill dist/ with Debian packages of agent, runtimes and controller, for DEB_ARCHES
 	@$(MAKE) --no-print-directory venv $(PACKAGING)/.installed
 	@export PATH=$$PWD/$(PACKAGING)/bin:$$PATH; \
 	for arch in $(DEB_ARCHES); do $(BIN)/python packaging/debs.py $$arch $(DEB_OPTIONS) || exit 1; done

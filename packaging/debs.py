@@ -39,7 +39,6 @@ from staging import (
 )
 
 OUTPUT, SCRATCH = ROOT / "dist", ROOT / "build" / "deb"
-MAINTAINER = "The Wherry developers <wherry-project@users.noreply.github.com>"
 PYTHON3 = ("python3 (>= 3.10~)", "python3 (<< 3.14~)")
 ARCHES = ("amd64", "arm64", armhf.ARCH)
 # One wheel of each serves every Python: it is pure, or keeps to the stable ABI.
@@ -195,13 +194,23 @@ def epoch() -> str:
     """Return when the commit was made, for builds that are identical."""
     if told := os.environ.get("SOURCE_DATE_EPOCH"):
         return told
-    command = ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return _of_the_commit("%ct")
+
+
+def maintainer() -> str:
+    """Return whom Debian's variables name as who packs, else the author of the commit."""
+    name, address = os.environ.get("DEBFULLNAME"), os.environ.get("DEBEMAIL")
+    return f"{name} <{address}>" if name and address else _of_the_commit("%an <%ae>")
 
 
 def mtime() -> str:
     """Return `epoch` as nfpm reads it."""
     return datetime.fromtimestamp(int(epoch()), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _of_the_commit(form: str) -> str:
+    command = ["git", "-C", str(ROOT), "log", "-1", f"--format={form}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _told(
@@ -216,7 +225,7 @@ def _told(
         "version_schema": "none",
         "section": "misc",
         "priority": "optional",
-        "maintainer": MAINTAINER,
+        "maintainer": maintainer(),
         "description": f"{package.summary}\n{(SCRIPTS / f'{package.name}.txt').read_text()}",
         "depends": list(package.depends),
         "recommends": list(package.recommends),
@@ -294,7 +303,7 @@ def _document(package: Package, tree: Path, version: str) -> None:
     ).stdout.strip()
     text = (
         f"{package.name} ({version}) stable; urgency=medium\n\n"
-        f"  * What changed stands in CHANGELOG.md of the project.\n\n -- {MAINTAINER}  {date}\n"
+        f"  * What changed stands in CHANGELOG.md of the project.\n\n -- {maintainer()}  {date}\n"
     )
     (folder / "changelog.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 

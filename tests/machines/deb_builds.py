@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("shared", "agent", "packaging", "systemd", "constraints.txt", "constraints-py310.txt")
+SOURCES = (
+    *("shared", "agent", "controller", "packaging", "systemd"),
+    *("constraints.txt", "constraints-py310.txt"),
+)
 # Made once, in minutes of emulation.
 ARMHF_WHEELS = "build/armhf/wheels"
 VERSIONED = "shared/wherry/__init__.py"

@@ -12,7 +12,8 @@ from tests.machines.deb_roots import Failed, Root
 HOME = "var/lib/wherry-agent"
 CONFFILE = "etc/default/wherry-agent"
 ARCHIVES = "var/cache/apt/archives"
-AGENT = "wherry-agent"
+AGENT, CONTROLLER = "wherry-agent", "wherry-controller"
+PROGRAMS = {CONTROLLER: ("wherry", "wherry_controller")}
 MODULES = {
     AGENT: (
         "cryptography.x509",
@@ -28,9 +29,16 @@ MODULES = {
     "wherry-agent-onnx": ("numpy", "numpy.linalg", "onnxruntime"),
     "wherry-agent-litert": ("numpy", "ai_edge_litert.interpreter"),
     "wherry-agent-tflite": ("numpy", "tflite_runtime.interpreter"),
+    CONTROLLER: (
+        "pydantic_core",
+        "sqlalchemy",
+        "wherry_controller.app",
+        "wherry_controller.cli.preparing",
+        "wherry_controller.deltas.encode",
+    ),
 }
 # The launcher's own environment, for another program than the agent.
-_IMPORT = "sed 's/-m wherry_agent/-c/' /usr/bin/wherry-agent > /tmp/python; sh /tmp/python \"$0\""
+_IMPORT = "sed 's/-m {module}/-c/' /usr/bin/{program} > /tmp/python; sh /tmp/python \"$0\""
 _ASK = """\
 runuser -u wherry-agent -- wherry-agent run >/tmp/agent.log 2>&1 &
 for _ in $(seq 150); do
@@ -39,6 +47,21 @@ for _ in $(seq 150); do
 done
 cat /tmp/refused /tmp/agent.log; exit 1
 """
+_SERVE = """\
+as() { runuser -u wherry-controller -- "$@"; }
+cd /var/lib/wherry-controller
+as wherry init . --broker mqtts://localhost:8883 >/tmp/controller.log 2>&1
+as wherry serve . >>/tmp/controller.log 2>&1 &
+for _ in $(seq 300); do
+    if python3 -c "$ASK" 2>/tmp/refused; then exit 0; fi
+    sleep 0.1
+done
+cat /tmp/refused /tmp/controller.log; exit 1
+""".replace(
+    "$ASK",
+    "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8321); "
+    "c.request('GET', '/api/v1/health'); print('HTTP/1', c.getresponse().status)",
+)
 _HAND_OVER = (
     "from pathlib import Path; from wherry_agent import enrolling; "
     "enrolling.hand_over(Path('/var/lib/wherry-agent'))"
@@ -53,7 +76,7 @@ def install(root: Root, debs: Sequence[Path]) -> None:
 
 def check_imports(root: Root, package: str) -> None:
     """Raise `Failed` unless every library of a package is found on this Debian's Python."""
-    root.said("sh", "-c", _IMPORT, "import " + ", ".join(MODULES[package]))
+    _run_python(root, package, "import " + ", ".join(MODULES[package]))
 
 
 def give_home(root: Root, home: Path) -> None:
@@ -64,11 +87,18 @@ def give_home(root: Root, home: Path) -> None:
     shutil.copytree(home, target, symlinks=True, dirs_exist_ok=True)
     target.chmod(0o700)
     root.said("chown", "wherry-agent:wherry-agent", f"/{HOME}")
-    root.said("sh", "-c", _IMPORT, _HAND_OVER)
+    _run_python(root, AGENT, _HAND_OVER)
     owners = root.said("find", f"/{HOME}", "!", "-user", "wherry-agent")
     if owners:
         raise Failed(["wherry-agent", "enrol"], f"files of another user: {owners}")
     (root.folder / "tmp/question.json").write_text(the_question())
+
+
+def check_controller(root: Root) -> None:
+    """Raise `Failed` unless the service's user founds a controller, which then serves."""
+    said = root.said("sh", "-c", _SERVE)
+    if "HTTP/1" not in said:
+        raise Failed(["wherry", "serve"], said)
 
 
 def check_answer(root: Root) -> None:
@@ -106,3 +136,9 @@ def check_purge(root: Root, packages: Sequence[str], before: set[str]) -> None:
     accounts = root.said("sh", "-c", "getent passwd; getent group")
     if "wherry" in accounts:
         raise Failed(["dpkg", "--purge", *packages], "left accounts: " + accounts)
+
+
+def _run_python(root: Root, package: str, text: str) -> str:
+    """Return what Python code says that runs as a package's own program does."""
+    program, module = PROGRAMS.get(package, ("wherry-agent", "wherry_agent"))
+    return root.said("sh", "-c", _IMPORT.format(program=program, module=module), text)

@@ -12,19 +12,20 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from tests.machines import deb_builds, deb_checks, deb_homes
-from tests.machines.deb_checks import AGENT, CONFFILE
+from tests.machines import deb_builds, deb_checks, deb_contents, deb_homes
+from tests.machines.deb_checks import AGENT, CONFFILE, CONTROLLER
 from tests.machines.deb_cuts import Version, cut_and_repair
 from tests.machines.deb_roots import SUITES, Failed, Root, a_root
 
 DIST, SCRATCH = deb_builds.ROOT / "dist", deb_builds.ROOT / "build/machines/debs"
-PACKAGES = {"wherry-agent": 6, "wherry-agent-onnx": 30, "wherry-agent-litert": 30}
+LARGEST_MIB = {AGENT: 6, "wherry-agent-onnx": 30, "wherry-agent-litert": 30, CONTROLLER: 30}
 KINDS = {"wherry-agent-onnx": "onnx", "wherry-agent-litert": "litert"}
 MIB = 1 << 20
 CUTS = int(os.environ.get("CUTS", "20"))
-ANSWER_S = 5.0
 
 
 def main() -> int:
@@ -40,11 +41,14 @@ def main() -> int:
 
 def _check_all() -> None:
     for arch in ("amd64", "arm64"):
-        for package, largest_mib in PACKAGES.items():
+        for package, largest_mib in LARGEST_MIB.items():
             _check_size(_deb(package, arch), largest_mib)
-    debs = {package: _deb(package, "amd64") for package in PACKAGES}
-    _check_lintian(debs)
-    _check_identical(debs[AGENT])
+        deb_contents.check_old_python(_deb(AGENT, arch), *map(partial(_deb, arch=arch), KINDS))
+    _say("packed for Python 3.10 too, the same libraries: untried, for no Debian here has it")
+    debs = {package: _deb(package, "amd64") for package in LARGEST_MIB}
+    _check_lintian([_deb(package, arch) for package in LARGEST_MIB for arch in ("amd64", "arm64")])
+    for package, deb in debs.items():
+        _check_identical(package, deb)
     homes = {kind: deb_homes.a_confirmed_home(kind, SCRATCH) for kind in deb_homes.MODELS}
     new = Version(deb_builds.next_version(), deb_builds.built_next(SCRATCH, AGENT))
     for suite, name in SUITES.items():
@@ -63,11 +67,13 @@ def _check_root(
     deb_checks.check_answer(root)
     took_s = time.monotonic() - begun
     _say(f"{name}: installed without a network, first answer (onnx) after {took_s:.1f} s")
-    deb_checks.install(root, [debs["wherry-agent-litert"]])
+    deb_checks.install(root, [debs["wherry-agent-litert"], debs[CONTROLLER]])
     for package in debs:
         deb_checks.check_imports(root, package)
         deb_checks.check_installed(root, package, old.version)
     root.said("wherry-agent", "profile")
+    deb_checks.check_controller(root)
+    _say(f"{name}: the controller is founded and serves, as a user of its own")
     for kind, home in homes.items():
         deb_checks.give_home(root, home)
         deb_checks.check_answer(root)
@@ -118,16 +124,16 @@ def _check_size(deb: Path, largest_mib: int) -> None:
         raise Failed(["make", "deb"], f"{deb.name} is too large")
 
 
-def _check_lintian(debs: dict[str, Path]) -> None:
-    command = ["lintian", "--allow-root", "--fail-on", "error,warning", *map(str, debs.values())]
+def _check_lintian(debs: Sequence[Path]) -> None:
+    command = ["lintian", "--allow-root", "--fail-on", "error,warning", *map(str, debs)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise Failed(command, done.stdout)
-    _say("lintian finds neither errors nor warnings")
+    _say(f"lintian finds neither errors nor warnings in {len(debs)} packages")
 
 
-def _check_identical(deb: Path) -> None:
-    again = deb_builds.built_again(SCRATCH, AGENT)
+def _check_identical(package: str, deb: Path) -> None:
+    again = deb_builds.built_again(SCRATCH, package)
     if _digest(again) != _digest(deb):
         raise Failed(["make", "deb"], f"{deb.name} built again is another file")
     _say(f"{deb.name}: built again in another place, it is the same")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import time
 from pathlib import Path
 
 from tests.machines.deb_builds import ROOT, version_of_this
@@ -46,15 +44,6 @@ def status_of(machine: Machine, package: str) -> str:
     """Return what dpkg says of a package; nothing where it knows none."""
     show = ("dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Version}", package)
     return machine.tried(*show).stdout.strip()
-
-
-def load_1min() -> float:
-    """Return how busy this host was in the last minute, beside which a time is read."""
-    return os.getloadavg()[0]
-
-
-def seconds_since(began_s: float) -> float:
-    return time.monotonic() - began_s
 
 
 def _put(root: Path, place: str, deb: Path) -> None:

@@ -12,6 +12,8 @@ from tests.machines.deb_builds import ROOT
 from tests.machines.nspawn import Machine, Wrong
 
 PAGE = ROOT / "docs/install.md"
+DONE = "/root/commands"
+_END = "\0"
 _BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -25,7 +27,17 @@ def run(
     commands = _put_in(found[0], names)
     if left := re.findall(r"\b[A-Z]{4,}\b", commands):
         raise Wrong(f"{PAGE.name} has names that nobody puts in: {', '.join(left)}")
-    return machine.run("sh", "-ec", f"cd {folder}\n{commands}", text=text)
+    said = machine.run("sh", "-ec", f"cd {folder}\n{commands}", text=text)
+    with machine.place(DONE).open("a") as done:
+        done.write(found[0] + _END)
+    return said
+
+
+def check_all_were_run(machine: Machine) -> None:
+    """Raise `Wrong` where the page has commands that were not run on this machine."""
+    done = machine.place(DONE).read_text().split(_END)
+    if missing := [block for block in blocks() if block not in done]:
+        raise Wrong(f"{PAGE.name} has commands that nobody ran: {missing[0].strip()}")
 
 
 def blocks() -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
+from dataclasses import dataclass
 
 from tests.bench.agent.clients import Refused
+from tests.machines.busy import is_busy, load_1min, processor_s
 from tests.machines.deb_builds import next_version, version_of_this
 from tests.machines.homes import HOME
 from tests.machines.installed import (
@@ -17,9 +18,7 @@ from tests.machines.installed import (
     PACKAGES,
     PLACE,
     dpkg,
-    load_1min,
     name_of,
-    seconds_since,
     status_of,
 )
 from tests.machines.nspawn import PATH, Machine, Wrong, until
@@ -37,24 +36,34 @@ kill -KILL $dpkg
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Took:
+    """How long an installation took until the first answer, and what of the processors."""
+
+    seconds: float
+    processor_s: float
+
+
 def the_first_answer_comes_soon(machine: Machine) -> str:
     """Answer soon after `dpkg --install` began, on an enrolled home; the best of a few times.
 
-    This host does other things too, so its load stands beside the figure.
+    Where this host is busy with other things, it is told and not judged.
     """
-    took_s = []
+    took = []
     for number in range(ROUNDS):
         if number:
-            machine.run(*dpkg("--purge", "--force-depends", ONNX))
-            machine.run(*dpkg("--remove", AGENT))
-        took_s.append(_install_to_answer(machine))
-    figures = ", ".join(f"{each:.1f}" for each in took_s)
-    said = f"first answer {min(took_s):.1f} s after dpkg began ({figures}; load {load_1min():.1f})"
-    if min(took_s) <= FIRST_ANSWER_S:
-        return f"{said}, at most {FIRST_ANSWER_S:g} s"
-    if load_1min() > (os.cpu_count() or 1):
+            machine.run(*dpkg("--remove", ONNX, AGENT))
+        took.append(_install_to_answer(machine))
+    best = min(took, key=lambda each: each.seconds)
+    said = (
+        f"first answer {best.seconds:.1f} s after dpkg began, {best.processor_s:.1f} s of a "
+        f"processor (the best of {ROUNDS}; load {load_1min():.1f}; at most {FIRST_ANSWER_S:g})"
+    )
+    if best.seconds <= FIRST_ANSWER_S:
+        return said
+    if is_busy():
         return f"{said}: NOT judged, since this host is busy with other things"
-    raise Wrong(f"{said}, and {FIRST_ANSWER_S:g} s are allowed")
+    raise Wrong(said)
 
 
 def the_next_start_is_not_slower(machine: Machine) -> str:
@@ -125,23 +134,25 @@ def nothing_is_left(machine: Machine) -> str:
     looked = ("find", "/etc", "/usr", "/var/lib", "/var/cache", "/run", "-name", "*wherry*")
     left = machine.run(*looked, "!", "-path", "/var/lib/dpkg/*", "!", "-path", f"{ARCHIVES}/*")
     units = machine.run("systemctl", "list-units", "--all", "--no-legend", "wherry*")
-    accounts = machine.run("sh", "-c", "getent passwd; getent group")
-    if left or units or "wherry" in accounts:
-        raise Wrong(f"purging left {left or units or accounts}")
+    accounts = machine.tried("sh", "-c", "getent passwd; getent group | cut -d: -f1").stdout
+    ours = " ".join(line for line in accounts.splitlines() if "wherry" in line)
+    if left or units or ours:
+        raise Wrong(f"purging left {left} {units} {ours}")
     return "purged: no file, unit or account is left"
 
 
-def _install_to_answer(machine: Machine) -> float:
-    began_s = time.monotonic()
+def _install_to_answer(machine: Machine) -> Took:
+    began_s, before_s = time.monotonic(), processor_s(machine)
     words = dpkg("--install", *(f"{PLACE}/{name_of(each)}" for each in (AGENT, ONNX)))
     entering = ("nsenter", "--target", str(machine.init), "--all", "--", *words)
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(entering, env=PATH, stdin=quiet, stdout=quiet, stderr=quiet)
     try:
         until(lambda: _answers(machine), f"no answer after dpkg installed on {HOME}")
-        return seconds_since(began_s)
+        took_s = time.monotonic() - began_s
     finally:
         process.wait()
+    return Took(took_s, processor_s(machine) - before_s)
 
 
 def _answers(machine: Machine) -> bool:

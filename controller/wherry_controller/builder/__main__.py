@@ -11,6 +11,7 @@ only in the fork, which is kept with all its children from everything but the bu
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing.util
 import os
 import shutil
@@ -23,11 +24,19 @@ from wherry import codec
 from wherry.files import make_folder
 from wherry_controller.builder.confine import confine
 from wherry_controller.builder.preparing import prepare
-from wherry_controller.core.build import BuildRequest
+from wherry_controller.core.build import BuildRequest, Refused
+from wherry_controller.core.fault import BuildReason
 
 LARGEST_REQUEST_BYTES = 4 << 20
 # Jobs are forked, which keeps one thread only: onnxruntime's telemetry would start others.
 SINGLE = {"ORT_DISABLE_TELEMETRY": "1"}
+EVERY_BUILD_NEEDS = "onnx"
+NO_BUILDERS = Refused(
+    BuildReason.RUNTIME_MISSING,
+    f"this controller has no builders ({EVERY_BUILD_NEEDS} is not installed): build where "
+    "`pip install 'wherry-controller[builder]'` was run, and carry the bundle here with "
+    "`wherry bundle export` and `wherry bundle import`.",
+)
 
 
 def main() -> int:
@@ -36,6 +45,9 @@ def main() -> int:
     os.environ.update(SINGLE)
     data = Path(sys.argv[1]).read_bytes()
     request = codec.decode(BuildRequest, data, limit_bytes=LARGEST_REQUEST_BYTES)
+    if importlib.util.find_spec(EVERY_BUILD_NEEDS) is None:
+        answers.write(codec.encode(NO_BUILDERS) + b"\n")
+        return 0
     request, refused = prepare(request)
     for refusal in refused:
         answers.write(codec.encode(refusal) + b"\n")

@@ -131,5 +131,20 @@ def test_a_request_that_is_none_ends_the_process_and_says_nothing_on_stdout(tmp_
     assert b"this is no BuildRequest" in done.stderr
 
 
+def test_where_no_builders_are_installed_a_build_says_what_to_install(
+    version: Path, tmp_path: Path
+) -> None:
+    without = (
+        "import runpy, sys; sys.modules['onnx'] = None; "
+        "runpy.run_module('wherry_controller.builder', run_name='__main__', alter_sys=True)"
+    )
+    command = (sys.executable, "-c", without)
+    build = run_build(a_card(), version, tmp_path / "output", [FP32], command=command)
+    (refused,) = build.refused
+    assert refused.reason is BuildReason.RUNTIME_MISSING
+    assert "pip install 'wherry-controller[builder]'" in refused.detail
+    assert "\n" not in refused.detail
+
+
 def _named(name: str, profile: Profile) -> Profile:
     return replace(profile, name=parse_profile_name(name))

@@ -45,6 +45,7 @@ SIGNATURE = Signature(
     (Tensor("scores", Datatype.FP32, (BATCH, 10)),),
 )
 ACCURACY = 0.92  # What `digits` reaches, to within the goal's drop.
+COMMAND = (sys.executable, "-m", "wherry_controller.builder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ def run_build(
     *,
     cache: Path | None = None,
     limits: Limits | None = None,
+    command: Sequence[str] = COMMAND,
 ) -> Build:
     """Run the builder as a controller does; any exit status but 0 is an error."""
     output.mkdir()
@@ -130,8 +132,8 @@ def run_build(
     )
     file = output / "request.json"
     file.write_bytes(codec.encode(request))
-    command = [sys.executable, "-m", "wherry_controller.builder", str(file)]
-    done = subprocess.run(command, check=False, capture_output=True, cwd=REPOSITORY)
+    words = [*command, str(file)]
+    done = subprocess.run(words, check=False, capture_output=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     return Build(output, cache, tuple(parse_message(line) for line in done.stdout.splitlines()))
 

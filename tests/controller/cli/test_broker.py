@@ -74,3 +74,13 @@ def test_a_folder_that_is_no_controllers_is_left_alone(wherry: Wherry, tmp_path:
     ran = config(wherry, tmp_path)
     assert ran.status == 5
     assert not list(tmp_path.glob("broker*"))
+
+
+def test_its_unit_shows_the_broker_its_own_folder_and_none_of_the_keys(
+    wherry: Wherry, folder: Path
+) -> None:
+    config(wherry, folder)
+    unit = (folder / "broker/wherry-broker.service").read_text()
+    assert f"\nTemporaryFileSystem={folder}:ro\n" in unit
+    assert f"\nBindReadOnlyPaths={folder}/broker\n" in unit
+    assert f"\nBindPaths={folder}/broker/state\n" in unit
