@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from subprocess import SubprocessError
@@ -139,8 +139,9 @@ def _deb(package: str, board: Board) -> Path:
 
 
 def _all_of(stories: Sequence[Callable[[], None]]) -> None:
+    """Run stories side by side; raise what the first that failed has said."""
     with ThreadPoolExecutor(len(stories)) as pool:
-        for done in [pool.submit(story) for story in stories]:
+        for done in as_completed([pool.submit(story) for story in stories]):
             done.result()
 
 

@@ -57,7 +57,16 @@ class Fleet:
 
 
 def live_through(fleet: Fleet, supply: Supply) -> None:
-    """Take one root from its making to the purge; raise `Wrong` or `Failed`."""
+    """Take one root from its making to the purge; say what fails, at once, and raise it."""
+    try:
+        _live(fleet, supply)
+    except Exception as error:
+        # Another root may go on for minutes.
+        fleet.tell(f"FAILED: {error}")
+        raise
+
+
+def _live(fleet: Fleet, supply: Supply) -> None:
     with an_arm_root(fleet.board, fleet.suite, fleet.scratch) as root:
         fleet.tell("made a root")
         before = root.files()
