@@ -10,10 +10,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("shared", "agent", "packaging", "systemd", "constraints.txt", "constraints-py310.txt")
-# Made once, in minutes of emulation.
-ARMHF_WHEELS = "build/armhf/wheels"
 VERSIONED = "shared/wherry/__init__.py"
 LONGEST_S = 590
+# Made once, in minutes of emulation.
+ARMHF_WHEELS = "build/armhf/wheels"
 
 
 def version_of_this() -> str:

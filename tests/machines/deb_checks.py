@@ -25,9 +25,9 @@ MODULES = {
         "wherry_agent.app",
         "wherry_agent.enrolling",
     ),
+    "wherry-agent-tflite": ("numpy", "tflite_runtime.interpreter"),
     "wherry-agent-onnx": ("numpy", "numpy.linalg", "onnxruntime"),
     "wherry-agent-litert": ("numpy", "ai_edge_litert.interpreter"),
-    "wherry-agent-tflite": ("numpy", "tflite_runtime.interpreter"),
 }
 # The launcher's own environment, for another program than the agent.
 _IMPORT = "sed 's/-m wherry_agent/-c/' /usr/bin/wherry-agent > /tmp/python; sh /tmp/python \"$0\""
