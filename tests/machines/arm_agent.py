@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.machines.deb_roots import Root
-from tests.machines.nspawn import Wrong, until
+from tests.machines.nspawn import Wrong, say, until
 from wherry.names import Digest
 from wherry_agent.client import Client, NotReachable, NotServing, RequestRefused
 
@@ -22,6 +22,7 @@ LOG = "tmp/agent.log"
 NOTIFY, SOCKET = "run/notify", "run/wherry-agent/api.sock"
 PATIENCE_S = 240.0
 KIB = 1 << 10
+LAST_WORDS = 4000
 # Each line as systemd does it for the unit's words of the same meaning.
 _AS_THE_UNIT = """\
 user=$1 group=$2 place=$3 umask=$4
@@ -72,7 +73,10 @@ class EmulatedAgent:
 
 @contextmanager
 def a_running_agent(root: Root) -> Iterator[EmulatedAgent]:
-    """Run the agent until the end of the block; raise `Wrong` where it does not get ready."""
+    """Run the agent until the end of the block; raise `Wrong` where it does not get ready.
+
+    What it has logged is said where the block fails.
+    """
     with _a_notify_socket(root) as told:
         begun_s = time.monotonic()
         process = subprocess.Popen(_command(root), env=root.environment)
@@ -81,6 +85,9 @@ def a_running_agent(root: Root) -> Iterator[EmulatedAgent]:
             until(lambda: _is_ready(agent, told), "the agent does not say READY=1", PATIENCE_S)
             agent.ready_s = time.monotonic() - begun_s
             yield agent
+        except Exception:
+            say(f"The agent's last words:\n{agent.log()[-LAST_WORDS:]}")
+            raise
         finally:
             _end(agent)
 
@@ -124,7 +131,7 @@ def _opened(place: Path) -> Iterator[Path]:
 
 def _is_ready(agent: EmulatedAgent, told: socket.socket) -> bool:
     if agent.process.poll() is not None:
-        raise Wrong(f"the agent ended with {agent.process.returncode}:\n{agent.log()[-2000:]}")
+        raise Wrong(f"the agent ended with {agent.process.returncode}")
     try:
         return b"READY=1" in told.recv(4096)
     except BlockingIOError:

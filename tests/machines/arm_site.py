@@ -34,7 +34,7 @@ Floats = NDArray[np.float32]
 
 MODEL, VERSION, WRONG = "digits", "v1", "wrong"
 CHUNK_BYTES = 128 * 1024
-ROLLOUT_S, TELL_S = 400.0, 120.0
+ROLLOUT_S, TELL_S = 600.0, 120.0
 PROFILE = """\
 name = "{name}"
 arch = "{machine}"

@@ -57,7 +57,16 @@ class Fleet:
 
 
 def live_through(fleet: Fleet, supply: Supply) -> None:
-    """Take one root from its making to the purge; raise `Wrong` or `Failed`."""
+    """Take one root from its making to the purge; say what fails, at once, and raise it."""
+    try:
+        _live(fleet, supply)
+    except Exception as error:
+        # Another root may go on for minutes.
+        fleet.tell(f"FAILED: {error}")
+        raise
+
+
+def _live(fleet: Fleet, supply: Supply) -> None:
     with an_arm_root(fleet.board, fleet.suite, fleet.scratch) as root:
         fleet.tell("made a root")
         before = root.files()
@@ -80,11 +89,11 @@ def _serve(fleet: Fleet, root: Root, kind: Kind, supply: Supply) -> None:
     _enrol(fleet, root, kind, supply.profiles[kind])
     with a_running_agent(root) as agent:
         fleet.tell(f"{kind.runtime}: the agent was ready after {agent.ready_s:.1f} s (emulated)")
-        _confirm(fleet, agent, kind)
+        _confirm(fleet, kind)
         _show_golden(fleet, kind, bundle)
         _ask(fleet, root, kind, bundle)
         _tell_memory(fleet, agent, kind)
-        _refuse_wrong(fleet, agent, kind)
+        _refuse_wrong(fleet, kind)
         _ask(fleet, root, kind, bundle)
 
 
@@ -99,10 +108,10 @@ def _enrol(fleet: Fleet, root: Root, kind: Kind, profile: str) -> None:
     fleet.tell(f"{kind.runtime}: enrolled")
 
 
-def _confirm(fleet: Fleet, agent: EmulatedAgent, kind: Kind) -> None:
+def _confirm(fleet: Fleet, kind: Kind) -> None:
     rollout = arm_site.roll_out(fleet.site, fleet.device(kind), VERSION)
     if rollout.status != "succeeded":
-        raise Wrong(f"{_ending_of(rollout)}; the agent's last words:\n{agent.log()[-3000:]}")
+        raise Wrong(_ending_of(rollout))
     fleet.tell(f"{kind.runtime}: rolled out and confirmed")
 
 
@@ -130,7 +139,7 @@ def _tell_memory(fleet: Fleet, agent: EmulatedAgent, kind: Kind) -> None:
     fleet.tell(f"{kind.runtime}: {parts} = {sum(sizes):.0f} MiB in memory (emulated)")
 
 
-def _refuse_wrong(fleet: Fleet, agent: EmulatedAgent, kind: Kind) -> None:
+def _refuse_wrong(fleet: Fleet, kind: Kind) -> None:
     """Roll out a bundle whose golden outputs the device cannot give; it has to refuse."""
     rollout = arm_site.roll_out(fleet.site, fleet.device(kind), WRONG)
     reasons = {each.reason for stage in rollout.stages for each in stage.devices}

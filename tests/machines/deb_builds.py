@@ -13,10 +13,10 @@ SOURCES = (
     *("shared", "agent", "controller", "packaging", "systemd"),
     *("constraints.txt", "constraints-py310.txt"),
 )
-# Made once, in minutes of emulation.
-ARMHF_WHEELS = "build/armhf/wheels"
 VERSIONED = "shared/wherry/__init__.py"
 LONGEST_S = 590
+# Made once, in minutes of emulation.
+ARMHF_WHEELS = "build/armhf/wheels"
 
 
 def version_of_this() -> str:

@@ -26,9 +26,9 @@ MODULES = {
         "wherry_agent.app",
         "wherry_agent.enrolling",
     ),
+    "wherry-agent-tflite": ("numpy", "tflite_runtime.interpreter"),
     "wherry-agent-onnx": ("numpy", "numpy.linalg", "onnxruntime"),
     "wherry-agent-litert": ("numpy", "ai_edge_litert.interpreter"),
-    "wherry-agent-tflite": ("numpy", "tflite_runtime.interpreter"),
     CONTROLLER: (
         "pydantic_core",
         "sqlalchemy",
