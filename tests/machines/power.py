@@ -261,7 +261,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="the same seed cuts alike")
     parser.add_argument("--parts", default="", help="in which parts of its work, by turns: all")
     parser.add_argument(
-        "--plant", choices=sorted((*vm_image.PLANTS, vm_package.PLANT)), help="a bug to plant"
+        "--plant", choices=(*vm_image.CAUGHT_BY_CUTS, vm_package.PLANT), help="a bug to plant"
     )
     return parser.parse_args()
 

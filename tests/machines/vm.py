@@ -92,9 +92,9 @@ class Machine:
             time.sleep(ASK_S)
         return time.monotonic() - self.began_s - self.held_up_s(), logits
 
-    def infer(self) -> list[float] | None:
-        """Return what the model makes of zeros; None where nobody answers."""
-        tensor = {"name": "image", "datatype": "FP32", "shape": [1, 2, 2], "data": [0.0] * 4}
+    def infer(self, value: float = 0.0) -> list[float] | None:
+        """Return what the model makes of an image of that value; None where nobody answers."""
+        tensor = {"name": "image", "datatype": "FP32", "shape": [1, 2, 2], "data": [value] * 4}
         body = json.dumps({"inputs": [tensor]})
         connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:

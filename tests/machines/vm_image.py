@@ -59,7 +59,10 @@ class Hasty(sqlite3.Connection):
 
 sqlite3.connect = lambda *words, **more: real(*words, **{"factory": Hasty, **more})
 """,
+    # What a worker binds itself to does not bind it: what then holds it is the kernel's limit.
+    "unbounded": "import resource\n\nresource.setrlimit = lambda _kind, _limits: None\n",
 }
+CAUGHT_BY_CUTS = ("files", "database")
 _XZ = b"\xfd7zXZ\x00"
 
 _INITRD_INIT = """\
@@ -87,6 +90,18 @@ $bb ip link set eth0 up
 $bb ip route add default via 10.0.2.2
 $bb mount -t ext4 -o noatime /dev/vdb {HOME} || {{ echo vm.nodisk; $bb poweroff -f; }}
 socat TCP-LISTEN:{PORT},fork,reuseaddr UNIX-CONNECT:{HOME}/state/api.sock 2>/dev/null &
+# As systemd does it for MemoryMax= with OOMPolicy=continue: where what is in the group takes more,
+# the kernel ends the process in it that stands highest.
+confine() {{
+  group=/sys/fs/cgroup/wherry-agent.service
+  $bb mount -t cgroup2 none /sys/fs/cgroup
+  echo +memory > /sys/fs/cgroup/cgroup.subtree_control
+  $bb mkdir $group
+  while read -r name kib _ && [ "$name" != MemTotal: ]; do :; done < /proc/meminfo
+  echo $((kib * 1024 / 100 * ${{1%\\%}})) > $group/memory.max
+  into=$group/cgroup.procs
+}}
+into=/dev/null
 export PYTHONPATH={LIB} PYTHONDONTWRITEBYTECODE=1
 run="python3 -m wherry_agent run --home {HOME}"
 for word in $($bb cat /proc/cmdline); do
@@ -94,12 +109,14 @@ for word in $($bb cat /proc/cmdline); do
     plant=*) export PYTHONPATH=/plants/${{word#plant=}}:$PYTHONPATH;;
     litert) export PYTHONPATH=$PYTHONPATH:{LITERT};;
     package) run="wherry-agent run"; /sbin/package-init & ;;
+    memory_max=*) confine "${{word#memory_max=}}" ;;
+    others=*) $bb dd if=/dev/zero of=/tmp/others bs=1M count=${{word#others=}} 2>/dev/null ;;
     memory) while :; do $bb grep MemAvailable /proc/meminfo; $bb sleep 1; done & ;;
   esac
 done
 echo vm.up
 while :; do
-  $run &
+  (echo 0 > $into; exec $run) &
   echo $! > /run/agent.pid
   wait $!
   echo "vm.ended $?"
