@@ -2,9 +2,9 @@
 
 It is `vm_image`'s root with two versions of our package, of which the older is installed. It is
 written to, so its disk is a lossy one too. A connection to a port begins an upgrade to whichever
-version is not installed; at each boot the package's own repair runs, as its unit runs it, and then
-the console says what dpkg thinks of the package. Where a bug is planted in it, dpkg and our scripts
-flush nothing of the files before they are run.
+version is not installed. At each boot the package's own repair runs once the agent is ready, as its
+unit has it, and then the console says what dpkg thinks of the package. Where a bug is planted in
+it, dpkg and our scripts flush nothing of the files before they are run.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import subprocess
 from pathlib import Path
 
 from tests.machines import deb_builds
-from tests.machines.vm_image import FOLDER, LIB, LITERT, UPGRADE_PORT, make_ext4
+from tests.machines.vm_image import FOLDER, HOME, LIB, LITERT, UPGRADE_PORT, make_ext4
 
 IMAGE, IMAGE_MIB = FOLDER / "package.img", 640
 AGENT = "wherry-agent"
+SOCKET = f"{HOME}/state/api.sock"
 RUNTIME = "usr/lib/wherry-agent-onnx"
 PACKAGES, ARCHIVES = "/packages", "/var/cache/apt/archives"
 PLANT = "package"
@@ -28,6 +29,8 @@ _INIT = f"""\
 socat TCP-LISTEN:{UPGRADE_PORT},fork,reuseaddr SYSTEM:/sbin/package-upgrade &
 state() {{ dpkg-query --show --showformat '${{db:Status-Status}} ${{Version}}' wherry-agent; }}
 found="$(state), $(readlink {LIB}/current) runs"
+rm -f {SOCKET}  # As the cut left it.
+for _ in $(seq 90); do [ ! -S {SOCKET} ] || break; sleep 1; done
 /usr/libexec/wherry-agent/repair >/run/repair.log 2>&1
 repaired=$?
 audit=$(nice dpkg --audit | tr '\\n"' ' _')
