@@ -82,7 +82,7 @@ class Delivery:
         self._pace = Pace()
         self._urls: tuple[str, ...] = ()
         self._spent = store.spent()
-        self._counted_bytes = 0
+        self._counted_bytes = self._flowed_bytes = 0
         self._advised: download.Advised | None = None
 
     def traffic(self) -> Traffic:
@@ -102,7 +102,11 @@ class Delivery:
         yield from self.tick()
 
     def tick(self) -> Iterator[machine.Event]:
-        """Count what came, and say how to go on where that is news."""
+        """Count what came; say that it comes, and how to go on where that is news."""
+        came_bytes = self._fetch.traffic().received_bytes
+        if came_bytes - self._flowed_bytes >= download.FLOW_BYTES:
+            self._flowed_bytes = came_bytes
+            yield download.Flowing(time.monotonic())
         limit = least(self._settings.max_bytes_per_day, self._pace.bytes_per_day)
         self._count(is_bounded=limit is not None)
         advised = download.Advised(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -29,10 +30,12 @@ from tests.builders import a_profile
 from tests.mirrors import Manner, a_mirror
 from wherry import codec
 from wherry.blobs import Blob
+from wherry.measures import Traffic
 from wherry.messages import Delta, Desired, Pace
 from wherry.reasons import Reason
 from wherry_agent.core import agent as machine
 from wherry_agent.core import download
+from wherry_agent.core.download import FLOW_BYTES
 from wherry_agent.core.suitability import Machine
 from wherry_agent.delivery import Delivery, Rebuilder, Seen
 from wherry_agent.fetch import Fetch
@@ -63,6 +66,13 @@ def copy_wrong(blob: Blob, base: Path, delta: Path, out: Path) -> Fault | None:
 
 def fail(blob: Blob, base: Path, delta: Path, out: Path) -> Fault | None:
     return Fault(Reason.DELTA_OVERSIZED, "it would have grown")
+
+
+@dataclass
+class Line:
+    """What a socket has counted."""
+
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 class Bench:
@@ -248,3 +258,17 @@ def test_a_full_disk_does_not_keep_the_day_s_bytes_from_being_counted(make: Make
     fetch_a_chunk(bench)
     with a_full_disk():
         assert left_bytes(bench) == 100_000 - 1024
+
+
+def test_what_flows_is_said_once_it_is_more_than_a_line_without_chunks_carries(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, line = make(), Line()
+    monkeypatch.setattr(Fetch, "traffic", lambda _fetch: line.traffic)
+
+    def says_that_it_flows(came_bytes: int) -> bool:
+        line.traffic = Traffic(received_bytes=came_bytes)
+        return any(isinstance(event, download.Flowing) for event in bench.delivery.tick())
+
+    counts = (100, FLOW_BYTES, FLOW_BYTES + 100, 2 * FLOW_BYTES)
+    assert [says_that_it_flows(count) for count in counts] == [False, True, False, True]

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
 from tests.brokers import free_port
 from tests.controller.guarded import Process
 from tests.machines.badnet_link import CONTROLLER_ADDRESS, Link
@@ -26,12 +24,6 @@ from wherry_sim.demo.processes import Agent
 ENROL_AT_ONCE = 4
 WITHIN_S = 120.0
 _INLINE = '\n[serving]\nisolation = "inline"\n'
-
-
-class _Given(msgspec.Struct, frozen=True):
-    """What the API answers to who asks for a token."""
-
-    token: str
 
 
 @contextmanager
@@ -89,6 +81,9 @@ def _listen_to_all(controller: Controller, fetch_port: int) -> None:
     settings = controller.folder / "wherry.toml"
     fetch_url = f'fetch_url = "mqtts://127.0.0.1:{fetch_port}"\n\n[gates]'
     text = settings.read_text().replace("\n[gates]", fetch_url)
+    # A chunk that is published anew goes to all who have asked for it: here it is not the tests'
+    # half a second, but as seldom as by default.
+    text = text.replace("want_again_s = 0.5\n", "")
     settings.write_text(text.replace("[door]\n", '[door]\nhost = "0.0.0.0"\n'))
     ports = ("--fetch-port", str(fetch_port), "--listen", "0.0.0.0")
     command = ("broker", "config", "mosquitto", controller.folder, "--user", getpass.getuser())
@@ -122,9 +117,7 @@ def _end_well(agents: Sequence[Agent], enrolments: Sequence[subprocess.Popen[byt
 
 
 def _enrol(site: Site, link: Link, agent: Agent) -> subprocess.Popen[bytes]:
-    wish = {"device": agent.id, "profile": agent.profile}
-    given = msgspec.json.decode(site.controller.remote.post("/tokens", wish), type=_Given)
-    door = ("--controller", site.controller.door, "--token", given.token)
+    door = ("--controller", site.controller.door, "--token", site.token_for(agent))
     with agent.log.open("ab") as log:
         return subprocess.Popen(_agent_words(link, "enrol", agent, *door), stdout=log, stderr=log)
 

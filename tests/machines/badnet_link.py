@@ -21,6 +21,7 @@ import msgspec
 
 CONTROLLER_ADDRESS, DEVICES_ADDRESS = "10.99.0.1", "10.99.0.2"
 FRAME_BYTES = 1514
+_NAME = "badnet-"
 _NEW_NETWORK = 0x40000000
 _BURST_BYTES = 2 * FRAME_BYTES + 100
 _QUEUE_MS = 1000
@@ -154,8 +155,9 @@ class _Listed(msgspec.Struct, frozen=True):
 @contextmanager
 def a_link() -> Iterator[Link]:
     """Lay a good link between two new namespaces; take all of it away after the block."""
+    _take_away_what_was_left()
     tag = os.getpid()
-    link = Link(f"badnet-c-{tag}", f"badnet-d-{tag}", f"bnc{tag}", f"bnd{tag}")
+    link = Link(f"{_NAME}c-{tag}", f"{_NAME}d-{tag}", f"bnc{tag}", f"bnd{tag}")
     try:
         for namespace, _ in link.ends:
             _run("ip", "netns", "add", namespace)
@@ -165,6 +167,13 @@ def a_link() -> Iterator[Link]:
     finally:
         for namespace, _ in link.ends:
             subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True)
+
+
+def _take_away_what_was_left() -> None:
+    """Delete the namespaces of runs that were killed."""
+    for place in Path("/run/netns").glob(f"{_NAME}?-*"):
+        if not Path("/proc", place.name.rpartition("-")[2]).exists():
+            _run("ip", "netns", "del", place.name)
 
 
 def _lay(link: Link) -> None:

@@ -139,8 +139,6 @@ class Site:
         self, device: str, *, profile: str = "test", max_bytes_per_s: int | None = None
     ) -> Agent:
         """Add a device to the fleet and enrol its agent, which does not run yet."""
-        body = self.controller.remote.post("/tokens", {"device": device, "profile": profile})
-        token = msgspec.json.decode(body, type=_Given).token
         agent = Agent(
             id=device,
             profile=profile,
@@ -148,9 +146,14 @@ class Site:
             home=self.folder / device,
             max_bytes_per_s=max_bytes_per_s,
         )
-        agent.enrol(door=self.controller.door, token=token)
+        agent.enrol(door=self.controller.door, token=self.token_for(agent))
         self.agents[device] = agent
         return agent
+
+    def token_for(self, agent: Agent) -> str:
+        """Return the token by which a device may enrol, once."""
+        wish = {"device": agent.id, "profile": agent.profile}
+        return msgspec.json.decode(self.controller.remote.post("/tokens", wish), type=_Given).token
 
     def set_group(self, group: str, *agents: Agent) -> None:
         self.controller.remote.put(f"/groups/{group}", {"devices": [one.id for one in agents]})

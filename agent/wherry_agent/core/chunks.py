@@ -33,6 +33,12 @@ class ChunkCame(msgspec.Struct, frozen=True):
     at_s: float
 
 
+class Flowing(msgspec.Struct, frozen=True):
+    """More has come on the line since this was said last than a line without a chunk carries."""
+
+    at_s: float
+
+
 class ChunkSpoiled(msgspec.Struct, frozen=True):
     chunk: Digest
     at_s: float
@@ -100,6 +106,7 @@ Event: TypeAlias = (
     | Disconnected
     | ManifestCame
     | ChunkCame
+    | Flowing
     | ChunkSpoiled
     | StillMissing
     | Awaits

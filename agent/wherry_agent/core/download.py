@@ -11,15 +11,14 @@ is on disk is never asked for again.
   says only that what was asked for is there; `StillMissing` names the next, `Awaits` gives time.
 * Rate: with a limit, a chunk is asked for once the budget of bytes covers it; and with a budget for
   the day, only while that has room for it.
-* Stall: nothing arrived for max(30 s, 4 x what the measured rate predicts for the window). The
-  window shrinks by half (8 chunks of 256 KiB over 50 kB/s take 42 s: a slow link looks like a
-  missing chunk), is unsubscribed and asked for again, since a broker sends a retained message
-  only to a new subscription; and the controller is told what is wanted.
+* Stall: nothing arrived for max(30 s, 4 x what the measured rate predicts for the window): no
+  chunk, and too few bytes to be one on its way (8 chunks of 256 KiB over 50 kB/s take 42 s: what
+  comes slowly is asked for only once). The window shrinks by half, is unsubscribed and asked for
+  again, since a broker sends a retained message only to a new subscription; and the controller
+  is told what is wanted.
 * Spoiled: bytes that are not what their name says are wanted anew after a pause, a few times.
 * Second way: while the broker is stalled or away, and for chunks that it spoiled, an HTTP(S) source
-  is asked beside it (`core.sources`), one chunk at a time.
-
-Its words stand in `chunks`.
+  is asked beside it (`core.sources`), one chunk at a time. Its words stand in `chunks`.
 """
 
 from __future__ import annotations
@@ -49,6 +48,7 @@ from wherry_agent.core.chunks import (
     Effect,
     Effects,
     Event,
+    Flowing,
     FromSource,
     GiveUp,
     LookAgain,
@@ -63,6 +63,7 @@ from wherry_agent.core.chunks import (
 from wherry_agent.core.sources import Asked, Sources
 
 __all__ = [
+    "FLOW_BYTES",
     "MANIFEST_BYTES",
     "PAUSE_S",
     "SPOILS_ALLOWED",
@@ -85,6 +86,7 @@ __all__ = [
     "Effect",
     "Effects",
     "Event",
+    "Flowing",
     "FromSource",
     "GiveUp",
     "LookAgain",
@@ -105,6 +107,7 @@ STALL_S = 30.0
 STALL_FACTOR = 4.0
 PAUSE_S = 2.0
 SPOILS_ALLOWED = 5
+FLOW_BYTES = 8 * 1024  # A connection without a chunk carries some hundreds in a stall's time.
 MANIFEST_BYTES = 16 * 1024  # A guess, for the stall rule only.
 
 
@@ -130,6 +133,7 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     received_bytes: int = 0
     busy_s: float = 0.0
     progress_s: float = 0.0
+    flowed_s: float = 0.0
     budget_bytes: float = 0.0
     now_s: float = 0.0
 
@@ -137,13 +141,8 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
 def step(state: Download, event: Event) -> tuple[Download, Effects]:
     """Return the state that follows `event`, and what to ask for."""
     match event:
-        case Connected(at_s):
-            fresh = replace(state, connected=True, asked=(), now_s=at_s, progress_s=at_s)
-            if state.missing is None:
-                return fresh, (AskManifest(state.bundle),)
-            return _refill(fresh)
-        case Disconnected():
-            return replace(state, connected=False, asked=(), progress_s=state.now_s), ()
+        case Connected() | Disconnected():
+            return _link(state, event)
         case ManifestCame(missing, at_s):
             if state.missing is not None:
                 return state, ()
@@ -152,6 +151,8 @@ def step(state: Download, event: Event) -> tuple[Download, Effects]:
             return after, (DropManifest(state.bundle), *effects)
         case ChunkCame(chunk, at_s):
             return _take(_pass(state, at_s), chunk)
+        case Flowing(at_s):
+            return replace(_pass(state, at_s), flowed_s=at_s), ()
         case ChunkSpoiled(chunk, at_s):
             return _spoil(_pass(state, at_s), chunk)
         case StillMissing() | Awaits() | LookAgain():
@@ -181,6 +182,14 @@ def is_held_up(state: Download) -> bool:
     if not state.missing or state.left_bytes is None or state.asked:
         return False
     return min(state.missing.values()) > state.left_bytes
+
+
+def _link(state: Download, event: Connected | Disconnected) -> tuple[Download, Effects]:
+    if isinstance(event, Disconnected):
+        return replace(state, connected=False, asked=(), progress_s=state.now_s), ()
+    now_s = event.at_s
+    fresh = replace(state, connected=True, asked=(), now_s=now_s, progress_s=now_s)
+    return (fresh, (AskManifest(state.bundle),)) if state.missing is None else _refill(fresh)
 
 
 def _pass(state: Download, at_s: float) -> Download:
@@ -281,7 +290,8 @@ def _tick(state: Download) -> tuple[Download, Effects]:
             return _look_again(state)
         return state, ()  # Complete, and told.
     awaits = state.connected and (state.missing is None or state.asked)
-    if not awaits or state.now_s - state.progress_s <= stall_s(state):
+    quiet_s = state.now_s - max(state.progress_s, state.flowed_s)
+    if not awaits or quiet_s <= stall_s(state):
         return _refill(state)
     again = replace(state, progress_s=state.now_s, stalled=True, window=max(1, state.window // 2))
     if state.missing is None:

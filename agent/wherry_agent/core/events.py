@@ -91,6 +91,7 @@ Event: TypeAlias = (
     | session.Acked
     | session.Advised
     | download.ChunkCame
+    | download.Flowing
     | download.ChunkSpoiled
     | download.StillMissing
     | download.Awaits

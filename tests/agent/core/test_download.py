@@ -37,6 +37,7 @@ from wherry_agent.core.download import (
     DropManifest,
     Effects,
     Event,
+    Flowing,
     GiveUp,
     LookAgain,
     ManifestCame,
@@ -272,6 +273,26 @@ def test_progress_puts_the_stall_off() -> None:
     link.tick(STALL_S - 1)
     link.deliver(CHUNKS[0])
     assert link.tick(STALL_S - 1) == ()
+
+
+def test_what_is_on_its_way_is_not_asked_for_again() -> None:
+    link = a_link()
+    for _ in range(5):
+        link.tick(STALL_S - 1)
+        link.hear(Flowing(link.now_s))
+    assert link.wanted == []
+    assert link.tick(STALL_S) == ()
+    link.tick(0.1)
+    assert link.wanted == list(CHUNKS[:WINDOW])
+
+
+def test_what_flows_between_two_chunks_does_not_make_the_link_look_faster() -> None:
+    link = a_link()
+    link.tick(10.0)
+    link.hear(Flowing(link.now_s))
+    link.tick(10.0)
+    link.deliver(CHUNKS[0])
+    assert stall_s(link.state) == pytest.approx(STALL_FACTOR * WINDOW * 1000 / 50)
 
 
 def test_a_slow_link_is_given_the_time_that_its_rate_predicts() -> None:
