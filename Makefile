@@ -241,7 +241,7 @@ powercut: powercut-packages ## kill an emulated device CUTS times, its disk lose
 	$(BIN)/python -m tests.machines.power --cuts $(CUTS) --seed $(SEED) \
 	  $(if $(PARTS),--parts $(PARTS)) $(if $(PLANT),--plant $(PLANT))
 
-smalldevice: powercut-packages ## swap a LiteRT model on an emulated device of 512 MB; `resource` unloads first
+smalldevice: powercut-packages ## swap LiteRT models on an emulated device of 512 MB, and have one eat its memory
 	@$(MAKE) --no-print-directory venv
 	@$(BIN)/python -m tests.machines.vm_small
 

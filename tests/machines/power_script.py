@@ -12,9 +12,9 @@ from tests.controller.doors import PI, Guarded, guarded_doors
 from tests.enrolled import an_enrolled_home
 from wherry import codec
 from wherry.bundle import Bundle
-from wherry.messages import Ack, Event, Reported
+from wherry.messages import Ack, Deployment, Event, Reported
 from wherry.names import Digest, ProfileName
-from wherry.reasons import Status
+from wherry.reasons import Reason, Status
 from wherry.topics import AcksTopic, EventsTopic, ReportedTopic
 from wherry_agent.papers import Papers, write_papers
 from wherry_agent.settings import FetchSettings, Identity, Settings
@@ -85,15 +85,26 @@ class Script:
     def number_of(self, bundle: Digest | None) -> int | None:
         return next((n for n, one in self.bundles.items() if one.digest == bundle), None)
 
+    def is_over(self, number: int) -> bool:
+        """Say whether the device has told how the deployment ended."""
+        told = self.deployment(number)
+        return told is not None and told.status.is_final
+
     def has_succeeded(self, number: int) -> bool:
         """Say whether the device has told that the deployment succeeded."""
-        return self.status(number) is Status.SUCCEEDED
+        told = self.deployment(number)
+        return told is not None and told.status is Status.SUCCEEDED
 
-    def status(self, number: int) -> Status | None:
+    def was_too_slow(self, number: int) -> bool:
+        """Say whether the device gave a new bundle up since it had no time to load it."""
+        told = self.deployment(number)
+        return told is not None and told.reason is Reason.LOAD_TIMEOUT
+
+    def deployment(self, number: int) -> Deployment | None:
         """Return what the device told last of a deployment; None where it told another's."""
         reported = self._reported()
         known = reported.deployments.get(DEFAULT) if reported else None
-        return known.status if known and known.deployment == f"d-{number}" else None
+        return known if known and known.deployment == f"d-{number}" else None
 
     def acknowledge(self) -> None:
         """Take note of every event that was heard, as the controller's database would."""

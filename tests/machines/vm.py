@@ -33,6 +33,10 @@ _OPTIONS = (
     *("-nodefaults", "-no-user-config", "-display", "none"),
     *("-kernel", str(KERNEL), "-initrd", str(INITRD)),
 )
+_FIXED_ROOT = (
+    *("-drive", f"if=none,id=root,format=raw,readonly=on,file={ROOT_IMAGE}"),
+    *("-device", "virtio-blk-pci,drive=root"),
+)
 
 
 class Died(Exception):
@@ -92,9 +96,9 @@ class Machine:
             time.sleep(ASK_S)
         return time.monotonic() - self.began_s - self.held_up_s(), logits
 
-    def infer(self) -> list[float] | None:
-        """Return what the model makes of zeros; None where nobody answers."""
-        tensor = {"name": "image", "datatype": "FP32", "shape": [1, 2, 2], "data": [0.0] * 4}
+    def infer(self, value: float = 0.0) -> list[float] | None:
+        """Return what the model makes of an image of that value; None where nobody answers."""
+        tensor = {"name": "image", "datatype": "FP32", "shape": [1, 2, 2], "data": [value] * 4}
         body = json.dumps({"inputs": [tensor]})
         connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
@@ -133,21 +137,20 @@ def a_machine(
 ) -> Iterator[Machine]:
     """Boot a machine on a disk; cut it at the end.
 
-    `words` go to the kernel's command line; its clock is `later_s` ahead. With a `root` that is
-    what it boots and writes to, otherwise a root that nothing can be written to.
+    `words` go to the kernel's command line; its clock is `later_s` ahead. With a `root` the agent
+    runs in that, which is written to, otherwise in one that nothing can be written to.
     """
     program = shutil.which("qemu-system-x86_64")
     assert program, "power cuts need a machine: apt-get install qemu-system-x86"
     console, port, upgrade_port = folder / "console.log", free_port(), free_port()
     console.write_bytes(b"")
     with ExitStack() as stack:
-        drives = [*_fixed_root()]
+        stack.enter_context(serving(disk, folder / "disk.sock"))
+        drives = [*_FIXED_ROOT, *_lossy("data", folder / "disk.sock")]
         if root is not None:
             stack.enter_context(serving(root, folder / "root.sock"))
-            drives = [*_lossy("root", folder / "root.sock")]
+            drives += _lossy("package", folder / "root.sock")
             words = (*words, "package")
-        stack.enter_context(serving(disk, folder / "disk.sock"))
-        drives += _lossy("data", folder / "disk.sock")
         clock = time.strftime("base=%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + later_s))
         command = [program, *_OPTIONS, "-serial", f"file:{console}", *drives, "-rtc", clock]
         command += ["-netdev", _network({port: PORT, upgrade_port: UPGRADE_PORT})]
@@ -157,11 +160,6 @@ def a_machine(
         machine = Machine(process, console, port, upgrade_port, time.monotonic())
         stack.callback(machine.cut)
         yield machine
-
-
-def _fixed_root() -> list[str]:
-    drive = f"if=none,id=root,format=raw,readonly=on,file={ROOT_IMAGE}"
-    return ["-drive", drive, "-device", "virtio-blk-pci,drive=root"]
 
 
 def _lossy(name: str, place: Path) -> list[str]:

@@ -5,8 +5,9 @@
     build/machines/power/root.img  Debian 12 with Python and the agent, mounted read-only
 
 The root is small and its only service is the agent: what is tested is the agent on a disk that
-loses what was not flushed. Which bug is planted, if any, the kernel's command line says. With the
-word `package` the root is another, written to: `vm_package`'s.
+loses what was not flushed. As on any Debian, a disk is checked before it is mounted: a block of its
+journal may be torn. Which bug is planted, if any, the kernel's command line says. With the word
+`package` the agent runs in another root, which is written to: `vm_package`'s.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ MODULES = (
     "fs/ext4/ext4",
 )
 HOME, LIB = "/var/lib/wherry-agent", "/usr/lib/wherry-agent"
+PACKAGED = "/packages"  # Is where the agent is a package.
 PORT, UPGRADE_PORT = 9000, 9001
 LITERT = "/usr/lib/wherry-litert"  # Apart: a runtime that is there is probed at each start.
 # Each is a folder on the path of the agent's Python.
@@ -59,7 +61,10 @@ class Hasty(sqlite3.Connection):
 
 sqlite3.connect = lambda *words, **more: real(*words, **{"factory": Hasty, **more})
 """,
+    # What a worker binds itself to does not bind it: what then holds it is the kernel's limit.
+    "unbounded": "import resource\n\nresource.setrlimit = lambda _kind, _limits: None\n",
 }
+CAUGHT_BY_CUTS = ("files", "database")
 _XZ = b"\xfd7zXZ\x00"
 
 _INITRD_INIT = """\
@@ -68,8 +73,7 @@ bb=/bin/busybox
 $bb mount -t proc proc /proc
 $bb mount -t devtmpfs dev /dev
 while read -r module; do $bb insmod "/modules/$module"; done < /modules/order
-case " $($bb cat /proc/cmdline) " in *" package "*) way=rw,noatime;; *) way=ro,noload;; esac
-$bb mount -t ext4 -o $way /dev/vda /root
+$bb mount -t ext4 -o ro,noload /dev/vda /root
 $bb mount --move /dev /root/dev
 $bb mount --move /proc /root/proc
 exec $bb switch_root /root /sbin/agent-init
@@ -78,6 +82,18 @@ _ROOT_INIT = f"""\
 #!/bin/busybox sh
 bb=/bin/busybox
 export PATH=/usr/bin:/bin:/usr/sbin:/sbin
+mount_checked() {{
+  e2fsck -p "$1" >/tmp/e2fsck.log || [ $? = 1 ] || {{ $bb cat /tmp/e2fsck.log; $bb poweroff -f; }}
+  $bb mount -t ext4 -o noatime "$1" "$2" || {{ echo vm.nodisk; $bb poweroff -f; }}
+}}
+case " $($bb cat /proc/cmdline) " in *" package "*) package=yes;; *) package=;; esac
+if [ "$package" ] && [ ! -e {PACKAGED} ]; then
+  $bb mount -t tmpfs none /tmp
+  mount_checked /dev/vdc /mnt
+  $bb mount --move /dev /mnt/dev
+  $bb mount --move /proc /mnt/proc
+  exec $bb chroot /mnt /sbin/agent-init
+fi
 $bb mount -t sysfs sys /sys
 for each in /run /tmp; do $bb mount -t tmpfs none $each; done
 $bb mkdir -p /dev/shm && $bb mount -t tmpfs none /dev/shm
@@ -85,8 +101,20 @@ $bb ip link set lo up
 $bb ip addr add 10.0.2.15/24 dev eth0
 $bb ip link set eth0 up
 $bb ip route add default via 10.0.2.2
-$bb mount -t ext4 -o noatime /dev/vdb {HOME} || {{ echo vm.nodisk; $bb poweroff -f; }}
+mount_checked /dev/vdb {HOME}
 socat TCP-LISTEN:{PORT},fork,reuseaddr UNIX-CONNECT:{HOME}/state/api.sock 2>/dev/null &
+# As systemd does it for MemoryMax= with OOMPolicy=continue: where what is in the group takes more,
+# the kernel ends the process in it that stands highest.
+confine() {{
+  group=/sys/fs/cgroup/wherry-agent.service
+  $bb mount -t cgroup2 none /sys/fs/cgroup
+  echo +memory > /sys/fs/cgroup/cgroup.subtree_control
+  $bb mkdir $group
+  while read -r name kib _ && [ "$name" != MemTotal: ]; do :; done < /proc/meminfo
+  echo $((kib * 1024 / 100 * ${{1%\\%}})) > $group/memory.max
+  into=$group/cgroup.procs
+}}
+into=/dev/null
 export PYTHONPATH={LIB} PYTHONDONTWRITEBYTECODE=1
 run="python3 -m wherry_agent run --home {HOME}"
 for word in $($bb cat /proc/cmdline); do
@@ -94,12 +122,14 @@ for word in $($bb cat /proc/cmdline); do
     plant=*) export PYTHONPATH=/plants/${{word#plant=}}:$PYTHONPATH;;
     litert) export PYTHONPATH=$PYTHONPATH:{LITERT};;
     package) run="wherry-agent run"; /sbin/package-init & ;;
+    memory_max=*) confine "${{word#memory_max=}}" ;;
+    others=*) $bb dd if=/dev/zero of=/tmp/others bs=1M count=${{word#others=}} 2>/dev/null ;;
     memory) while :; do $bb grep MemAvailable /proc/meminfo; $bb sleep 1; done & ;;
   esac
 done
 echo vm.up
 while :; do
-  $run &
+  (echo 0 > $into; exec $run) &
   echo $! > /run/agent.pid
   wait $!
   echo "vm.ended $?"

@@ -2,9 +2,9 @@
 
 It is `vm_image`'s root with two versions of our package, of which the older is installed. It is
 written to, so its disk is a lossy one too. A connection to a port begins an upgrade to whichever
-version is not installed; at each boot the package's own repair runs, as its unit runs it, and then
-the console says what dpkg thinks of the package. Where a bug is planted in it, dpkg and our scripts
-flush nothing of the files before they are run.
+version is not installed. At each boot the package's own repair runs once the agent is ready, as its
+unit has it, and then the console says what dpkg thinks of the package. Where a bug is planted in
+it, dpkg and our scripts flush nothing of the files before they are run.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import subprocess
 from pathlib import Path
 
 from tests.machines import deb_builds
-from tests.machines.vm_image import FOLDER, LIB, LITERT, UPGRADE_PORT, make_ext4
+from tests.machines.vm_image import FOLDER, HOME, LIB, LITERT, PACKAGED, UPGRADE_PORT, make_ext4
 
 IMAGE, IMAGE_MIB = FOLDER / "package.img", 640
 AGENT = "wherry-agent"
+SOCKET = f"{HOME}/state/api.sock"
 RUNTIME = "usr/lib/wherry-agent-onnx"
-PACKAGES, ARCHIVES = "/packages", "/var/cache/apt/archives"
+ARCHIVES = "/var/cache/apt/archives"
 PLANT = "package"
 BEGUN, SEEN = "upgrade.begun", "package.seen"
 
@@ -28,6 +29,8 @@ _INIT = f"""\
 socat TCP-LISTEN:{UPGRADE_PORT},fork,reuseaddr SYSTEM:/sbin/package-upgrade &
 state() {{ dpkg-query --show --showformat '${{db:Status-Status}} ${{Version}}' wherry-agent; }}
 found="$(state), $(readlink {LIB}/current) runs"
+rm -f {SOCKET}  # As the cut left it.
+for _ in $(seq 90); do [ ! -S {SOCKET} ] || break; sleep 1; done
 /usr/libexec/wherry-agent/repair >/run/repair.log 2>&1
 repaired=$?
 audit=$(nice dpkg --audit | tr '\\n"' ' _')
@@ -49,7 +52,7 @@ if grep -q plant={PLANT} /proc/cmdline; then
 fi
 has=$(dpkg-query --show --showformat '${{Version}}' wherry-agent)
 rm -f {ARCHIVES}/*.deb
-cp $(ls {PACKAGES}/*.deb | grep -v "_${{has}}_") {ARCHIVES}
+cp $(ls {PACKAGED}/*.deb | grep -v "_${{has}}_") {ARCHIVES}
 busybox sync
 echo '{{"event": "{BEGUN}"}}'
 dpkg $hasty --force-confold --install {ARCHIVES}/*.deb >/run/upgrade.log 2>&1
@@ -69,13 +72,13 @@ def make(scratch: Path) -> None:
     # By a program that knows what a device node is.
     subprocess.run(["cp", "--archive", str(FOLDER / "root"), str(root)], check=True)
     _put_runtime(root)
-    (root / PACKAGES[1:]).mkdir()
+    (root / PACKAGED[1:]).mkdir()
     for deb in (old, new):
-        shutil.copy(deb, root / PACKAGES[1:])
+        shutil.copy(deb, root / PACKAGED[1:])
     for name, text in (("package-init", _INIT), ("package-upgrade", _UPGRADE)):
         (root / "sbin" / name).write_text(text)
         (root / "sbin" / name).chmod(0o755)
-    install = ["dpkg", "--install", f"{PACKAGES}/{old.name}"]
+    install = ["dpkg", "--install", f"{PACKAGED}/{old.name}"]
     subprocess.run(["chroot", str(root), *install], check=True, stdout=subprocess.DEVNULL)
     make_ext4(IMAGE, root, mib=IMAGE_MIB)
     for made in (root, scratch):
