@@ -84,7 +84,9 @@ class Operator:
 
     def _here(self, text: str) -> str:
         """Return a text of the page with the names that hold here."""
-        text = text.replace("factory.example.org", "127.0.0.1").replace("broker.example.org", "localhost")
+        text = text.replace("factory.example.org", "127.0.0.1").replace(
+            "broker.example.org", "localhost"
+        )
         text = text.replace("raspberry-pi-5", "test").replace("DEVICE", DEVICE)
         text = text.replace("[door]", f"[door]\nport = {DOOR}\nblob_port = {BLOBS}")
         for name, value in self.known.items():
