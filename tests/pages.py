@@ -1,4 +1,4 @@
-"""What a page for operators tells to do: commands after a prompt, files to save, cells of tables."""
+"""What a page for operators tells to do: commands after a prompt, files to save, cells."""
 
 from __future__ import annotations
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import msgspec
 
 from tests.machines.images_base import podman, podman_tried
-from tests.machines.images_story import CONTROLLER, DATABASE, DEVICE, is_healthy
+from tests.machines.images_story import CONTROLLER, DATABASE, DEVICE, START_S, is_healthy
 from tests.machines.nspawn import Wrong, until
 from wherry import __version__
 
 LABELS = ("title", "description", "licenses", "version", "revision")
 # Nothing of these is for a device or a server, but for those who build an image.
-BUILD_ONLY = ("pip", "gcc", "ensurepip")
+BUILD_ONLY = ("pip", "gcc", "make")
 LONGEST_STOP_S = 20
 _VALIDATE = """\
 import sys
@@ -90,8 +90,8 @@ def says_what_it_is(image: Image) -> str:
 
 def holds_nothing_of_the_build(image: Image) -> str:
     """Look for what only a build needs, and for wheels."""
-    words = f"ls /wheels; find / -xdev -name '*.whl'; ls /opt/wherry/bin; command -v {{}}"
-    said = _in_image(image, "sh", "-c", words.replace("{}", " ".join(BUILD_ONLY)))
+    looking = "ls -d /wheels/*; find /opt -name '*.whl'; ls /opt/wherry/bin; command -v"
+    said = _in_image(image, "sh", "-c", " ".join((looking, *BUILD_ONLY)))
     found = [line for line in said.splitlines() if line.endswith((".whl", *BUILD_ONLY))]
     if found:
         raise Wrong(f"{image.name} holds {', '.join(found)}")
@@ -171,12 +171,12 @@ def ends_on_a_signal(container: str) -> str:
     if code == 128 + 9:
         raise Wrong(f"{container} had to be killed after {LONGEST_STOP_S} s")
     podman("start", container)
-    until(lambda: is_healthy(container), f"{container} does not become healthy after a restart")
+    problem = f"{container} does not become healthy after a restart"
+    until(lambda: is_healthy(container), problem, START_S)
     return f"{container}: ends on SIGTERM with {code}, and serves again"
 
 
 def _agents_processes(signal: str) -> None:
-    script = f"for each in /proc/[0-9]*; do kill -{signal} ${{each#/proc/}}; done"
     own = 'case "$(cat $each/cmdline 2> /dev/null | tr "\\0" " ")" in *wherry-agent*run*)'
     script = f"for each in /proc/[0-9]*; do {own} kill -{signal} ${{each#/proc/}};; esac; done"
     podman("exec", DEVICE, "sh", "-c", script)

@@ -1,4 +1,4 @@
-"""A podman of our own for the time of a block: its images, containers and networks below one folder.
+"""A podman of our own for the time of a block: images, containers, networks below one folder.
 
 It needs no systemd: control groups are podman's, and who checks health runs the check.
 """

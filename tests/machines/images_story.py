@@ -21,6 +21,7 @@ from wherry import __version__
 PAGE = REPOSITORY / "docs/containers.md"
 # What runs before this check, by the target that has it.
 ELSEWHERE = ("make images",)
+START_S = 180.0
 DEVICE, PROFILE = "line-1", "x86-onnx-fp32"
 CONTROLLER, BROKER, DATABASE = "wherry_controller_1", "wherry-broker", "wherry_database_1"
 INSIDE = "podman-compose exec -T controller"
@@ -89,7 +90,7 @@ class Story:
             until(lambda: is_healthy(DATABASE), "the database does not become healthy")
         elif command in ("podman-compose up --detach", "podman-compose start controller"):
             until(lambda: is_healthy(BROKER), "the broker does not become healthy")
-            until(lambda: is_healthy(CONTROLLER), "the controller does not become healthy")
+            until(lambda: is_healthy(CONTROLLER), "the controller does not become healthy", START_S)
         elif command.startswith("podman run --detach"):
             until(self._answers, "the agent does not answer")
 

@@ -11,7 +11,13 @@ import os
 import signal
 import sys
 
-from tests.machines import systemd_fleet, systemd_sandbox, systemd_service, systemd_units
+from tests.machines import (
+    systemd_documents,
+    systemd_fleet,
+    systemd_sandbox,
+    systemd_service,
+    systemd_units,
+)
 from tests.machines.homes import give_home
 from tests.machines.nspawn import a_root, booted, check_all, say
 from tests.machines.staged import install_agent, install_controller
@@ -33,6 +39,7 @@ CHECKS = (
     systemd_sandbox.memory_is_limited,
     systemd_sandbox.builds_are_confined,
     systemd_fleet.controller_and_agent_show_certificates,
+    systemd_documents.commands_of_the_page_succeed,
 )
 
 

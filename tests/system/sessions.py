@@ -42,7 +42,7 @@ class Session:
         (self._folder / _REPLY).write_text(reply)
         self._shell.stdin.write(f"{{ {command}\n}} < {_REPLY}; echo; echo '{_END}' $?\n")
         self._shell.stdin.flush()
-        said = []
+        said: list[str] = []
         for line in self._shell.stdout:
             if line.startswith(_END):
                 return Ran(int(line.split()[-1]), "".join(said), "")
