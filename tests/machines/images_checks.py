@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -142,12 +144,13 @@ def serves_on_a_read_only_root(container: str) -> str:
 
 def a_hung_agent_is_unhealthy() -> str:
     """Stop the agent's process without ending it, then let it go on."""
-    _agents_processes("STOP")
+    agent = _agents_process()
+    os.kill(agent, signal.SIGSTOP)
     try:
         if is_healthy(DEVICE):
             raise Wrong("an agent that hangs is called healthy")
     finally:
-        _agents_processes("CONT")
+        os.kill(agent, signal.SIGCONT)
     until(lambda: is_healthy(DEVICE), "the agent does not become healthy again")
     return f"{DEVICE}: unhealthy while it hangs, healthy after"
 
@@ -176,10 +179,10 @@ def ends_on_a_signal(container: str) -> str:
     return f"{container}: ends on SIGTERM with {code}, and serves again"
 
 
-def _agents_processes(signal: str) -> None:
-    own = 'case "$(cat $each/cmdline 2> /dev/null | tr "\\0" " ")" in *wherry-agent*run*)'
-    script = f"for each in /proc/[0-9]*; do {own} kill -{signal} ${{each#/proc/}};; esac; done"
-    podman("exec", DEVICE, "sh", "-c", script)
+def _agents_process() -> int:
+    """Return the agent's process as this host numbers it: the first one's child."""
+    first = podman("inspect", DEVICE, "--format", "{{.State.Pid}}")
+    return int(Path(f"/proc/{first}/task/{first}/children").read_text().split()[0])
 
 
 def _in_image(image: Image, *words: str) -> str:

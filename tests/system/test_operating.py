@@ -144,7 +144,7 @@ class Operator:
         ):
             self.type(command)
         self.type("wherry keys status")
-        until(lambda: "timestamp_rollback" in self.type(f"wherry device events {DEVICE}").out)
+        until(lambda: self.was_refused("timestamp_rollback"))
 
     def mean(self, rollout: str) -> None:
         """Have ROLLOUT stand for another one from now on."""
@@ -157,8 +157,10 @@ class Operator:
             until(lambda: not pid.exists())
 
     def is_online(self) -> bool:
-        listed = self.type("wherry device list").out
-        return re.search(rf"^{DEVICE} .* online ", listed, re.MULTILINE) is not None
+        return b'"online":true' in self.site.controller.remote.get(f"/devices/{DEVICE}")
+
+    def was_refused(self, reason: str) -> bool:
+        return reason.encode() in self.site.controller.remote.get(f"/devices/{DEVICE}/events")
 
 
 def a_pair_of_ports() -> tuple[int, int]:
