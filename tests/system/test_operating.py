@@ -151,7 +151,7 @@ class Operator:
         self.known["ROLLOUT"] = rollout
 
     def end_broker(self) -> None:
-        pid = self.folder / "factory/broker/mosquitto.pid"
+        pid = self.folder / "factory/broker/state/mosquitto.pid"
         if pid.exists():
             os.kill(int(pid.read_text()), signal.SIGTERM)
             until(lambda: not pid.exists())
