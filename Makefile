@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv tflite test-packages emulation-packages test test-arm arm arm-packages arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages systemd machine-packages conformance conformance-packages fuzz wheels test-py310 powercut smalldevice powercut-packages badnet badnet-packages deb deb-packages test-deb test-deb-packages clean
+.PHONY: help venv tflite test-packages emulation-packages test test-arm arm arm-packages arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages systemd machine-packages conformance conformance-packages fuzz wheels test-py310 powercut smalldevice powercut-packages badnet badnet-packages deb deb-packages test-deb test-deb-packages images test-images images-packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -206,6 +206,21 @@ arm: arm-packages ## try our packages on emulated ARM (ARCHES), with bundles tha
 arm-packages:
 	@$(call debian,qemu-aarch64-static=qemu-user-static arch-test=arch-test mmdebstrap=mmdebstrap \
 	  mosquitto=mosquitto unshare=util-linux)
+
+# BASE is what they stand on, EXTRAS what the controller's can (packaging/images.py has the defaults).
+images: images-packages ## build images of the controller and the agent with podman; their parts' lists go to dist/
+	@$(MAKE) --no-print-directory venv
+	@BASE="$(BASE)" EXTRAS="$(EXTRAS)" TORCH_INDEX="$(TORCH_INDEX)" $(BIN)/python packaging/images.py
+
+# No registry is asked: Debian, mosquitto and PostgreSQL are images of Debian's packages, for its time.
+test-images: images-packages ## build the images, type docs/containers.md, look at health, users and restoring; needs root
+	@$(MAKE) --no-print-directory venv
+	@$(BIN)/python -m tests.machines.images $(if $(KEEP),--keep)
+
+images-packages:
+	@$(call debian,podman=podman runc=runc catatonit=catatonit /usr/lib/podman/netavark=netavark \
+	  /usr/lib/podman/aardvark-dns=aardvark-dns \
+	  mmdebstrap=mmdebstrap openssl=openssl)
 
 wheels: venv ## fill dist/ with the three wheels
 	@rm -f dist/*.whl

@@ -1,4 +1,4 @@
-"""What a page for operators tells to do: commands after a prompt, files to save, cells of tables."""
+"""What a page for operators tells to do: commands after a prompt, files to save, cells."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ _BLOCK = re.compile(
     r"^#+ (?P<heading>[^\n]+)$",
     re.DOTALL | re.MULTILINE,
 )
-_PROGRAMS = ("curl", "date", "mosquitto", "podman", "sudo", "tail", "wherry", "wherry-agent")
+_PROGRAMS = (
+    "cat",
+    "curl",
+    "date",
+    "journalctl",
+    "kill",
+    "mosquitto",
+    "podman",
+    "sudo",
+    "tail",
+    "wherry",
+    "wherry-agent",
+)
 _SHELLS = ("", "bash", "sh", "shell")
 
 

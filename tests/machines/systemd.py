@@ -13,6 +13,7 @@ import signal
 import sys
 
 from tests.machines import (
+    systemd_documents,
     systemd_fleet,
     systemd_install,
     systemd_loop,
@@ -54,6 +55,7 @@ SECOND_BOOT = (
     systemd_units.units_are_sound,
     systemd_units.exposure_is_low,
     systemd_fleet.controller_and_agent_show_certificates,
+    systemd_documents.commands_of_the_page_succeed,
     systemd_fleet.page_upgrades,
     systemd_fleet.device_is_cut_off_once_revoked,
     systemd_fleet.page_removes_all,

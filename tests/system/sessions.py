@@ -40,9 +40,9 @@ class Session:
         assert self._shell.stdin is not None
         assert self._shell.stdout is not None
         (self._folder / _REPLY).write_text(reply)
-        self._shell.stdin.write(f"{{ {command}\n}} < {_REPLY}; echo; echo '{_END}' $?\n")
+        self._shell.stdin.write(f"{{ {command}\n}} < {_REPLY}; printf '\\n%s %s\\n' '{_END}' $?\n")
         self._shell.stdin.flush()
-        said = []
+        said: list[str] = []
         for line in self._shell.stdout:
             if line.startswith(_END):
                 return Ran(int(line.split()[-1]), "".join(said), "")

@@ -165,10 +165,11 @@ class Site:
         *,
         probation_s: float = 0.5,
         stage_deadline_s: float = 60.0,
+        name: str | None = None,
     ) -> None:
-        """Start the rollout of a version of `tiny`, under the version's name."""
+        """Start the rollout of a version of `tiny`, under the version's name by default."""
         wish = {
-            "name": version,
+            "name": name or version,
             "model": "tiny",
             "version": version,
             "stages": [{"name": group, "group": group} for group in groups],
@@ -176,7 +177,7 @@ class Site:
             "probation_s": probation_s,
         }
         self.controller.remote.post("/rollouts", wish)
-        self.controller.remote.post(f"/rollouts/{version}/start")
+        self.controller.remote.post(f"/rollouts/{name or version}/start")
 
     def rollout(self, name: str) -> Rollout:
         return read(Rollout, self.controller.remote.get(f"/rollouts/{name}"))

@@ -7,10 +7,10 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -18,7 +18,7 @@ from tests.brokers import Mosquitto, free_port, wait_for_port
 from tests.controller.cli.conftest import Ran
 from tests.pages import Command, File, Heading, commands_in_tables, steps_of
 from tests.system.sessions import Session, a_session
-from tests.system.sites import GATE, PROGRAMS, REPOSITORY, Controller, Site, until
+from tests.system.sites import PROGRAMS, REPOSITORY, Controller, Site, until
 from tests.system.tiny import add_version
 
 pytestmark = pytest.mark.system
@@ -32,6 +32,10 @@ ELSEWHERE = {
     "sudo systemctl disable --now mosquitto": "make systemd",
     "sudo systemctl restart wherry-agent": "make systemd",
 }
+START_BROKER = "mosquitto -d -c factory/broker/mosquitto.conf"
+CONFIGURE_BROKER = (
+    'wherry broker config mosquitto factory --host factory.example.org --user "$(id -un)"'
+)
 API, DOOR, BLOBS, BROKER, FETCH = 8321, 8322, 8323, 8883, 8884
 QUICK = """\
 collect_s = 0.2
@@ -135,22 +139,28 @@ class Operator:
         shutil.rmtree(self.folder / "factory")
         for command in (
             "tar --extract --file factory.tar",
-            "mosquitto -d -c factory/broker/mosquitto.conf",
+            START_BROKER,
             "wherry serve factory 2>> factory/serve.log &",
         ):
             self.type(command)
-        self.type(f"wherry keys status")
-        until(lambda: "timestamp_rollback" in self.type(f"wherry device events {DEVICE}").out)
+        self.type("wherry keys status")
+        until(lambda: self.was_refused("timestamp_rollback"))
+
+    def mean(self, rollout: str) -> None:
+        """Have ROLLOUT stand for another one from now on."""
+        self.known["ROLLOUT"] = rollout
 
     def end_broker(self) -> None:
-        pid = self.folder / "factory/broker/mosquitto.pid"
+        pid = self.folder / "factory/broker/state/mosquitto.pid"
         if pid.exists():
             os.kill(int(pid.read_text()), signal.SIGTERM)
             until(lambda: not pid.exists())
 
     def is_online(self) -> bool:
-        listed = self.type("wherry device list").out
-        return re.search(rf"^{DEVICE} .* online ", listed, re.MULTILINE) is not None
+        return b'"online":true' in self.site.controller.remote.get(f"/devices/{DEVICE}")
+
+    def was_refused(self, reason: str) -> bool:
+        return reason.encode() in self.site.controller.remote.get(f"/devices/{DEVICE}/events")
 
 
 def a_pair_of_ports() -> tuple[int, int]:
@@ -191,3 +201,57 @@ def test_each_command_of_the_story_succeeds_and_the_fleet_goes_on(operator: Oper
         else:
             operator.do(step)
     assert not before
+
+
+def test_each_command_of_the_table_does_what_it_is_named_for(operator: Operator) -> None:
+    before: dict[str, Callable[[], object]] = {
+        "wherry rollout status ROLLOUT": partial(operator.mean, "v4"),
+        "wherry rollout resume ROLLOUT": partial(hold_a_rollout, operator),
+        "wherry rollout revert ROLLOUT": partial(operator.mean, "v4"),
+        START_BROKER: operator.end_broker,
+        CONFIGURE_BROKER: partial(lose_the_broker, operator),
+    }
+    after: dict[str, Callable[[], object]] = {
+        START_BROKER: lambda: until(operator.is_online),
+        CONFIGURE_BROKER: partial(operator.type, START_BROKER),
+        "wherry device revoke DEVICE": lambda: until(lambda: not operator.is_online()),
+    }
+    for command in commands_in_tables(PAGE):
+        before.pop(command.text, lambda: None)()
+        operator.do(command)
+        after.get(command.text, lambda: None)()
+    assert not before
+    operator.type("wherry token create DEVICE")
+    (enrol,) = (step for step in steps_of(PAGE) if is_enrolment(step))
+    operator.do(enrol)
+    operator.type("kill %?wherry-agent; wait %?wherry-agent")
+    operator.type("wherry-agent run --home line-1 2>> agent.log &")
+    until(operator.is_online)
+
+
+def test_what_is_run_elsewhere_is_on_the_page_and_its_target_is_there() -> None:
+    told = {step.text for step in steps_of(PAGE) if isinstance(step, Command)}
+    told |= {command.text for command in commands_in_tables(PAGE)}
+    assert set(ELSEWHERE) <= told
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for place in ELSEWHERE.values():
+        assert not place.startswith("make ") or f"\n{place.removeprefix('make ')}:" in makefile
+
+
+def is_enrolment(step: Heading | File | Command) -> TypeGuard[Command]:
+    return isinstance(step, Command) and step.text.startswith("wherry-agent enrol")
+
+
+def hold_a_rollout(operator: Operator) -> None:
+    """Have a rollout that waits for a device which never comes, and is paused."""
+    operator.type("wherry device add line-9 --profile test")
+    site = operator.site
+    site.controller.remote.put("/groups/absent", {"devices": ["line-9"]})
+    site.start_rollout("v1", ["absent"], name="held")
+    operator.mean("held")
+    operator.type("wherry rollout pause ROLLOUT")
+
+
+def lose_the_broker(operator: Operator) -> None:
+    operator.end_broker()
+    shutil.rmtree(operator.folder / "factory/broker")

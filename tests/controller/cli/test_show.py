@@ -24,3 +24,10 @@ def test_what_a_stranger_says_of_itself_steers_no_terminal(
         "model",
         harmless,
     ]
+
+
+def test_a_name_between_colons_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    show.table(("deployment",), [("v4:1:back",)])
+    show.line("v4:1:back")
+    show.facts([("deployment", "v4:1:back")])
+    assert capsys.readouterr().out.count("v4:1:back") == 3
