@@ -1,3 +1,3 @@
 """What a controller and its devices must agree on: names, wire formats, bundles and signatures."""
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"

@@ -38,7 +38,8 @@ def raw(body: bytes) -> None:
 
 
 def line(text: str) -> None:
-    Console(emoji=False, highlight=False, soft_wrap=True).print(_harmless(text, keep="\n"), markup=False)
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
+    console.print(_harmless(text, keep="\n"), markup=False)
 
 
 def text(body: bytes) -> None:
