@@ -54,7 +54,7 @@ PRINTED = (
     ("NEW", "wherry keys init", r"(\S+/timestamp-\w+\.pub\.json)"),
 )
 # The doctor ends with 1 where anything is bad, a job with the signal that ended it.
-MAY_FAIL = ("kill", "wherry-agent doctor")
+MAY_FAIL = ("kill %", "wherry-agent doctor")
 
 
 @dataclass
