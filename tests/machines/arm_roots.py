@@ -18,6 +18,8 @@ from wherry.profile import Arch
 from wherry_controller.builder.running.roots import CORES
 
 LONGEST_S = 1500.0
+# What mmdebstrap mounts and starts ends with it, also where it is killed.
+_APART = ("unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child")
 # The shell stays, so that no program of ours is the first process of its namespace.
 _ENTER = 'mount --bind $0.cpuinfo $0/proc/cpuinfo && chroot "$@"; exit $?'
 
@@ -45,11 +47,11 @@ def an_arm_root(board: Board, suite: str, scratch: Path) -> Iterator[Root]:
     scratch.mkdir(parents=True, exist_ok=True)
     root = Root(folder.resolve(), ("--mount", "--pid"), _ENTER, variables, LONGEST_S)
     try:
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--architectures={board.arch}"]
+        command = [*_APART, "mmdebstrap", "--quiet", "--variant=minbase"]
         # No power fails here, and flushing every file takes minutes.
-        options = [f"--include={board.needed}", "--dpkgopt=force-unsafe-io"]
+        packages = [f"--architectures={board.arch}", f"--include={board.needed}"]
         subprocess.run(
-            [*command, *options, suite, str(folder), MIRROR],
+            [*command, *packages, "--dpkgopt=force-unsafe-io", suite, str(folder), MIRROR],
             check=True,
             timeout=LONGEST_S,
             env={**root.environment, "HOME": str(scratch)},
