@@ -265,7 +265,8 @@ def _route(slots: Slots, entry: Waiting) -> Runner | None:
 def _may_wait(slots: Slots, entry: Waiting) -> bool:
     """Say whether a request that nobody can answer now waits for what serves to come up."""
     named = entry.asking.bundle
-    return slots.is_awaited and (named is None or slots.serves(named))
+    expected = slots.expected if slots.is_awaited else None
+    return expected is not None and named in (None, expected.digest)
 
 
 def _can_answer(runner: Runner, entry: Waiting) -> bool:

@@ -125,20 +125,25 @@ class Slots:
         )
 
     @property
+    def expected(self) -> BundlePlace | None:
+        """Return what serves; after a start, what shall."""
+        return self.serving or (self.wish.place if self.wish else None)
+
+    @property
     def is_awaited(self) -> bool:
-        """Say whether requests wait for what serves, which is not up and will soon be."""
-        if self.serving is None or self.answering is not None:
+        """Say whether requests wait for what is expected, which is not up and will soon be."""
+        if self.expected is None or self.answering is not None:
             return False
         if self.swapping or self.next_up:
             return True
-        restarts = self.restarts.get(self.serving.digest, Restarts())
-        pause_s = self.pauses.get(self.serving.digest, 0.0)
+        restarts = self.restarts.get(self.expected.digest, Restarts())
+        pause_s = self.pauses.get(self.expected.digest, 0.0)
         return restarts.failures == 0 and pause_s <= AWAITED_PAUSE_S
 
     def places(self) -> Iterator[BundlePlace]:
         """Yield what may answer, first what answers whatever no other one is to."""
         runner = self.answering
-        full = runner.place if runner else self.serving if self.is_awaited else None
+        full = runner.place if runner else self.expected if self.is_awaited else None
         if full is None:
             return
         yield full

@@ -7,6 +7,7 @@ from wherry.reasons import Reason
 from wherry_agent.core.restarts import Bounds
 from wherry_agent.engine.events import Unservable, WorkerDied
 from wherry_agent.engine.settings import EngineSettings
+from wherry_agent.frames import Fault
 
 A, B = a_place("A"), a_place("B")
 
@@ -150,3 +151,22 @@ def test_what_shall_serve_is_not_tried_again_once_another_one_shall() -> None:
     stage.serve(B)
     stage.clock.pass_time(60.0)
     assert residents(stage) == ["B"]
+
+
+def test_requests_wait_after_a_start_for_what_shall_serve_unless_it_fails() -> None:
+    stage = Stage()
+    stage.residents.serve(ALIAS, A)
+    stage.ask(1.0)
+    assert stage.outcomes == []
+    stage.runner(A).come_up()
+    stage.runner(A).answer()
+    assert stage.answers() == [(A.digest, [1.0])]
+
+
+def test_requests_that_wait_after_a_start_are_refused_once_it_does_not_come_up() -> None:
+    stage = Stage()
+    stage.residents.serve(ALIAS, A)
+    stage.ask(1.0)
+    stage.runner(A).fail(Reason.LOAD_TIMEOUT)
+    stage.ask(2.0)
+    assert stage.faults() == [Fault.WORKER_DIED] * 2
