@@ -35,7 +35,7 @@ from tests.machines import vm_image, vm_package
 from tests.machines.deb_builds import next_version, version_of_this
 from tests.machines.power_disk import Disk, Lost, a_disk
 from tests.machines.power_package import until_repaired
-from tests.machines.power_parts import Part, parts_of, wait_for_the_instant
+from tests.machines.power_parts import PACKAGED, Part, parts_of, wait_for_the_instant
 from tests.machines.power_script import DEVICE, Script, a_door, write_home
 from tests.machines.power_store import Found, examine
 from tests.machines.vm import Died, Machine, a_machine, end_in_order
@@ -79,17 +79,17 @@ class Trial:
         if self.script.has_succeeded(wanted):
             self.confirmed = wanted
 
-    def cut_upgrade(self, number: int, machine: Machine) -> None:
-        """Begin an upgrade of the package and take the power away while it is under way."""
+    def cut_upgrade(self, number: int, machine: Machine, part: Part) -> None:
+        """Begin an upgrade of the package and take the power away while it is in that part."""
         machine.begin_upgrade()
-        self.cut_in(number, machine, Part.PACKAGE)
+        self.cut_in(number, machine, part)
 
     def cut_in(self, number: int, machine: Machine, part: Part, had: int = 0) -> None:
         """Take the power away in that part, whose event was logged `had` times before."""
         chance = random.Random(f"{self.seed}/{number}")
         event, times, _, _ = part.value
         machine.until_logged(event, PATIENCE_S, times=had + times)
-        disk = self.root if part is Part.PACKAGE else self.disk
+        disk = self.root if part in PACKAGED else self.disk
         assert disk is not None
         wait_for_the_instant(part, chance, disk)
         machine.cut()
@@ -175,7 +175,7 @@ def _a_trial(folder: Path, seed: int, plant: str | None, parts: Sequence[Part]) 
         home = write_home(folder / "home", broker.port, door)
         vm_image.make_ext4(folder / "disk.img", home, mib=DISK_MIB)
         disk = a_disk(folder / "disk.img")
-        root = a_disk(vm_package.IMAGE) if Part.PACKAGE in parts else None
+        root = a_disk(vm_package.IMAGE) if set(PACKAGED) & set(parts) else None
         words = (f"plant={plant}",) if plant else ()
         yield Trial(folder, Script(controller), disk, seed, words, parts, root)
 
@@ -194,8 +194,8 @@ def run(trial: Trial, cuts: int) -> None:
             match part:
                 case Part.RENEWAL:
                     pass  # Its machine is another, whose clock is ahead.
-                case Part.PACKAGE:
-                    trial.cut_upgrade(number, machine)
+                case Part.UNPACK | Part.CONFIGURE:
+                    trial.cut_upgrade(number, machine, part)
                 case _:
                     trial.cut(number, machine, part)
         if part is Part.RENEWAL:
@@ -211,7 +211,7 @@ def run(trial: Trial, cuts: int) -> None:
 
 def _boot(trial: Trial, *parts: Part, later_s: float = 0.0) -> AbstractContextManager[Machine]:
     """Boot for what is seen or cut of those parts, with the root that the package needs."""
-    root = trial.root if Part.PACKAGE in parts else None
+    root = trial.root if set(PACKAGED) & set(parts) else None
     return a_machine(trial.folder, trial.disk, *trial.words, root=root, later_s=later_s)
 
 
@@ -219,7 +219,7 @@ def _come_up(trial: Trial, number: int, machine: Machine, found: Found | None, p
     """Recover from the last cut, in `part`; a device that is new takes its first bundle."""
     if found is not None:
         trial.recover(number, machine, found)
-        if part is Part.PACKAGE:
+        if part in PACKAGED:
             trial.see_package(number, machine)
         return
     trial.confirmed = trial.end(number, machine, trial.script.order_next())
@@ -234,7 +234,7 @@ def main() -> int:
     try:
         parts = parts_of(options.parts, options.plant)
         vm_image.make()
-        if Part.PACKAGE in parts:
+        if set(PACKAGED) & set(parts):
             vm_package.make(vm_image.FOLDER / "debs")
     except Unavailable as error:
         say(str(error))

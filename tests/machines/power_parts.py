@@ -20,7 +20,12 @@ class Part(Enum):
     CONFIRM = ("bundle.flipped", 1, 2.5, 40)
     COLLECT = ("receipt.signed", 1, 2.0, 40)
     RENEWAL = ("certificate.renews", 1, 12.0, 60)
-    PACKAGE = (vm_package.BEGUN, 1, 16.0, 1400)
+    UNPACK = (vm_package.BEGUN, 1, 12.0, 1100)
+    CONFIGURE = (vm_package.UNPACKED, 1, 6.0, 200)
+
+
+# In these the agent is a package, which is upgraded.
+PACKAGED = (Part.UNPACK, Part.CONFIGURE)
 
 
 class Way(Enum):
@@ -34,14 +39,14 @@ class Way(Enum):
 def parts_of(names: str, plant: str | None) -> list[Part]:
     """Return the parts that were asked for, by default those in which the planted bug can show."""
     if names:
-        return [Part[name.upper()] for name in names.split(",")]
+        return [part for name in names.split(",") for part in _called(name)]
     match plant:
         case None:
             return list(Part)
         case vm_package.PLANT:
-            return [Part.PACKAGE]
+            return list(PACKAGED)
         case _:  # The package's agent is planted nothing.
-            return [part for part in Part if part is not Part.PACKAGE]
+            return [part for part in Part if part not in PACKAGED]
 
 
 def wait_for_the_instant(part: Part, chance: random.Random, disk: Disk) -> None:
@@ -56,3 +61,7 @@ def wait_for_the_instant(part: Part, chance: random.Random, disk: Disk) -> None:
             disk.fail_at_flush(chance.randrange(requests // 4))
     if disk.remaining is not None:
         disk.dead.wait(2 * window_s)
+
+
+def _called(name: str) -> tuple[Part, ...]:
+    return PACKAGED if name == "package" else (Part[name.upper()],)

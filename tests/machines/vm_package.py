@@ -22,7 +22,7 @@ SOCKET = f"{HOME}/state/api.sock"
 RUNTIME = "usr/lib/wherry-agent-onnx"
 ARCHIVES = "/var/cache/apt/archives"
 PLANT = "package"
-BEGUN, SEEN = "upgrade.begun", "package.seen"
+BEGUN, UNPACKED, SEEN = "upgrade.begun", "package.unpacked", "package.seen"
 
 _INIT = f"""\
 #!/bin/sh
@@ -55,7 +55,10 @@ rm -f {ARCHIVES}/*.deb
 cp $(ls {PACKAGED}/*.deb | grep -v "_${{has}}_") {ARCHIVES}
 busybox sync
 echo '{{"event": "{BEGUN}"}}'
-dpkg $hasty --force-confold --install {ARCHIVES}/*.deb >/run/upgrade.log 2>&1
+# The two halves of `dpkg --install`.
+dpkg $hasty --force-confold --unpack {ARCHIVES}/*.deb >/run/upgrade.log 2>&1 &&
+  echo '{{"event": "{UNPACKED}"}}' &&
+  dpkg $hasty --force-confold --configure wherry-agent >>/run/upgrade.log 2>&1
 ended=$?
 echo "{{\\"event\\": \\"upgrade.ended\\", \\"status\\": $ended}}"
 [ $ended = 0 ] || cat /run/upgrade.log
