@@ -38,7 +38,9 @@ def raw(body: bytes) -> None:
 
 
 def line(text: str) -> None:
-    Console(emoji=False, highlight=False, soft_wrap=True).print(_harmless(text, keep="\n"), markup=False)
+    Console(emoji=False, highlight=False, soft_wrap=True).print(
+        _harmless(text, keep="\n"), markup=False
+    )
 
 
 def text(body: bytes) -> None:
