@@ -246,8 +246,8 @@ $(STAMP310): pyproject.toml constraints-py310.txt $(PROJECTS) $(VERSIONED)
 	  --group test -e shared -e 'agent[onnx,litert,host]'
 	@touch $@
 
-# CUTS and SEED say how often and which, PARTS=package,fetch in what; PLANT=files, database or
-# package plants a bug, which is to be found.
+# CUTS and SEED say how often and which, PARTS=package,fetch in what; PLANT=files or database
+# plants a bug, which is to be found.
 CUTS ?= 60
 SEED ?= 1
 powercut: powercut-packages ## kill an emulated device CUTS times, its disk loses what was not flushed; it must serve
