@@ -60,7 +60,6 @@ def controller() -> Package:
             *("adduser", "init-system-helpers (>= 1.54~)"),
         ),
         recommends=("mosquitto (>= 2.0)",),
-        suggests=("python3-psycopg",),
         files={
             "/usr/bin/wherry": SCRIPTS / "launcher",
             f"/usr/lib/systemd/system/{UNIT}": ROOT / "systemd" / UNIT,

@@ -3,9 +3,10 @@
     build/deb/ARCH/PACKAGE/    what the package installs, and its scripts
     dist/*.deb                 the packages
 
-A package holds all that it needs for Python 3.10 to 3.13, so that installing it takes no pip, no
+A package holds all that it needs for each of its Pythons, so that installing it takes no pip, no
 environment and no network. Its files stand in a folder of its version, to which `current` points
-once all of them are there (see `debian/`). Two builds of one commit are identical.
+once all of them are there (see `debian/`). Two builds of one commit by one maintainer are
+identical.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="packaging/debs.py")
     parser.add_argument("arch", choices=ARCHES)
     parser.add_argument("packages", nargs="*", help="all, where none is named")
-    parser.add_argument("--missing", action="store_true", help="but those of this commit")
+    parser.add_argument(
+        "--missing", action="store_true", help="build only what this commit has not built"
+    )
     asked = parser.parse_args()
     OUTPUT.mkdir(exist_ok=True)
     for package in packages_for(asked.arch):
@@ -229,7 +232,6 @@ def _told(
         "description": f"{package.summary}\n{(SCRIPTS / f'{package.name}.txt').read_text()}",
         "depends": list(package.depends),
         "recommends": list(package.recommends),
-        "suggests": list(package.suggests),
         "contents": [
             {"src": f"{tree}/", "dst": "/", "type": "tree"},
             *(

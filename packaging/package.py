@@ -33,7 +33,6 @@ class Package:
     manual: Path | None = None
     words: Mapping[str, str] = field(default_factory=dict)
     recommends: tuple[str, ...] = ()
-    suggests: tuple[str, ...] = ()
     pythons: tuple[str, ...] = PYTHONS
 
 

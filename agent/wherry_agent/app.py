@@ -203,6 +203,8 @@ class App:
                 yield from self._read_child(item)
             case engine.Flipped():
                 yield from self._note_flip(item)
+            case engine.CameBack():
+                self._parts.installer.note_return(item)
             case _:
                 state = self._agent.aliases.get(item.alias, install.Idle())
                 yield from self._parts.installer.read(item, state, time.monotonic())

@@ -105,6 +105,9 @@ class Installer:
         if self._flips.get(flip.alias, (None,))[0] == flip.bundle:
             del self._flips[flip.alias]
 
+    def note_return(self, back: engine.CameBack) -> None:
+        self.missed.pop(back.alias, None)
+
     def read(
         self,
         item: engine.Loaded | engine.LoadFailed | engine.Unservable | engine.WorkerDied,
@@ -123,10 +126,10 @@ class Installer:
             case engine.Unservable(alias, bundle, reason, why):
                 log.error("bundle.unservable", extra={"bundle": bundle, "reason": reason.value})
                 self._flips.pop(alias, None)
-                if self._answers.get(alias) != bundle:
+                if reason is not Reason.CRASH_LOOP:  # What dies again and again answers meanwhile.
                     self.missed[alias] = reason
                 yield from _sickened(item, state, reason)
-                may_pass = reason in restarts.MAY_PASS
+                may_pass = item.is_tried_again and reason in restarts.MAY_PASS
                 yield machine.Installed(alias, install.Unservable(bundle, may_pass))
             case engine.WorkerDied(_, bundle, why):
                 log.warning("worker.died", extra={"bundle": bundle, "why": why})

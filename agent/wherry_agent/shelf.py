@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from wherry.blobs import WrongBytes
@@ -42,6 +43,7 @@ class Shelf:
         self._reserve_bytes = reserve_bytes
         self._clock = clock
         self._manifests: dict[Digest, Manifest] = {}
+        self._rotten: Counter[Digest] = Counter()  # How often a bundle's chunks were found so.
 
     def judge_by(self, machine: Machine) -> None:
         """Judge what comes from now on by what this device was found to be."""
@@ -93,8 +95,11 @@ class Shelf:
             self._store.assemble(manifest)
         except WrongBytes as error:
             self._store.drop_rotten_chunks(manifest)
-            if missing := self._ways.plan(bundle, manifest, now_s).missing:
+            self._rotten[bundle] += 1
+            missing = self._ways.plan(bundle, manifest, now_s).missing
+            if missing and self._rotten[bundle] <= download.SPOILS_ALLOWED:
                 return download.StillMissing(missing, now_s)
+            del self._rotten[bundle]
             return BundleRefused(bundle, Reason.WRONG_BYTES, detail(str(error)))
         except DiskFull as error:
             return BundleRefused(bundle, Reason.DISK_FULL, str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -165,12 +166,17 @@ def test_shadows_shares_and_ends_reach_the_engine() -> None:
 def test_why_what_shall_answer_does_not_come_up_is_known_until_it_answers() -> None:
     installer, _ = an_installer()
     perform(installer, install.Serve(OLD))
-    lost = engine.Unservable(ALIAS, OLD, Reason.LOAD_TIMEOUT, "it was not ready within 60 s")
-    told = list(installer.read(lost, install.Idle((OLD,)), 0.0))
-    assert told == [Installed(ALIAS, install.Unservable(OLD, may_pass=True))]
-    assert installer.missed == {ALIAS: Reason.LOAD_TIMEOUT}
-    installer.note_flip(a_flip(OLD))
-    assert installer.missed == {}
+    why = "it was not ready within 60 s"
+    lost = engine.Unservable(ALIAS, OLD, Reason.LOAD_TIMEOUT, why, is_tried_again=True)
+    for answers_again in (
+        partial(installer.note_flip, a_flip(OLD)),
+        partial(installer.note_return, engine.CameBack(ALIAS, OLD)),
+    ):
+        told = list(installer.read(lost, install.Idle((OLD,)), 0.0))
+        assert told == [Installed(ALIAS, install.Unservable(OLD, may_pass=True))]
+        assert installer.missed == {ALIAS: Reason.LOAD_TIMEOUT}
+        answers_again()
+        assert installer.missed == {}
     loop = engine.Unservable(ALIAS, OLD, Reason.CRASH_LOOP, "it died 5 times within 120 s")
     list(installer.read(loop, install.Idle((OLD,)), 0.0))
     assert installer.missed == {}  # It answers between its deaths.

@@ -19,6 +19,7 @@ from wherry.profile import Arch, Runtime
 from wherry.reasons import Reason
 from wherry_agent.core.agent import Assembled, BundleRefused, ManifestAccepted
 from wherry_agent.core.chunks import StillMissing
+from wherry_agent.core.download import SPOILS_ALLOWED
 from wherry_agent.core.suitability import Machine
 from wherry_agent.shelf import Shelf
 from wherry_agent.store import Store
@@ -174,6 +175,22 @@ def test_chunks_that_the_disk_has_torn_are_fetched_again(store: Store, shelf: Sh
     assert step.missing == {chunk: len(data)}
     store.put_chunk(chunk, data)
     assert shelf.assemble(bundle.digest) == Assembled(bundle.digest)
+
+
+def test_a_disk_that_tears_whatever_it_keeps_ends_the_deployment(
+    store: Store, shelf: Shelf
+) -> None:
+    bundle = a_fitting()
+    shelf.accept(bundle.digest, bundle.envelope)
+    steps = []
+    for _ in range(SPOILS_ALLOWED + 1):
+        for chunk in chunks_of(bundle):
+            (store.folder / "chunks" / chunk).write_bytes(b"torn by the disk")
+        steps.append(shelf.assemble(bundle.digest))
+    *again, end = steps
+    assert {type(step) for step in again} == {StillMissing}
+    assert isinstance(end, BundleRefused)
+    assert end.reason is Reason.WRONG_BYTES
 
 
 def test_sound_chunks_that_do_not_make_the_blob_are_refused(store: Store, shelf: Shelf) -> None:

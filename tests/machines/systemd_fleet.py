@@ -42,7 +42,7 @@ TOKEN, BUNDLE = "/root/token", "/root/bundle"
 def controller_serves_as_its_own_user(machine: Machine) -> str:
     """Install, found and start a controller and its broker; its home is closed to others."""
     machine.run("adduser", "--quiet", "--disabled-password", "--gecos", "", CLERK)
-    pages.run(machine, "wherry-controller_*.deb", NAMES, folder=PLACE)
+    pages.run(machine, "wherry-controller_*", NAMES, folder=PLACE)
     if machine.show(CONTROLLER, "ActiveState") != "inactive":
         raise Wrong("a controller that was never founded does not stay inactive")
     said = pages.run(machine, "wherry init", NAMES, folder=PLACE)
@@ -112,7 +112,9 @@ def controller_and_agent_show_certificates(machine: Machine) -> str:
 
 def page_upgrades(machine: Machine) -> str:
     """Upgrade by the page's commands."""
-    pages.run(machine, "./wherry-agent_*.deb\n", NAMES, folder=NEXT_PLACE)
+    pages.run(
+        machine, "./wherry-agent_*_$(dpkg --print-architecture).deb\n", NAMES, folder=NEXT_PLACE
+    )
     pages.run(machine, "journalctl", NAMES, folder=PLACE)
     return f"upgraded as the page says: {status_of(machine, AGENT)}"
 

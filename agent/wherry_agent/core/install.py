@@ -368,7 +368,10 @@ def _serve_another(state: State, lost: Digest) -> tuple[State, Effects]:
     kept = sound_first(kept)
     if isinstance(kept, Shadowing | Probation) and kept.wanted.bundle == lost:
         return _give_up(kept, Reason.LOAD_FAILED, UNSERVABLE)
-    return _change_incumbent(kept) if lost == slots_of(state).active else (kept, ())
+    if lost != slots_of(state).active:
+        return kept, ()
+    after, effects = _change_incumbent(kept)
+    return after, (*effects, Retire()) if isinstance(after, Idle) else effects
 
 
 def _give_up(state: State, reason: Reason, detail: str = "") -> tuple[State, Effects]:

@@ -77,6 +77,11 @@ def has_just_failed_too_often(restarts: Restarts, bounds: Bounds) -> bool:
     return restarts.failures == bounds.failures
 
 
+def is_given_up(restarts: Restarts, bounds: Bounds) -> bool:
+    """Say whether it was told that the bundle does not come up, and it has not since."""
+    return restarts.failures >= bounds.failures
+
+
 def count_anew(restarts: Restarts) -> Restarts:
     """Begin to count, once it was told; the pauses go on growing."""
     return Restarts(pauses=restarts.pauses)

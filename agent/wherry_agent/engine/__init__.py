@@ -29,6 +29,7 @@ from wherry.profile import Runtime
 from wherry_agent import link
 from wherry_agent.asking import Berth, Bringing, BundlePlace, Runner, RunnerListener, StartRunner
 from wherry_agent.engine.events import (
+    CameBack,
     EngineEvent,
     Flipped,
     Loaded,
@@ -49,6 +50,7 @@ from wherry_agent.settings import Isolation
 
 __all__ = [
     "Asking",
+    "CameBack",
     "Duty",
     "Engine",
     "EngineEvent",

@@ -56,14 +56,23 @@ class Flipped:
 class Unservable:
     """A bundle that was to serve does not come up, or does not stay up (`crash_loop`).
 
-    What served before goes on. This one is tried again all the same where it serves already, and
-    where it was to serve and the reason may pass.
+    What served before goes on. This one `is_tried_again` all the same where it serves already, and
+    where it was to be the first after a start and the reason may pass.
     """
 
     alias: AliasName
     bundle: Digest
     reason: Reason
     detail: str
+    is_tried_again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CameBack:
+    """What was told as unservable is up again, and answers."""
+
+    alias: AliasName
+    bundle: Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,4 +84,4 @@ class WorkerDied:
     detail: str
 
 
-EngineEvent: TypeAlias = Loaded | LoadFailed | Flipped | Unservable | WorkerDied
+EngineEvent: TypeAlias = Loaded | LoadFailed | Flipped | Unservable | CameBack | WorkerDied

@@ -215,8 +215,9 @@ class Requests:
         bundle = entry.asking.bundle or (slots.serving.digest if slots.serving else None)
         if not self._is_late(entry):
             return _unserved(slots.alias, bundle)
-        waited_s = self._settings.request_timeout_s
-        detail = f"it waited for {waited_s:g} s and was not computed; send fewer at a time"
+        waited = f"it waited for {self._settings.request_timeout_s:g} s and was not computed"
+        advice = "send fewer at a time" if slots.answering else "what answers is being loaded"
+        detail = f"{waited}; {advice}"
         return Unanswered(Fault.TIMED_OUT, detail, bundle)
 
 

@@ -30,6 +30,7 @@ from wherry_agent.core.residency import Resident, choose_policy
 from wherry_agent.core.restarts import Restarts
 from wherry_agent.engine.clock import Clock
 from wherry_agent.engine.events import (
+    CameBack,
     EngineEvent,
     Flipped,
     Loaded,
@@ -290,8 +291,10 @@ class Residents:
         slots, bundle = self._slots[runner.alias], runner.place.digest
         slots.proofs[bundle] = proof
         slots.proved.add(bundle)
-        if bundle in slots.restarts:
-            slots.restarts[bundle] = restarts.come_up(slots.restarts[bundle])
+        if (counted := slots.restarts.get(bundle)) is not None:
+            slots.restarts[bundle] = restarts.come_up(counted)
+            if slots.serves(bundle) and restarts.is_given_up(counted, self._settings.restarts):
+                self._on_event(CameBack(slots.alias, bundle))
         for deployment in slots.loads.pop(bundle, []):
             self._tell_loaded(slots, deployment, bundle, slots.policy)
         if slots.wants(bundle):
@@ -317,7 +320,8 @@ class Residents:
         )
         if restarts.is_looping(counted, bounds):
             often = f"it died {len(counted.deaths)} times within {bounds.within_s:g} s: {detail}"
-            self._on_event(Unservable(slots.alias, bundle, Reason.CRASH_LOOP, often))
+            loop = Reason.CRASH_LOOP
+            self._on_event(Unservable(slots.alias, bundle, loop, often, is_tried_again=True))
             counted = restarts.count_anew(counted)
         self._restart_later(slots, runner.place, counted)
 
@@ -363,7 +367,7 @@ class Residents:
         self._tell_load_failed(slots, bundle, reason, detail)
         if slots.swapping == bundle:
             slots.swapping = None
-        may_pass = slots.wants(bundle) and reason in restarts.MAY_PASS
+        may_pass = slots.awaits(bundle) and reason in restarts.MAY_PASS
         if slots.is_in_use(bundle) or may_pass:
             self._count_failure(slots, place, reason, detail)
         elif slots.wants(bundle):
@@ -380,7 +384,8 @@ class Residents:
         bounds = self._settings.restarts
         counted = restarts.fail(slots.restarts.get(place.digest, Restarts()))
         if restarts.has_just_failed_too_often(counted, bounds):
-            self._on_event(Unservable(slots.alias, place.digest, reason, detail))
+            told = Unservable(slots.alias, place.digest, reason, detail, is_tried_again=True)
+            self._on_event(told)
         self._restart_later(slots, place, counted)
 
     def _restart_later(self, slots: Slots, place: BundlePlace, counted: Restarts) -> None:
@@ -393,7 +398,7 @@ class Residents:
         slots.pauses.pop(place.digest, None)
         if slots.swapping or self._requests.is_closing:
             return
-        is_owed = slots.is_in_use(place.digest) or slots.wants(place.digest)
+        is_owed = slots.is_in_use(place.digest) or slots.awaits(place.digest)
         if is_owed and place.digest not in slots.runners:
             self._recorder.restarted(slots.alias, place.digest)
             self._bring_up(slots, place)

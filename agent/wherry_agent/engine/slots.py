@@ -106,6 +106,10 @@ class Slots:
     def wants(self, bundle: Digest) -> bool:
         return self.wish is not None and self.wish.place.digest == bundle
 
+    def awaits(self, bundle: Digest) -> bool:
+        """Say whether nothing was up since the start, and this bundle is to be the first."""
+        return self.serving is None and self.wants(bundle)
+
     def is_in_use(self, bundle: Digest) -> bool:
         """Say whether its runner is started again when it ends."""
         return self.serves(bundle) or self.shares(bundle) or self.shadows(bundle)

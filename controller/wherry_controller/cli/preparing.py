@@ -106,7 +106,8 @@ def _steps(
     """Yield what is to be done next, in order."""
     folder = Path(layout.folder)
     if not written.was_running:
-        yield f"Next: systemctl enable --now {folder / UNIT}"
+        yield f"Next, as root: install -m 0644 {folder / UNIT} /etc/systemd/system/"
+        yield f"  and then: systemctl enable --now {UNIT}"
         yield f"  or: mosquitto -d -c {folder / CONFIGURATION}"
     elif CONFIGURATION in written.changed:
         yield "Next: restart mosquitto, which reads its listeners and limits only then."

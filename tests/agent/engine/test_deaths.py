@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.agent.engine.stage import ALIAS, Stage, a_place, residents
 from wherry.reasons import Reason
 from wherry_agent.core.restarts import Bounds
-from wherry_agent.engine.events import Unservable, WorkerDied
+from wherry_agent.engine.events import CameBack, Unservable, WorkerDied
 from wherry_agent.engine.settings import EngineSettings
 from wherry_agent.frames import Fault
 
@@ -80,6 +80,7 @@ def test_a_runner_that_keeps_dying_is_said_to_be_unservable_and_goes_on() -> Non
         A.digest,
         Reason.CRASH_LOOP,
         "it died 3 times within 60 s: it was ended by SIGSEGV",
+        is_tried_again=True,
     )
     stage.runner(A).die()
     assert [type(event) for event in stage.take_events()] == [WorkerDied]  # It was told once.
@@ -170,3 +171,32 @@ def test_requests_that_wait_after_a_start_are_refused_once_it_does_not_come_up()
     stage.runner(A).fail(Reason.LOAD_TIMEOUT)
     stage.ask(2.0)
     assert stage.faults() == [Fault.WORKER_DIED] * 2
+
+
+def test_what_shall_follow_a_bundle_that_answers_is_not_tried_again_by_itself() -> None:
+    stage = Stage()
+    stage.serve(A)
+    stage.residents.serve(ALIAS, B)
+    stage.runner(B).fail(Reason.LOAD_TIMEOUT)
+    (told,) = stage.take_events()
+    assert isinstance(told, Unservable)
+    assert not told.is_tried_again
+    stage.bury()
+    stage.clock.pass_time(60.0)
+    assert residents(stage) == ["A"]
+
+
+def test_what_was_given_up_and_serves_after_all_is_said_to_be_back() -> None:
+    stage = Stage(EngineSettings(restarts=Bounds(failures=2)))
+    stage.serve(A).die()
+    for _ in range(3):
+        stage.clock.pass_time(30.0)
+        stage.runner(A).fail(Reason.LOAD_TIMEOUT)
+    stage.take_events()
+    stage.clock.pass_time(30.0)
+    stage.runner(A).come_up()
+    assert stage.take_events() == [CameBack(ALIAS, A.digest)]
+    stage.runner(A).die()
+    stage.clock.pass_time(30.0)
+    stage.runner(A).come_up()
+    assert [type(event) for event in stage.take_events()] == [WorkerDied]

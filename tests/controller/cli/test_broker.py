@@ -28,8 +28,10 @@ def test_it_says_what_it_wrote_and_what_comes_next(wherry: Wherry, folder: Path)
     wrote, *steps = ran.out.splitlines()
     assert "mosquitto.conf" in wrote
     assert "server.pem" in wrote
+    unit = folder / "broker/wherry-broker.service"
     assert steps == [
-        f"Next: systemctl enable --now {folder}/broker/wherry-broker.service",
+        f"Next, as root: install -m 0644 {unit} /etc/systemd/system/",
+        "  and then: systemctl enable --now wherry-broker.service",
         f"  or: mosquitto -d -c {folder}/broker/mosquitto.conf",
         'Then: url = "mqtts://broker.example:8883" under [broker] in wherry.toml, and wherry serve',
     ]
