@@ -1,6 +1,6 @@
 """Builds our container images with podman: `python packaging/images.py [IMAGE …]`.
 
-    build/images/IMAGE/                    what podman builds it from: wheels, and nothing else
+    build/images/IMAGE/                    what podman builds it from: wheels, our scripts
     localhost/IMAGE:VERSION                the image, in podman's store
     dist/IMAGE_VERSION_ARCH.cdx.json       what is in it
 
@@ -16,7 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from debs import epoch, version_of_this
@@ -27,8 +27,6 @@ SCRATCH, OUTPUT = ROOT / "build/images", ROOT / "dist"
 PLATFORMS = ("manylinux2014", "manylinux_2_17", "manylinux_2_27", "manylinux_2_28")
 # Debian 12's.
 PYTHON = "3.11"
-EXTRAS = "builder,images,litert,postgresql,tables"
-ARCH = {machine: arch for arch, machine in MACHINES.items()}[platform.machine()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +43,12 @@ class Image:
         return f"localhost/{self.name}:{version_of_this()}"
 
 
-IMAGES = (
-    Image("wherry-agent", ("shared", "agent"), "host,onnx"),
-    Image(
-        "wherry-controller",
-        ("shared", "controller"),
-        os.environ.get("EXTRAS") or EXTRAS,
-        ("found", "healthy.py"),
-    ),
+AGENT = Image("wherry-agent", ("shared", "agent"), "host,onnx")
+CONTROLLER = Image(
+    "wherry-controller",
+    ("shared", "controller"),
+    "builder,images,litert,postgresql,tables",
+    ("found", "healthy.py"),
 )
 
 
@@ -60,17 +56,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="packaging/images.py")
     parser.add_argument("images", nargs="*", help="both, where none is named")
     asked = parser.parse_args()
+    arches = {machine: arch for arch, machine in MACHINES.items()}
+    if (machine := platform.machine()) not in arches:
+        sys.stderr.write(f"No image for {machine}: build it on {', '.join(arches)}.\n")
+        return 1
     OUTPUT.mkdir(exist_ok=True)
-    for image in IMAGES:
+    extras = os.environ.get("EXTRAS") or CONTROLLER.extras
+    for image in (AGENT, replace(CONTROLLER, extras=extras)):
         if not asked.images or image.name in asked.images:
-            build(image)
-            sys.stdout.write(f"{image.tag}\n{list_parts(image)}\n")
+            build(image, arches[machine])
+            sys.stdout.write(f"{image.tag}\n{list_parts(image, arches[machine])}\n")
     return 0
 
 
-def build(image: Image) -> None:
+def build(image: Image, arch: str) -> None:
     """Leave the image in podman's store."""
-    folder = gather(image)
+    folder = gather(image, arch)
     wanted = {
         "EXTRAS": image.extras,
         "REVISION": _git("rev-parse", "HEAD"),
@@ -86,7 +87,7 @@ def build(image: Image) -> None:
     subprocess.run([*command, str(folder)], check=True, stdout=subprocess.DEVNULL)
 
 
-def gather(image: Image) -> Path:
+def gather(image: Image, arch: str) -> Path:
     """Fill the folder that podman builds the image from."""
     folder = SCRATCH / image.name
     wheels = folder / "wheels"
@@ -97,7 +98,7 @@ def gather(image: Image) -> Path:
     subprocess.run([*pip, *making, *(str(ROOT / each) for each in image.projects)], check=True)
     (ours,) = wheels.glob(f"{image.name.replace('-', '_')}-*.whl")
     pins = ["--constraint", str(ROOT / "constraints.txt"), "--python-version", PYTHON]
-    platforms = [f"--platform={each}_{MACHINES[ARCH]}" for each in PLATFORMS]
+    platforms = [f"--platform={each}_{MACHINES[arch]}" for each in PLATFORMS]
     fetching = ["download", "--only-binary=:all:", "--dest", str(wheels), *pins, *platforms]
     more = os.environ.get("TORCH_INDEX")
     index = ["--extra-index-url", more] if more else []
@@ -105,16 +106,18 @@ def gather(image: Image) -> Path:
     subprocess.run([*pip, *fetching, *links, f"{ours}[{image.extras}]"], check=True)
     for name in image.files:
         shutil.copy(HERE / name, folder / name)
+        # Whatever umask the checkout was made under: the image's user is another one.
+        (folder / name).chmod(0o755)
     return folder
 
 
-def list_parts(image: Image) -> Path:
+def list_parts(image: Image, arch: str) -> Path:
     """Write what the image holds, as its own Python and dpkg tell; return where."""
-    target = OUTPUT / f"{image.name}_{version_of_this()}_{ARCH}.cdx.json"
+    target = OUTPUT / f"{image.name}_{version_of_this()}_{arch}.cdx.json"
     running = ["podman", "run", "--rm", "--interactive", "--network=none", "--no-healthcheck"]
     telling = [*running, "--entrypoint=python3", image.tag, "-", image.name]
     with (HERE / "sbom.py").open() as script, target.open("w") as output:
-        words = [*telling, version_of_this(), ARCH]
+        words = [*telling, version_of_this(), arch]
         subprocess.run(words, check=True, stdin=script, stdout=output)
     return target
 

@@ -13,12 +13,12 @@ _BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _PROGRAMS = (
+    "/usr/sbin/mosquitto",
     "cat",
     "curl",
     "date",
     "journalctl",
     "kill",
-    "mosquitto",
     "podman",
     "sudo",
     "tail",

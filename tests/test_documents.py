@@ -124,7 +124,10 @@ def words_before_redirection(line: str) -> list[str]:
 
 
 @each_document
-def test_every_command_that_is_shown_parses(document: Path) -> None:
+def test_every_command_that_is_shown_parses(
+    document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHERRY_TOKEN", "What `wherry login` would ask for.")
     for program, *words in commands_of(document):
         parses = parses_as_wherry if program == "wherry" else parses_as_agent
         assert parses(words), words
@@ -284,6 +287,11 @@ def kinds_of_refusals() -> Iterator[type[Exception]]:
         kind = waiting.pop()
         yield kind
         waiting.extend(kind.__subclasses__())
+
+
+def test_the_page_on_containers_names_this_release_alone() -> None:
+    text = (ROOT / "docs/containers.md").read_text()
+    assert set(re.findall(r"(?<![\d.])\d+\.\d+\.\d+(?![\d.])", text)) == {__version__}
 
 
 def test_the_changelog_begins_with_this_release() -> None:

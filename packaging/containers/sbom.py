@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
-FIELDS = "${Package}\t${Version}\t${Architecture}\t${source:Package}\t${Homepage}\n"
+FIELDS = "${Package}\t${Version}\t${Architecture}\t${source:Package}\n"
 
 
 def name_of(distribution: metadata.Distribution) -> str:
@@ -68,7 +68,7 @@ def debian_components(release: str) -> list[dict[str, object]]:
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     components = []
     for line in sorted(said.splitlines()):
-        name, version, arch, source, _ = line.split("\t")
+        name, version, arch, source = line.split("\t")
         qualifiers = f"arch={arch}&distro={release}"
         purl = f"pkg:deb/debian/{quote(name)}@{quote(version, safe='')}?{qualifiers}"
         components.append(

@@ -22,7 +22,7 @@ class Session:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder = folder
-        path = f"{PROGRAMS}:{os.environ['PATH']}:/usr/sbin"
+        path = f"{PROGRAMS}:{_path_of_an_ordinary_user()}"
         self._shell = subprocess.Popen(
             ["bash", "--norc", "--noprofile"],
             cwd=folder,
@@ -61,6 +61,12 @@ class Session:
                 os.killpg(self._shell.pid, signal.SIGKILL)
             assert self._shell.stdout is not None
             self._shell.stdout.close()
+
+
+def _path_of_an_ordinary_user() -> str:
+    """Return where programs are looked for here, less what Debian leaves to root."""
+    places = os.environ["PATH"].split(":")
+    return ":".join(place for place in places if Path(place).name != "sbin")
 
 
 @contextmanager

@@ -32,9 +32,14 @@ ELSEWHERE = {
     "sudo systemctl disable --now mosquitto": "make systemd",
     "sudo systemctl restart wherry-agent": "make systemd",
 }
-START_BROKER = "mosquitto -d -c factory/broker/mosquitto.conf"
+START_BROKER = "/usr/sbin/mosquitto -d -c factory/broker/mosquitto.conf"
 CONFIGURE_BROKER = (
     'wherry broker config mosquitto factory --host factory.example.org --user "$(id -un)"'
+)
+START_CONTROLLER = "wherry serve factory 2>> factory/serve.log &"
+UNTIL_IT_ANSWERS = (
+    "curl --silent --fail --retry 60 --retry-delay 1 --retry-connrefused"
+    " http://127.0.0.1:8321/api/v1/health"
 )
 API, DOOR, BLOBS, BROKER, FETCH = 8321, 8322, 8323, 8883, 8884
 QUICK = """\
@@ -52,6 +57,8 @@ PRINTED = (
     ("HEAD", "wherry audit verify", r"^([0-9a-f]{64})$"),
     ("OLD", "wherry keys status", r"^timestamp .* ([0-9a-f]{8})\s*$"),
     ("NEW", "wherry keys init", r"(\S+/timestamp-\w+\.pub\.json)"),
+    ("N", "wherry keys fetch", r"^work/(\d+)\.root\.json$"),
+    ("SIGNED", "wherry keys rotate", r"^(work/\d+\.root\.\w+\.json)$"),
 )
 # The doctor ends with 1 where anything is bad, a job with the signal that ended it.
 MAY_FAIL = ("kill %", "wherry-agent doctor")
@@ -77,14 +84,16 @@ class Operator:
         return self.type(step.text)
 
     def type(self, command: str) -> Ran:
-        ran = self.session.run(self._here(command), self.enrolment)
+        ran = self.session.run(self._here(command), self._reply(command))
         assert ran.status == 0 or command.startswith(MAY_FAIL), f"{command}\n{ran.out}"
         self._note(command, ran.out)
         if command.startswith("wherry init"):
             self._quicken()
-        if command.startswith("wherry serve"):
-            wait_for_port(self.ports[API], 60)
         return ran
+
+    def _reply(self, command: str) -> str:
+        """Return what a command that asks for a token is told."""
+        return f"{self.known['TOKEN']}\n" if command.startswith("wherry login") else self.enrolment
 
     def _here(self, text: str) -> str:
         """Return a text of the page with the names that hold here."""
@@ -140,10 +149,11 @@ class Operator:
         for command in (
             "tar --extract --file factory.tar",
             START_BROKER,
-            "wherry serve factory 2>> factory/serve.log &",
+            START_CONTROLLER,
+            UNTIL_IT_ANSWERS,
+            "wherry keys status",
         ):
             self.type(command)
-        self.type("wherry keys status")
         until(lambda: self.was_refused("timestamp_rollback"))
 
     def mean(self, rollout: str) -> None:
