@@ -97,7 +97,6 @@ def while_it_runs() -> tuple[Callable[[], str], ...]:
     return (
         partial(checks.serves_on_a_read_only_root, DEVICE),
         partial(checks.serves_on_a_read_only_root, CONTROLLER),
-        checks.the_broker_does_not_see_into_the_controller,
         checks.a_hung_agent_is_unhealthy,
         checks.a_controller_without_its_database_is_unhealthy,
         partial(checks.ends_on_a_signal, DEVICE),

@@ -14,7 +14,6 @@ import msgspec
 
 from tests.machines.images_base import podman, podman_tried
 from tests.machines.images_story import (
-    BROKER,
     CONTROLLER,
     DATABASE,
     DEVICE,
@@ -34,17 +33,6 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(sys.stdin.read())
 sys.exit(str(problem)[:500] if problem else 0)
-"""
-# The pattern is spelled so that the shell which looks does not find itself.
-_LOOK_INTO_THE_CONTROLLER = """\
-for each in /proc/[0-9]*; do
-  case "$(tr '\\0' ' ' < $each/cmdline)" in
-    *"wherry"" serve"*)
-      echo process
-      ls $each/root/var/lib/wherry-controller/keys > /dev/null && echo keys
-      cat $each/environ > /dev/null && echo environ;;
-  esac
-done
 """
 
 
@@ -158,16 +146,6 @@ def serves_on_a_read_only_root(container: str) -> str:
     if uid == "0" or int(capabilities.split()[-1], 16):
         raise Wrong(f"{container} runs as {uid} with {capabilities}")
     return f"{container}: healthy on a read-only root, as {uid} without capabilities"
-
-
-def the_broker_does_not_see_into_the_controller() -> str:
-    """Look with the broker's eyes at `wherry serve`, whose processes and user it shares."""
-    seen = podman_tried("exec", BROKER, "sh", "-c", _LOOK_INTO_THE_CONTROLLER).stdout.split()
-    if "process" not in seen:
-        raise Wrong("the broker does not see the process of `wherry serve`, to look into it")
-    if reached := sorted(set(seen) - {"process"}):
-        raise Wrong(f"the broker reads through the controller's process: {', '.join(reached)}")
-    return f"{BROKER}: reads neither keys nor environment of the controller's process"
 
 
 def a_hung_agent_is_unhealthy() -> str:
