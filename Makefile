@@ -56,7 +56,7 @@ debian = { missing=; \
 	  fi; }
 
 test-packages:
-	@$(call debian,mosquitto=mosquitto faketime=faketime qemu-x86_64-static=qemu-user-static)
+	@$(call debian,mosquitto=mosquitto faketime=faketime qemu-x86_64-static=qemu-user-static curl=curl openssl=openssl)
 
 emulation-packages:
 	@$(call debian,qemu-aarch64-static=qemu-user-static mmdebstrap=mmdebstrap)

@@ -464,6 +464,7 @@ def test_a_broker_that_was_away_is_served_again_and_nothing_is_lost(tmp_path: Pa
             controller.order(agent.device, second, generation=2)
             controller.succeeded(agent, "d-2")
             assert answers_as(agent, second, shift=1.0)
+            until(lambda: len(controller.events(agent)) > len(before))
             events = controller.events(agent)
             assert [event.seq for event in events] == list(range(1, len(events) + 1))
             assert events[: len(before)] == before
