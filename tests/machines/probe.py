@@ -59,7 +59,7 @@ TRIED: dict[str, Callable[[], object]] = {
     "become root": lambda: os.setuid(0),
     "set the clock": lambda: call("settimeofday", b"\0" * 16, 0),
     "name the host": lambda: call("sethostname", b"x", 1),
-    "trace": lambda: call("ptrace", 16, 1, 0, 0),
+    "be traced": lambda: call("ptrace", 0, 0, 0, 0),
     "send raw packets": lambda: open_socket(socket.AF_PACKET, socket.SOCK_RAW),
     "make a set-user file": lambda: set_user_bit("/var/lib/wherry-agent"),
     "take real time": lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)),
@@ -68,6 +68,7 @@ REASONS = {
     **{f"write {folder}": os.strerror(errno.EROFS) for folder in READ_ONLY},
     "list /home": os.strerror(errno.EACCES),
     "see another's process": os.strerror(errno.ENOENT),
+    "send raw packets": os.strerror(errno.EAFNOSUPPORT),
 }
 MAY: dict[str, Callable[[], object]] = {
     "write its home": lambda: write("/var/lib/wherry-agent"),
