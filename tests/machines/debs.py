@@ -23,10 +23,10 @@ from tests.machines import deb_builds, deb_checks, deb_contents, deb_homes
 from tests.machines.deb_checks import AGENT, CONFFILE, CONTROLLER
 from tests.machines.deb_cuts import Version, cut_and_repair
 from tests.machines.deb_roots import SUITES, Failed, Root, a_root
+from tests.machines.installed import PACKAGES
 from tests.machines.nspawn import say
 
 DIST, SCRATCH = deb_builds.ROOT / "dist", deb_builds.ROOT / "build/machines/debs"
-LARGEST_MIB = {AGENT: 6, "wherry-agent-onnx": 30, "wherry-agent-litert": 30, CONTROLLER: 30}
 KINDS = {"wherry-agent-onnx": "onnx", "wherry-agent-litert": "litert"}
 MIB = 1 << 20
 CUTS = int(os.environ.get("CUTS", "20"))
@@ -48,12 +48,12 @@ def main() -> int:
 
 def _check_all() -> None:
     for arch in ("amd64", "arm64"):
-        for package, largest_mib in LARGEST_MIB.items():
-            _check_size(_deb(package, arch), largest_mib)
+        for package in PACKAGES:
+            _check_size(_deb(package, arch), deb_builds.LARGEST_MIB[package])
         deb_contents.check_old_python(_deb(AGENT, arch), *map(partial(_deb, arch=arch), KINDS))
     say("packed for Python 3.10 too, the same libraries: untried, for no Debian here has it")
-    debs = {package: _deb(package, "amd64") for package in LARGEST_MIB}
-    _check_lintian([_deb(package, arch) for package in LARGEST_MIB for arch in ("amd64", "arm64")])
+    debs = {package: _deb(package, "amd64") for package in PACKAGES}
+    _check_lintian([_deb(package, arch) for package in PACKAGES for arch in ("amd64", "arm64")])
     for package, deb in debs.items():
         _check_identical(package, deb)
     homes = {kind: deb_homes.a_confirmed_home(kind, SCRATCH) for kind in deb_homes.MODELS}

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from tests.machines import probe
 from tests.machines.homes import HOME, SOCKET
-from tests.machines.nspawn import Machine, Wrong
+from tests.machines.nspawn import Machine, Unjudged, Wrong
 from tests.machines.systemd_places import UNIT, run_in_place_of
 from tests.machines.systemd_service import SERVICE, main_process
 
@@ -103,7 +103,9 @@ def memory_is_limited(machine: Machine) -> str:
         return f"MemoryMax={LIMIT_MIB}M ends who takes {TAKEN_MIB} MiB"
     if machine.show(SERVICE, "MemoryCurrent") != UNCOUNTED:
         raise Wrong(f"MemoryMax={LIMIT_MIB}M let it take {TAKEN_MIB} MiB")
-    return "memory limits were NOT seen: this kernel gives a container no memory controller"
+    raise Unjudged(
+        "memory limits were NOT seen: this kernel gives a container no memory controller"
+    )
 
 
 def builds_are_confined(machine: Machine) -> str:
