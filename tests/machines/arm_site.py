@@ -190,9 +190,11 @@ def check_answer(bundle: Bundle, said: str) -> str:
     wanted = _values(bundle, tensor.blob.digest)
     (line,) = [line for line in said.splitlines() if line.startswith("{")][-1:]
     given = np.asarray(json.loads(line)["outputs"][0]["data"], np.float32).ravel()
+    if given.shape != wanted.shape:
+        raise Wrong(f"the answers are {given.size} numbers, the builder's {wanted.size}")
     off = float(np.abs(given - wanted).max())
     allowed = tolerance_of(bundle.manifest.golden, tensor.name)
-    if off > allowed:
+    if not off <= allowed:  # What is no number strays too.
         raise Wrong(f"the answers stray by {off:.3g} from the builder's, {allowed:.3g} is allowed")
     return f"{off:.2g} off at most, {allowed:.2g} is allowed"
 

@@ -33,6 +33,7 @@ from tests.machines.badnet_seen import (
     told_of,
     watching,
 )
+from tests.machines.nspawn import say
 from tests.system.sites import Site, logged
 from tests.system.tiny import add_version
 from wherry.bundle import Bundle
@@ -82,15 +83,15 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         outcome = _outcome(plan)
     except RuntimeError as error:
-        _say(f"badnet: {error}; the logs are in {SCRATCH}")
+        say(f"badnet: {error}; the logs are in {SCRATCH}")
         return 1
     for line in lines_of(outcome, plan):
-        _say(line)
+        say(line)
     if outcome.problems:
-        _say(f"badnet: failed; the logs are in {SCRATCH}")
+        say(f"badnet: failed; the logs are in {SCRATCH}")
         return 1
     shutil.rmtree(SCRATCH)
-    _say("badnet: ok")
+    say("badnet: ok")
     return 0
 
 
@@ -103,7 +104,7 @@ def _outcome(plan: Plan) -> Outcome:
 
 def run(site: Site, link: Link, plan: Plan) -> Outcome:
     """Roll out v1 in good weather and v2 in bad; return what came of v2."""
-    _say(f"{plan.devices} devices enrol, one process each, and get v1 over a good link")
+    say(f"{plan.devices} devices enrol, one process each, and get v1 over a good link")
     v1 = add_version(site, "v1", shift=1.0)
     agents = add_devices(site, link, plan.devices)
     site.set_group(GROUP, *agents)
@@ -113,7 +114,7 @@ def run(site: Site, link: Link, plan: Plan) -> Outcome:
     if not wait_until(lambda: site.rollout("v1").is_over, 300.0):
         raise RuntimeError("v1 did not come through over the good link: the rest means nothing")
     v2 = add_version(site, "v2", shift=2.0, size_bytes=plan.model_bytes)
-    _say(f"the weather turns: {_told(plan)}")
+    say(f"the weather turns: {_told(plan)}")
     link.worsen(plan.weather)
     return _in_bad_weather(site, link, plan, agents, (v1, v2))
 
@@ -141,7 +142,11 @@ def _in_bad_weather(
         down_at_s=down_at_s,
         copy_bytes=_size_of(new),
         carried=sent,
-        problems=[*problems_of(site, agents, new, watch), *_waste(sent, len(agents), new)],
+        problems=[
+            *problems_of(site, agents, new, watch),
+            *_waste(sent, len(agents), new),
+            *_fair_weather(sent, down_at_s),
+        ],
         answers=watch.answers,
         lost_connections=lost_connections(agents) - lost_before,
         told=told_of(site, agents),
@@ -165,6 +170,16 @@ def _waste(sent: Carried, devices: int, bundle: Bundle) -> Iterator[str]:
     copies = sent.to_devices_bytes / (devices * _size_of(bundle))
     if copies > MOST_COPIES:
         yield f"the link carried {copies:.1f} copies for each device, more than {MOST_COPIES:g}"
+
+
+def _fair_weather(sent: Carried, down_at_s: float | None) -> Iterator[str]:
+    """Yield what the weather did not do, so that the run shows nothing of it."""
+    if not sent.lost_packets:
+        yield "the link has lost no packet"
+    if not sent.torn_packets:
+        yield "the link has torn no connection"
+    if down_at_s is None:
+        yield "the link never went down while devices fetched"
 
 
 def _size_of(bundle: Bundle) -> int:
@@ -218,11 +233,6 @@ def _need_root_and_tools() -> None:
     missing = [name for name in ("ip", "tc", "nft", "nsenter", "mosquitto") if not which(name)]
     if missing:
         sys.exit(f"badnet needs {', '.join(missing)}: apt-get install {_PACKAGES}")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

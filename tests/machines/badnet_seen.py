@@ -58,8 +58,12 @@ class Watch:
             self.answers += 1
 
     def look_on(self) -> None:
-        while not self._over.wait(ASK_EVERY_S):
-            self.look()
+        """Look until the end; a look that breaks off the watch is wrong too, and is told."""
+        try:
+            while not self._over.wait(ASK_EVERY_S):
+                self.look()
+        except Exception as error:  # noqa: BLE001 - it is reported, by `problems_of`.
+            self.wrong.append(f"nobody looked on: {error!r}")
 
     def end(self) -> None:
         self._over.set()

@@ -15,6 +15,14 @@ SOURCES = (
 )
 VERSIONED = "shared/wherry/__init__.py"
 LONGEST_S = 590
+RUNTIME_MIB = 30
+LARGEST_MIB = {
+    "wherry-agent": 6,
+    "wherry-agent-onnx": RUNTIME_MIB,
+    "wherry-agent-litert": RUNTIME_MIB,
+    "wherry-agent-tflite": RUNTIME_MIB,
+    "wherry-controller": 30,
+}
 # Made once, in minutes of emulation.
 ARMHF_WHEELS = "build/armhf/wheels"
 

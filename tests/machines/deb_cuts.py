@@ -1,8 +1,7 @@
-"""Cuts dpkg off at random instants of an upgrade, as a power failure does."""
+"""Cuts dpkg off at an instant of an upgrade, as a power failure does."""
 
 from __future__ import annotations
 
-import random
 import shutil
 import subprocess
 import time
@@ -36,14 +35,13 @@ class Version:
     deb: Path
 
 
-def cut_and_repair(root: Root, old: Version, new: Version, within_s: float) -> Cut:
+def cut_and_repair(root: Root, old: Version, new: Version, after_s: float) -> Cut:
     """Cut an upgrade from `old` to `new` off; raise `Failed` unless it serves and is repaired."""
     archives = root.folder / ARCHIVES
     archives.mkdir(parents=True, exist_ok=True)
     for left in archives.glob("*.deb"):
         left.unlink()
     shutil.copy(new.deb, archives)
-    after_s = random.uniform(0, within_s)
     upgrade(root, f"/{ARCHIVES}/{new.deb.name}", after_s)
     status = root.tried("dpkg-query", "--show", "--showformat", STATUS, AGENT).stdout
     served = check_version(root, old.version, new.version)
@@ -61,10 +59,13 @@ def cut_and_repair(root: Root, old: Version, new: Version, within_s: float) -> C
 def upgrade(root: Root, deb: str, after_s: float) -> None:
     """Begin to install a package, and kill dpkg and all that it started."""
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(root.command("dpkg", "--install", deb), stdout=quiet, stderr=quiet)
-    time.sleep(after_s)
-    process.kill()  # With the first process of its namespace all others end.
-    process.wait()
+    command = root.command("dpkg", "--install", deb)
+    process = subprocess.Popen(command, stdout=quiet, stderr=quiet, env=root.environment)
+    try:
+        time.sleep(after_s)
+    finally:
+        process.kill()  # With the first process of its namespace all others end.
+        process.wait()
 
 
 def installed(root: Root) -> str:

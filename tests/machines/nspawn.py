@@ -37,6 +37,21 @@ class Wrong(Exception):
     """What was seen on a machine is not what shall be."""
 
 
+class Unjudged(Exception):
+    """What was seen on a machine says nothing, as this host is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many checks saw what shall not be, and how many could not be judged."""
+
+    wrong: int = 0
+    unjudged: int = 0
+
+    def plus(self, other: Tally) -> Tally:
+        return Tally(self.wrong + other.wrong, self.unjudged + other.unjudged)
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """A root whose systemd runs, as process `init` of this host."""
@@ -91,16 +106,6 @@ def a_root(name: str, release: str = "bookworm") -> Iterator[Path]:
         shutil.rmtree(root)
 
 
-def change_root(root: Path, *words: str) -> str:
-    """Return what a command says that is run in a root which is not booted."""
-    done = subprocess.run(
-        ["chroot", str(root), *words], check=False, capture_output=True, text=True, env=PATH
-    )
-    if done.returncode:
-        raise Wrong(f"`{' '.join(words)}` ended with {done.returncode}: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
 @contextmanager
 def booted(root: Path) -> Iterator[Machine]:
     """Boot a root; shut it down after the block."""
@@ -131,16 +136,19 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def check_all(checks: Sequence[Callable[[Machine], str]], machine: Machine) -> int:
-    """Say what each check sees; return how many see what shall not be."""
-    wrong = 0
+def check_all(checks: Sequence[Callable[[Machine], str]], machine: Machine) -> Tally:
+    """Say what each check sees; return how many see what shall not be, or nothing of use."""
+    wrong = unjudged = 0
     for check in checks:
         try:
             say(f"ok     {check(machine)}")
+        except Unjudged as error:
+            unjudged += 1
+            say(f"?      {error}")
         except (Wrong, OSError, subprocess.SubprocessError) as error:
             wrong += 1
             say(f"WRONG  {check.__name__}: {error}")
-    return wrong
+    return Tally(wrong, unjudged)
 
 
 def _is_up(machine: Machine) -> bool:

@@ -43,8 +43,6 @@ def parts_of(names: str, plant: str | None) -> list[Part]:
     match plant:
         case None:
             return list(Part)
-        case vm_package.PLANT:
-            return list(PACKAGED)
         case _:  # The package's agent is planted nothing.
             return [part for part in Part if part not in PACKAGED]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.agent.agents import DEFAULT, Controller, a_wide_bundle, repository_at
 from tests.controller.doors import PI, Guarded, guarded_doors
 from tests.enrolled import an_enrolled_home
+from tests.machines.vm_image import HOST
 from wherry import codec
 from wherry.bundle import Bundle
 from wherry.messages import Ack, Deployment, Event, Reported
@@ -22,7 +23,6 @@ from wherry_controller.authority import private_pem
 from wherry_controller.services.admission import Policy
 
 DEVICE = PI
-HOST = "10.0.2.2"  # This machine, as the virtual one sees it.
 KIB = 48
 BYTES_PER_S = 48 * 1024
 PROBATION_S = 1.0

@@ -21,7 +21,7 @@ from tests.machines.installed import (
     name_of,
     status_of,
 )
-from tests.machines.nspawn import PATH, Machine, Wrong, until
+from tests.machines.nspawn import PATH, Machine, Unjudged, Wrong, until
 from tests.machines.systemd_service import SERVICE, ask, asking, is_served, wait_for_answers
 
 FIRST_ANSWER_S = 5.0
@@ -62,7 +62,7 @@ def the_first_answer_comes_soon(machine: Machine) -> str:
     if best.seconds <= FIRST_ANSWER_S:
         return said
     if is_busy():
-        return f"{said}: NOT judged, since this host is busy with other things"
+        raise Unjudged(f"{said}: NOT judged, since this host is busy with other things")
     raise Wrong(said)
 
 

@@ -21,6 +21,7 @@ from tests.machines.systemd_service import (
     asking,
     dropped_in,
     main_process,
+    timeouts,
 )
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -35,13 +36,13 @@ def watchdog_restarts_a_hung_loop(machine: Machine) -> str:
     with dropped_in(machine, SERVICE, f"[Service]\nWatchdogSec={WATCHDOG_S}\n"):
         machine.run("systemctl", "restart", SERVICE)
         ask(machine)
-        before, hung = _timeouts(machine), main_process(machine)
+        before, hung = timeouts(machine), main_process(machine)
         began_s = time.monotonic()
         with _held(_on_this_host(machine, hung)) as thread:
             answers, answered_s = _ask_until_replaced(machine, hung, thread)
         ask(machine)
         took_s = time.monotonic() - began_s
-        if _timeouts(machine) == before:
+        if timeouts(machine) == before:
             raise Wrong("it was restarted, and not by the watchdog")
     machine.run("systemctl", "restart", SERVICE)
     if answered_s < ALIVE_S:
@@ -99,10 +100,3 @@ def _on_this_host(machine: Machine, pid: int) -> int:
             if numbers[-1] == str(pid) and (place / "ns/pid").readlink() == there:
                 return int(place.name)
     raise Wrong(f"this host sees no process {pid} of the machine")
-
-
-def _timeouts(machine: Machine) -> int:
-    """Return how often the watchdog has bitten since the boot."""
-    machine.run("journalctl", "--sync")
-    said = machine.run("journalctl", "--boot", "--unit", SERVICE, "--output", "cat")
-    return said.count("Watchdog timeout")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 
 from tests.machines import probe
 from tests.machines.homes import HOME, SOCKET
-from tests.machines.nspawn import Machine, Wrong
+from tests.machines.nspawn import Machine, Unjudged, Wrong
 from tests.machines.systemd_places import UNIT, run_in_place_of
 from tests.machines.systemd_service import SERVICE, main_process
 
@@ -21,6 +22,7 @@ CONTROLLER_LIB = "/usr/lib/wherry-controller/current"
 CONFINING = "/usr/lib/wherry-controller/confining.py"
 LIMIT_MIB, TAKEN_MIB = 64, 256
 UNCOUNTED = "[not set]"  # What systemd says without the kernel's memory controller.
+FILTERS = "Seccomp_filters"
 CONFINED = {"NoNewPrivs": "1", "Seccomp": "2", "CapEff": "0" * 16, "CapBnd": "0" * 16}
 
 _CONFINING = """\
@@ -52,13 +54,13 @@ def the_home_is_the_service_s(machine: Machine) -> str:
 
 def the_agent_is_confined(machine: Machine) -> str:
     """Look at the agent itself: no rights, a filter of system calls, a user of its own."""
-    rows = machine.run("cat", f"/proc/{main_process(machine)}/status").splitlines()
-    found = {name: value.strip() for name, _, value in (row.partition(":") for row in rows)}
+    found = _fields_of(machine.run("cat", f"/proc/{main_process(machine)}/status"))
     for name, wanted in CONFINED.items():
         if found[name] != wanted:
             raise Wrong(f"the agent's {name} is {found[name]}, not {wanted}")
     if found["Uid"].split()[0] == "0":
         raise Wrong("the agent runs as root")
+    _check_filters(machine, found)
     return "the agent has no capability, no way to more rights, and a filter of system calls"
 
 
@@ -79,6 +81,11 @@ def the_sandbox_holds(machine: Machine) -> str:
     said = json.loads(_probe(machine, ""))
     if broken := [name for name, why in said["held"].items() if not why]:
         raise Wrong(f"the sandbox lets it {', '.join(broken)}")
+    if other := [name for name, why in probe.REASONS.items() if said["held"][name] != why]:
+        raise Wrong(
+            "; ".join(f"{name}: {said['held'][name]}, not by the sandbox" for name in other)
+        )
+    _check_filters(machine, _fields_of(said["status"]))
     if kept := [f"{name}: {why}" for name, why in said["may"].items() if why]:
         raise Wrong(f"the sandbox keeps it from what it may: {'; '.join(kept)}")
     return f"it cannot {', '.join(said['held'])}; it can {', '.join(said['may'])}"
@@ -96,7 +103,9 @@ def memory_is_limited(machine: Machine) -> str:
         return f"MemoryMax={LIMIT_MIB}M ends who takes {TAKEN_MIB} MiB"
     if machine.show(SERVICE, "MemoryCurrent") != UNCOUNTED:
         raise Wrong(f"MemoryMax={LIMIT_MIB}M let it take {TAKEN_MIB} MiB")
-    return "memory limits were NOT seen: this kernel gives a container no memory controller"
+    raise Unjudged(
+        "memory limits were NOT seen: this kernel gives a container no memory controller"
+    )
 
 
 def builds_are_confined(machine: Machine) -> str:
@@ -108,6 +117,19 @@ def builds_are_confined(machine: Machine) -> str:
     if said != "confined":
         raise Wrong(f"a build confines itself and then {said}")
     return "in the controller's place a build confines itself with Landlock"
+
+
+def _check_filters(machine: Machine, found: Mapping[str, str]) -> None:
+    """Raise `Wrong` unless a process has more filters than the machine gives to all."""
+    shared = int(_fields_of(machine.run("cat", "/proc/1/status"))[FILTERS])
+    if int(found[FILTERS]) <= shared:
+        raise Wrong(f"it has {found[FILTERS]} filters of system calls, its machine {shared}")
+
+
+def _fields_of(status: str) -> dict[str, str]:
+    """Return what a process's `status` says, by name."""
+    rows = (row.partition(":") for row in status.splitlines())
+    return {name: value.strip() for name, _, value in rows}
 
 
 def _probe(machine: Machine, more: str, *words: str) -> str:

@@ -22,7 +22,7 @@ from threading import Thread
 
 from tests.brokers import free_port
 from tests.machines.power_disk import Disk, serving
-from tests.machines.vm_image import INITRD, KERNEL, PORT, ROOT_IMAGE, UPGRADE_PORT
+from tests.machines.vm_image import ADDRESS, INITRD, KERNEL, PORT, ROOT_IMAGE, UPGRADE_PORT
 
 MEMORY_MIB = 512
 CPU = "Nehalem,+rdrand"  # Wider vectors are slow to emulate.
@@ -180,5 +180,5 @@ def _lossy(name: str, place: Path) -> list[str]:
 
 
 def _network(ports: Mapping[int, int]) -> str:
-    forwards = (f"hostfwd=tcp:127.0.0.1:{ours}-10.0.2.15:{its}" for ours, its in ports.items())
+    forwards = (f"hostfwd=tcp:127.0.0.1:{ours}-{ADDRESS}:{its}" for ours, its in ports.items())
     return ",".join(["user,id=net,restrict=off", *forwards])

@@ -16,6 +16,7 @@ from tests.enrolled import an_enrolled_home
 from tests.machines import vm_image
 from tests.machines.power_disk import a_disk
 from tests.machines.vm import Machine, a_machine
+from tests.machines.vm_image import HOST
 from wherry import codec
 from wherry.bundle import Bundle
 from wherry.messages import Deployment, Event, Flip, Reported, SwapPolicy
@@ -24,7 +25,6 @@ from wherry.reasons import Status
 from wherry.topics import EventsTopic, ReportedTopic
 
 DEVICE = a_device_id("small-1")
-HOST = "10.0.2.2"  # This machine, as the virtual one sees it.
 DISK_MIB, PATIENCE_S = 384, 300.0
 
 

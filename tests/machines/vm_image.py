@@ -44,6 +44,8 @@ MODULES = (
 HOME, LIB = "/var/lib/wherry-agent", "/usr/lib/wherry-agent"
 PACKAGED = "/packages"  # Is where the agent is a package.
 PORT, UPGRADE_PORT = 9000, 9001
+# This machine as the virtual one sees it, and that one's own address.
+HOST, ADDRESS = "10.0.2.2", "10.0.2.15"
 LITERT = "/usr/lib/wherry-litert"  # Apart: a runtime that is there is probed at each start.
 # Each is a folder on the path of the agent's Python.
 PLANTS = {
@@ -98,9 +100,9 @@ $bb mount -t sysfs sys /sys
 for each in /run /tmp; do $bb mount -t tmpfs none $each; done
 $bb mkdir -p /dev/shm && $bb mount -t tmpfs none /dev/shm
 $bb ip link set lo up
-$bb ip addr add 10.0.2.15/24 dev eth0
+$bb ip addr add {ADDRESS}/24 dev eth0
 $bb ip link set eth0 up
-$bb ip route add default via 10.0.2.2
+$bb ip route add default via {HOST}
 mount_checked /dev/vdb {HOME}
 socat TCP-LISTEN:{PORT},fork,reuseaddr UNIX-CONNECT:{HOME}/state/api.sock 2>/dev/null &
 # As systemd does it for MemoryMax= with OOMPolicy=continue: where what is in the group takes more,
@@ -169,15 +171,16 @@ def make_ext4(image: Path, source: Path, *, mib: int) -> None:
 
 def _make_kernel(folder: Path, root: Path) -> None:
     """Take Debian's kernel from its archive and keep what a virtual machine needs of it."""
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     _run("apt-get", "-oAPT::Sandbox::User=root", "download", "-qq", _kernel_package(), at=folder)
     (package,) = folder.glob("*.deb")
     _run("dpkg-deb", "-x", package.name, ".", at=folder)
     (packed,) = (folder / "boot").glob("vmlinuz-*")
     data = packed.read_bytes()
-    KERNEL.write_bytes(lzma.LZMADecompressor().decompress(data[data.index(_XZ) :]))
+    _write(KERNEL, lzma.LZMADecompressor().decompress(data[data.index(_XZ) :]))
     (modules,) = (folder / "lib/modules").iterdir()
-    INITRD.write_bytes(_initrd(modules / "kernel", root / "bin/busybox"))
+    _write(INITRD, _initrd(modules / "kernel", root / "bin/busybox"))
     shutil.rmtree(folder)
 
 
@@ -202,10 +205,12 @@ def _initrd(modules: Path, busybox: Path) -> bytes:
 
 
 def _make_root(root: Path) -> None:
-    shutil.rmtree(root, ignore_errors=True)
+    new = _beside(root)
     less = [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in ("doc", "man", "locale")]
     more = "--include=python3,busybox-static,socat"
-    _run("mmdebstrap", "--quiet", "--variant=minbase", more, *less, "bookworm", str(root))
+    _run("mmdebstrap", "--quiet", "--variant=minbase", more, *less, "bookworm", str(new))
+    shutil.rmtree(root, ignore_errors=True)
+    new.rename(root)
 
 
 def _put_agent(root: Path) -> None:
@@ -233,8 +238,24 @@ def _install(library: Path, names: Iterable[str]) -> None:
     """Install distributions where there are none yet."""
     if not library.exists():
         pip = ("-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps")
-        target = ("--target", str(library), "--only-binary=:all:", "--python-version", "3.11")
+        new = _beside(library)
+        target = ("--target", str(new), "--only-binary=:all:", "--python-version", "3.11")
         _run(sys.executable, *pip, *target, "-c", str(REPOSITORY / "constraints.txt"), *names)
+        new.rename(library)
+
+
+def _write(place: Path, data: bytes) -> None:
+    """Write a file whole: what is there counts as made."""
+    new = place.with_name(f"{place.name}.new")
+    new.write_bytes(data)
+    new.replace(place)
+
+
+def _beside(folder: Path) -> Path:
+    """Return where a folder is made until it is whole; nothing is there."""
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    return new
 
 
 def _run(*command: str, at: Path | None = None) -> None:

@@ -3,8 +3,7 @@
 It is `vm_image`'s root with two versions of our package, of which the older is installed. It is
 written to, so its disk is a lossy one too. A connection to a port begins an upgrade to whichever
 version is not installed. At each boot the package's own repair runs once the agent is ready, as its
-unit has it, and then the console says what dpkg thinks of the package. Where a bug is planted in
-it, dpkg and our scripts flush nothing of the files before they are run.
+unit has it, and then the console says what dpkg thinks of the package.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ AGENT = "wherry-agent"
 SOCKET = f"{HOME}/state/api.sock"
 RUNTIME = "usr/lib/wherry-agent-onnx"
 ARCHIVES = "/var/cache/apt/archives"
-PLANT = "package"
 BEGUN, UNPACKED, SEEN = "upgrade.begun", "package.unpacked", "package.seen"
 
 _INIT = f"""\
@@ -46,19 +44,15 @@ echo "{{\\"event\\": \\"{SEEN}\\", \\"repaired\\": $repaired, \\"audit\\": \\"$a
 _UPGRADE = f"""\
 #!/bin/sh
 exec >/dev/console 2>&1
-if grep -q plant={PLANT} /proc/cmdline; then
-  busybox mount --bind /bin/true /bin/sync
-  hasty=--force-unsafe-io
-fi
 has=$(dpkg-query --show --showformat '${{Version}}' wherry-agent)
 rm -f {ARCHIVES}/*.deb
 cp $(ls {PACKAGED}/*.deb | grep -v "_${{has}}_") {ARCHIVES}
 busybox sync
 echo '{{"event": "{BEGUN}"}}'
 # The two halves of `dpkg --install`.
-dpkg $hasty --force-confold --unpack {ARCHIVES}/*.deb >/run/upgrade.log 2>&1 &&
+dpkg --force-confold --unpack {ARCHIVES}/*.deb >/run/upgrade.log 2>&1 &&
   echo '{{"event": "{UNPACKED}"}}' &&
-  dpkg $hasty --force-confold --configure wherry-agent >>/run/upgrade.log 2>&1
+  dpkg --force-confold --configure wherry-agent >>/run/upgrade.log 2>&1
 ended=$?
 echo "{{\\"event\\": \\"upgrade.ended\\", \\"status\\": $ended}}"
 [ $ended = 0 ] || cat /run/upgrade.log

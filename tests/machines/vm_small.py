@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from tests.agent import bundles
 from tests.machines import vm_image, vm_limit
+from tests.machines.nspawn import say
 from tests.machines.vm import MEMORY_MIB, Died, Machine, end_in_order
 from tests.machines.vm_device import SmallDevice, a_small_device
 from wherry.blobs import describe
@@ -70,12 +71,6 @@ def check_limit(device: SmallDevice) -> Iterator[str]:
     yield from vm_limit.check(device)
     said = [line for line in device.machine.lines() if vm_limit.KILLED in line]
     say(said[0][said[0].index(vm_limit.KILLED) :] if said else "nobody was killed")
-
-
-def say(text: str) -> None:
-    """Tell an operator, at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 def main() -> int:
