@@ -19,7 +19,7 @@ export PIP_NO_INPUT := 1
 # A user who is not root may lack sbin, where mosquitto lives.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help venv tflite test-packages emulation-packages test test-arm arm arm-packages arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages systemd machine-packages conformance conformance-packages fuzz wheels test-py310 powercut smalldevice powercut-packages badnet badnet-packages deb deb-packages test-deb test-deb-packages images test-images images-packages clean
+.PHONY: help venv tflite test-packages emulation-packages test test-arm arm arm-packages arm-roots check format demo bench-build bench-delivery bench-agent bench-agent-packages test-clients bench-packages systemd machine-packages conformance conformance-packages fuzz wheels test-py310 powercut smalldevice powercut-packages badnet badnet-packages deb deb-packages packing-tools test-deb test-deb-packages images test-images images-packages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | \
@@ -175,9 +175,12 @@ badnet-packages:
 PACKAGING := build/packaging
 DEB_ARCHES ?= amd64 arm64 armhf
 deb: deb-packages ## fill dist/ with Debian packages of agent, runtimes and controller, for DEB_ARCHES
-	@$(MAKE) --no-print-directory venv $(PACKAGING)/.installed
+	@$(MAKE) --no-print-directory venv packing-tools
 	@export PATH=$$PWD/$(PACKAGING)/bin:$$PATH; \
 	for arch in $(DEB_ARCHES); do $(BIN)/python packaging/debs.py $$arch $(DEB_OPTIONS) || exit 1; done
+
+packing-tools: $(PACKAGING)/.installed
+	@:
 
 $(PACKAGING)/.installed: pyproject.toml constraints.txt
 	@$(PIP_INSTALL) -c constraints.txt --upgrade --target $(PACKAGING) --group packaging
@@ -251,7 +254,7 @@ $(STAMP310): pyproject.toml constraints-py310.txt $(PROJECTS) $(VERSIONED)
 CUTS ?= 60
 SEED ?= 1
 powercut: powercut-packages ## kill an emulated device CUTS times, its disk loses what was not flushed; it must serve
-	@$(MAKE) --no-print-directory venv $(PACKAGING)/.installed
+	@$(MAKE) --no-print-directory venv packing-tools
 	@export PATH=$$PWD/$(PACKAGING)/bin:$$PATH; \
 	$(BIN)/python -m tests.machines.power --cuts $(CUTS) --seed $(SEED) \
 	  $(if $(PARTS),--parts $(PARTS)) $(if $(PLANT),--plant $(PLANT))
